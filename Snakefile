@@ -1,0 +1,58 @@
+# Does structured sparsity make a BitNet model faster here, and by how much?
+# The way: models -> checkpoints -> tuning -> kernel, prefill and decode points -> CSV -> report.
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+wildcard_constraints:
+    hardware=hardware.KEY_PATTERN,
+    stage="kernel|prefill|decode",
+    model=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    dtype="INT8|FP8",
+    backend="[a-z0-9]+",
+    sparsity=r"dense|2_\d+|2_inf",
+    m=r"[1-9]\d*",
+
+
+include: "workflow/rules/models.smk"
+include: "workflow/rules/checkpoints.smk"
+include: "workflow/rules/tuning.smk"
+include: "workflow/rules/kernel.smk"
+include: "workflow/rules/throughput.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    kernel,
+    prefill,
+    decode,
+
+
+# Every planned point, its CSVs and a report for each hardware.
+rule all:
+    default_target: True
+    input:
+        REPORTS,
+
+
+rule kernel:
+    input:
+        tables("kernel"),
+
+
+rule prefill:
+    input:
+        tables("prefill"),
+
+
+rule decode:
+    input:
+        tables("decode"),

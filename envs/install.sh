@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# bash envs/install.sh [cpu | gpu-cu12 | gpu-cu13]
+#
+# Creates .venv in the repository with that environment (cpu unless told) and this project in it; called again, it repairs or
+# updates them. PYTHON=/path/to/python3 names the interpreter, otherwise the first on PATH for which the pins are made.
+set -euo pipefail
+
+fail() {
+    echo "envs/install.sh: $1" >&2
+    exit 1
+}
+
+environment=${1:-cpu}
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+case $environment in
+cpu) oldest=11 ;;
+gpu-cu12 | gpu-cu13) oldest=12 ;;
+*) fail "there is no environment '$environment'; use cpu, gpu-cu12 or gpu-cu13." ;;
+esac
+
+for python in ${PYTHON:-python3 python3.12 python3.11 python3.13} none; do
+    "$python" -c "import sys; sys.exit(not (3, $oldest) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null && break
+done
+[ "$python" != none ] || fail "'$environment' needs Python 3.$oldest to 3.13; install one, or name it with PYTHON=/path/to/python3."
+
+if [ -e .venv ] && [ "$(cat .venv/environment 2>/dev/null)" != "$environment" ]; then
+    fail ".venv holds something other than '$environment'; remove it (rm -r .venv) and call this again."
+fi
+if [ "$environment" = cpu ] && ! "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null; then
+    fail "vLLM on the CPU needs libnuma.so.1; install it (Debian, Ubuntu: apt-get install libnuma1; Fedora: dnf install numactl-libs)."
+fi
+
+if [ ! -e .venv ]; then
+    "$python" -m venv .venv || { rm -rf .venv; fail "could not make .venv (Debian, Ubuntu: apt-get install python3-venv)."; }
+    echo "$environment" >.venv/environment
+fi
+
+echo "envs/install.sh: installing the environment '$environment' into .venv, which takes minutes the first time"
+install=(.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps)
+if [ "$environment" = cpu ]; then
+    # The CPU build of torch is on PyTorch's own index. Only torch is looked up there: where that index cannot be reached,
+    # pip would lose 8 seconds on every package.
+    torch=$(grep '^torch==' envs/cpu.txt)
+    "${install[@]}" --retries 2 --extra-index-url https://download.pytorch.org/whl/cpu "$torch" ||
+        fail "could not install $torch; make https://download.pytorch.org/whl/cpu reachable, or set PIP_FIND_LINKS to a folder with its wheel."
+fi
+"${install[@]}" --requirement "envs/$environment.txt"
+"${install[@]}" --no-build-isolation --editable .

@@ -1,0 +1,106 @@
+"""Points as a measurement would write them, for the tests of gathering and reporting."""
+
+from slidesparse.files import write_json
+
+HARDWARE = "RTX4090_cc89_py312_cu129_x86_64"
+LINEARS = {"qkv": (3840, 2560), "o": (2560, 2560), "gate_up": (13824, 2560), "down": (2560, 6912)}
+
+
+def path(root, stage, M, backend="cublaslt", sparsity="dense", dtype="INT8", model="BitNet-2B", hardware=HARDWARE):
+    """Where a point belongs."""
+    return root / hardware / stage / model / dtype / backend / sparsity / f"M{M}.json"
+
+
+def seconds_of(value, suffix=""):
+    """Statistics of one measured time."""
+    names = ("median", "p5", "p95", "ci_low", "ci_high")
+    return {name + suffix: value * factor for name, factor in zip(names, (1, 0.9, 1.2, 0.99, 1.01), strict=True)} | {
+        "n": 100
+    }
+
+
+def results(stage, M, step_s):
+    """Results of an ok point whose step (kernel: largest product) takes `step_s` seconds."""
+    if stage == "kernel":
+        return {
+            "zero_rate": 0.42,
+            "gemms": [
+                {
+                    "name": name,
+                    "N": N,
+                    "K": K,
+                    "K_slid": K,
+                    "algorithm": 3,
+                    "algorithms": 5,
+                    "output": "INT32",
+                    "error_max_abs": 0.0,
+                    "exact": True,
+                    "cold": seconds_of(step_s, "_s"),
+                    "hot": seconds_of(step_s / 2, "_s"),
+                    "effective_tops": 2 * M * N * K / step_s / 1e12,
+                }
+                for name, (N, K) in LINEARS.items()
+            ],
+        }
+    prefill = stage == "prefill"
+    steps = 128 if prefill else 256
+    requests, prompt_len, output_len = (128, M, 1) if prefill else (M, 16, 256)
+    elapsed = steps * step_s
+    return {
+        "prompt_len": prompt_len,
+        "max_num_seqs": 1 if prefill else M,
+        "num_prompts": requests,
+        "steps": steps,
+        "output_len": output_len,
+        "requests_per_s": requests / elapsed,
+        "tokens_per_s": requests * (prompt_len + output_len) / elapsed,
+        "elapsed_s": elapsed,
+        "step_s": seconds_of(step_s),
+        "steady_tokens_per_s": M / step_s,
+        "samples_s": [step_s] * 100,
+    }
+
+
+def point(file, step_s=0.01, driver="580.95", commit="a" * 40, digest="0" * 64, seconds=2.5, protocol=1):
+    """The point that belongs at `file`."""
+    names = ("hardware", "stage", "model", "dtype", "backend", "sparsity")
+    key = dict(zip(names, file.parts[-7:-1], strict=True)) | {"M": int(file.stem[1:])}
+    return {
+        "schema": 1,
+        "key": key,
+        "status": "ok",
+        "reason": None,
+        "request": {"digest": digest, "protocol": protocol, "parameters": {}, "checkpoint": None, "tuning": None},
+        "results": results(key["stage"], key["M"], step_s),
+        "hardware": {"name": "NVIDIA GeForce RTX 4090", "driver": driver},
+        "software": {"torch": "2.11.0", "vllm": "0.26.0"},
+        "run": {
+            "utc": f"2026-03-05T10:{key['M'] % 60:02}:00Z",
+            "seconds": seconds,
+            "argv": ["measure_point.py"],
+            "git": {"commit": commit, "dirty": False},
+            "resident": True,
+        },
+    }
+
+
+def out_of_memory(file):
+    """A point that ran out of memory."""
+    return point(file) | {"status": "out_of_memory", "reason": "20 GiB asked for, 3 GiB free", "results": {}}
+
+
+def write(root, stage, Ms, step_s=0.01, *, place=None, **properties):
+    """Write ok points of one configuration (`place`: arguments of `path`); returns their paths."""
+    files = [path(root, stage, M, **(place or {})) for M in Ms]
+    for file in files:
+        write_json(file, point(file, step_s, **properties))
+    return files
+
+
+def plan(root, points, left_out=(), parameters=None, hardware=HARDWARE):
+    """Write plan.json, from [(stage, model, dtype, backend, sparsity, M)] and [{"dtype", "reason"}]."""
+    entries = {}
+    for stage, *names, M in points:
+        entries.setdefault(stage, {}).setdefault("/".join(names), []).append(M)
+    content = {"points": entries, "left_out": list(left_out), "parameters": parameters or {}}
+    write_json(root / hardware / "plan.json", content)

@@ -1,0 +1,15 @@
+# BF16 -> W8A8, dense or pruned and slid. Weights are no files of the workflow; their manifests are.
+
+
+rule convert_checkpoint:
+    input:
+        "results/models/{model}/manifest.json",
+    output:
+        "results/checkpoints/{model}/{dtype}/{sparsity}.json",
+    log:
+        "results/checkpoints/{model}/{dtype}/{sparsity}.log",
+    benchmark:
+        "results/tasks/{model}/{dtype}/{sparsity}/convert_checkpoint.tsv"
+    shell:
+        "{PYTHON} workflow/scripts/convert_checkpoint.py --model-manifest {input} --dtype {wildcards.dtype}"
+        " --sparsity {wildcards.sparsity} --output {output} --owner $PPID 2> {log}"

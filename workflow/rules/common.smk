@@ -1,0 +1,74 @@
+# The configuration, checked, and the matrix of points as a table: what is planned, in which order, with what.
+import json
+import sys
+
+from snakemake.exceptions import WorkflowError
+
+from slidesparse import configuration, hardware, program, records
+from slidesparse.errors import SlideSparseError
+from slidesparse.files import write_json
+
+PYTHON = sys.executable
+POINT = "results/{}/{}/{}/{}/{}/{}/M{}.json"
+TABLE = "results/{0}/{1}/{2}/{3}/{4}/{5}/{2}-{3}_{1}.csv"
+
+try:
+    config = configuration.validated(config)
+    PLANS = {key: configuration.planned(config, key) for key in configuration.hardware_keys(config)}
+    ROWS = [(key, *row) for key in PLANS for row in configuration.matrix(config, key)]
+    LEFT_OUT = {key: configuration.left_out(config, key) for key in PLANS}
+except SlideSparseError as error:
+    raise WorkflowError(str(error))
+
+REPORTS = [f"results/{key}/report.md" for key in PLANS]
+REGISTRY = {name: json.dumps(entry, sort_keys=True) for name, entry in config["registry"].items()}
+
+# Measuring parameters as JSON, by hardware and stage: a changed value measures the points of its stage again.
+PARAMETERS = {
+    key: {stage: json.dumps(parameters, sort_keys=True) for stage, parameters in plan["measure"].items()}
+    for key, plan in PLANS.items()
+}
+
+# The command of every measured point; results/{hardware}/plan.json tells it what else its worker will be asked for.
+MEASURE = (
+    "{PYTHON} workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
+    " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --log {log}"
+    " --owner $PPID --idle {config[resident][idle_s]} 2> {log}"
+)
+
+# Points by configuration. PRIORITY keeps the points of one engine together, in the order of the table.
+POINTS, PRIORITY = {}, {}
+for hw, stage, model, dtype, backend, sparsity, m in ROWS:
+    key = (hw, stage, model, dtype, backend, sparsity)
+    POINTS.setdefault(key, []).append(POINT.format(*key, m))
+    PRIORITY.setdefault((hw, model, dtype, backend, sparsity, stage == "kernel"), len(ROWS) - len(PRIORITY))
+
+
+def tables(stage=None):
+    """The CSVs of every planned configuration (of one stage)."""
+    return [TABLE.format(*key) for key in POINTS if stage in (None, key[1])]
+
+
+def engine_priority(w):
+    return PRIORITY.get((w.hardware, w.model, w.dtype, w.backend, w.sparsity, False), 0)
+
+
+def plan(key):
+    """What the configuration asks of one hardware, for gathering and reporting."""
+    asked = {}
+    for (hw, stage, *names), points in POINTS.items():
+        if hw == key:
+            asked.setdefault(stage, {})["/".join(names)] = [records.key_of(point)["M"] for point in points]
+    return {"points": asked, "left_out": LEFT_OUT[key], "parameters": PLANS[key]["measure"]}
+
+
+for key, omitted in LEFT_OUT.items():
+    for item in omitted:
+        print(f"{item['dtype']} is left out on {key}: {item['reason']}", file=sys.stderr)
+
+
+# Only the process that runs jobs comes here, and no dry run does. The lock frees itself, whatever ends the process.
+onstart:
+    program.hold_lock(".snakemake/slidesparse.lock")
+    for key in PLANS:
+        write_json(f"results/{key}/plan.json", plan(key))

@@ -1,0 +1,19 @@
+# GEMM points: the four linears of a model on one backend, dense or slid, at one M.
+
+
+rule measure_kernel:
+    input:
+        basis="results/models/{model}/shape.json",
+        tuning="results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json",
+    output:
+        "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
+    log:
+        "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
+    params:
+        protocol=records.PROTOCOL["kernel"],
+        parameters=lambda w: PARAMETERS[w.hardware]["kernel"],
+    priority: len(ROWS) + 1
+    resources:
+        gpu=1,
+    shell:
+        MEASURE

@@ -1,0 +1,27 @@
+# Where the weights come from: a hub, a local directory or a seed.
+
+
+rule describe_model:
+    output:
+        "results/models/{model}/shape.json",
+    log:
+        "results/models/{model}/shape.log",
+    params:
+        entry=lambda w: REGISTRY[w.model],
+    shell:
+        "{PYTHON} workflow/scripts/describe_model.py --model {wildcards.model} --entry {params.entry:q}"
+        " --output {output} --owner $PPID 2> {log}"
+
+
+rule fetch_model:
+    output:
+        "results/models/{model}/manifest.json",
+    log:
+        "results/models/{model}/manifest.log",
+    benchmark:
+        "results/tasks/{model}/fetch_model.tsv"
+    params:
+        entry=lambda w: REGISTRY[w.model],
+    shell:
+        "{PYTHON} workflow/scripts/fetch_model.py --model {wildcards.model} --entry {params.entry:q}"
+        " --output {output} --owner $PPID 2> {log}"

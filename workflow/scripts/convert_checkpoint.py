@@ -1,0 +1,26 @@
+"""Quantise a model to INT8 or FP8 and, for a pattern, prune and slide it; writes the checkpoint's manifest."""
+
+import argparse
+
+from slidesparse import program
+from slidesparse.files import read_json, write_json
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--model-manifest", required=True, help="manifest of the BF16 model")
+parser.add_argument("--dtype", required=True, choices=["INT8", "FP8"])
+parser.add_argument("--sparsity", required=True, help="dense or 2_L")
+parser.add_argument("--output", required=True, help="path of the checkpoint's manifest")
+parser.add_argument("--resources", default="resources", help="where models and checkpoints lie")
+
+
+def main(arguments):
+    from slidesparse import checkpoints  # imports torch, which --help and a bad argument need not wait for
+
+    manifest = read_json(arguments.model_manifest)
+    write_json(
+        arguments.output, checkpoints.convert(manifest, arguments.dtype, arguments.sparsity, arguments.resources)
+    )
+
+
+if __name__ == "__main__":
+    program.run(main, parser)

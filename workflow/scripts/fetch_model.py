@@ -1,0 +1,24 @@
+"""Download, generate or check the BF16 weights of a model; writes its manifest: source, files, sizes, sha256."""
+
+import argparse
+import json
+from pathlib import Path
+
+from slidesparse import models, program
+from slidesparse.files import write_json
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--model", required=True, help="name in the configuration's registry")
+parser.add_argument("--entry", required=True, type=json.loads, metavar="JSON", help="its registry entry")
+parser.add_argument("--output", required=True, help="path of the model's manifest")
+parser.add_argument("--resources", default="resources", help="where models/ and models.lock.json lie")
+
+
+def main(arguments):
+    root = Path(arguments.resources)
+    manifest = models.fetch(arguments.model, arguments.entry, root, root / "models.lock.json")
+    write_json(arguments.output, manifest)
+
+
+if __name__ == "__main__":
+    program.run(main, parser)

@@ -1,0 +1,23 @@
+"""Search the fastest algorithm of a backend for every linear of a model: …/tuning/{model}/{dtype}/{backend}/{sparsity}.json."""
+
+import argparse
+import json
+
+from slidesparse import points, program
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--output", required=True, help="path of the table (.json; the .csv is written beside it)")
+parser.add_argument("--basis", required=True, help="the model's shape.json")
+parser.add_argument("--M", required=True, type=int, nargs="+", help="M to search for")
+parser.add_argument("--parameters", required=True, type=json.loads, metavar="JSON", help="how to measure")
+program.add_worker_options(parser)
+
+
+def main(arguments):
+    points.tune(
+        arguments.output, arguments.basis, arguments.M, arguments.parameters, worker=program.worker(arguments)
+    )
+
+
+if __name__ == "__main__":
+    program.run(main, parser)

@@ -1,0 +1,21 @@
+"""Gather what there is and write task table and report of every hardware key; unchanged files stay untouched."""
+
+import argparse
+import sys
+
+from slidesparse import program
+from slidesparse.report.write import write_reports
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--sources", nargs="+", required=True, metavar="ROOT", help="in our layout or the published one")
+parser.add_argument("--results", default="results", metavar="DIR", help="where to gather and to write")
+parser.add_argument("--hardware", metavar="KEY", help="only this one")
+
+
+def main(arguments):
+    for sentence in write_reports(arguments.results, arguments.sources, arguments.hardware):
+        print(f"refused: {sentence}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    program.run(main, parser)

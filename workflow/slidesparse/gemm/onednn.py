@@ -1,0 +1,61 @@
+"""Dense GEMM on CPUs: torch._int_mm (INT8 -> INT32) and torch._scaled_mm (E4M3 -> FP32), both run by oneDNN."""
+
+from dataclasses import dataclass
+
+import torch
+
+from slidesparse.gemm import Algorithm
+
+
+@dataclass
+class Operand:
+    """A dense weight in both layouts that an algorithm may ask for."""
+
+    weight: torch.Tensor
+    packed: torch.Tensor
+
+    @property
+    def N(self):
+        return self.weight.shape[0]
+
+    @property
+    def K(self):
+        return self.weight.shape[1]
+
+    @property
+    def dtype(self):
+        return self.weight.dtype
+
+    @property
+    def bytes(self):
+        return self.weight.numel()
+
+    footprint = bytes  # an algorithm reads one of the two layouts
+
+    def clone(self):
+        return Operand(self.weight.clone(), self.packed.clone())
+
+
+class Backend:
+    name = "onednn"
+    sparse = False
+
+    def version(self):
+        return f"torch {torch.__version__}"
+
+    def prepare(self, codes):
+        return Operand(codes.contiguous(), codes.t().contiguous())
+
+    def algorithms(self, operand, M):
+        view = Algorithm(0, "weight [N, K] read as a transposed view")
+        if operand.dtype != torch.int8:
+            return [view]
+        return [view, Algorithm(1, "weight stored as [K, N]")]
+
+    def matmul(self, operand, x, algorithm=0, out=None):
+        weight = operand.weight.t() if algorithm == 0 else operand.packed
+        if operand.dtype == torch.int8:
+            return torch._int_mm(x, weight) if out is None else torch._int_mm(x, weight, out=out)
+        one = torch.ones((), dtype=torch.float32)
+        product = torch._scaled_mm(x, weight, scale_a=one, scale_b=one, out_dtype=torch.float32)
+        return product if out is None else out.copy_(product)

@@ -1,0 +1,85 @@
+"""Sparse GEMM on CPUs, from compressed 2:4 values and their metadata: half the multiplications, like the hardware.
+
+Each output channel is a weighted sum of the K'/2 lifted inputs that the metadata of its kept values point at. Both
+algorithms do just that: `embedding_bag` (a table of lifted activations, one bag a channel) and sparse CSR. They
+compute in float32, which holds every partial sum of INT8 codes exactly while 127 * 127 * K'/2 < 2^24 or the weights
+are ternary; larger sums are refused.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from slidesparse.errors import MeasurementError
+from slidesparse.gemm import Algorithm
+from slidesparse.slide import compress, lanes
+
+
+@dataclass
+class Operand:
+    """A compressed 2:4 weight (what is stored) and the two forms that the algorithms read."""
+
+    values: torch.Tensor
+    metadata: torch.Tensor
+    columns: torch.Tensor
+    weights: torch.Tensor
+    csr: torch.Tensor
+    dtype: torch.dtype
+
+    @property
+    def N(self):
+        return self.values.shape[0]
+
+    @property
+    def K(self):
+        return self.values.shape[1] * 2
+
+    @property
+    def bytes(self):
+        return self.values.numel() + self.metadata.numel()
+
+    @property
+    def footprint(self):
+        return self.columns.numel() * (self.columns.element_size() + self.weights.element_size())
+
+    def clone(self):
+        copies = (tensor.clone() for tensor in (self.values, self.metadata, self.columns, self.weights, self.csr))
+        return Operand(*copies, self.dtype)
+
+
+class Backend:
+    name = "reference"
+    sparse = True
+
+    def version(self):
+        return f"torch {torch.__version__}"
+
+    def prepare(self, codes):
+        values, metadata = compress(codes.view(torch.int8))
+        columns = lanes(metadata)
+        weights = values.view(codes.dtype).to(torch.float32)
+        if codes.dtype == torch.int8 and 127 * int(weights.abs().sum(1).max()) >= 1 << 24:
+            raise MeasurementError(
+                "backend reference: the sum of a row's absolute weights times 127 exceeds 2^24, which float32 cannot"
+                " hold exactly; use weights of smaller magnitude or a dense backend"
+            )
+        N, half = values.shape
+        rows = torch.arange(N + 1) * half
+        csr = torch.sparse_csr_tensor(rows, columns.reshape(-1), weights.reshape(-1), size=(N, 2 * half))
+        return Operand(values, metadata, columns, weights, csr, codes.dtype)
+
+    def algorithms(self, operand, M):
+        return [Algorithm(0, "gather (embedding_bag)"), Algorithm(1, "sparse CSR")]
+
+    def matmul(self, operand, x, algorithm=0, out=None):
+        inputs = x.to(torch.float32).t().contiguous()  # [K', M]
+        if algorithm == 0:
+            product = torch.nn.functional.embedding_bag(
+                operand.columns, inputs, mode="sum", per_sample_weights=operand.weights
+            )
+        else:
+            product = operand.csr @ inputs
+        result = product.t()
+        if out is not None:
+            return out.copy_(result)
+        return result.to(torch.int32 if operand.dtype == torch.int8 else torch.float32).contiguous()

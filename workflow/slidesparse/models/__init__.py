@@ -1,0 +1,11 @@
+"""The models that can be measured: their shapes, where their weights come from, and how these stay the same.
+
+A model is one entry of the configuration's `registry`: a source (`hub`, `local` or `generated`) and a shape.
+Importing this package needs the standard library only.
+"""
+
+from slidesparse.models.shape import describe
+from slidesparse.models.store import ensure, fetch
+from slidesparse.models.verified import verify
+
+__all__ = ["describe", "ensure", "fetch", "verify"]

@@ -1,0 +1,76 @@
+"""Which files make up a model, and whether a directory of them can be read without running anything."""
+
+import json
+import re
+
+from slidesparse import safetensors_io
+from slidesparse.errors import CheckpointError
+
+CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", ".safetensors"
+OTHERS = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def wanted(names, where):
+    """Those of `names` that are needed, config.json and the index first; CheckpointError if they are no model.
+
+    Names with a folder in them are never wanted, so no file can leave the model's directory.
+    """
+    chosen = [name for name in (CONFIG, INDEX, *OTHERS) if name in names]
+    weights = sorted(name for name in names if name.endswith(WEIGHTS) and is_plain(name))
+    if CONFIG not in chosen:
+        raise CheckpointError(f"{where} has no {CONFIG}: it is no model that can be read")
+    if not weights:
+        pickled = any(name.endswith((".bin", ".pt", ".pth")) for name in names)
+        hint = "only pickled weights, which are never loaded; convert them to safetensors" if pickled else "no weights"
+        raise CheckpointError(f"{where} has no *{WEIGHTS} file ({hint})")
+    return chosen + weights
+
+
+def is_plain(name):
+    """Whether `name` names a file inside a directory and cannot lead out of it."""
+    return isinstance(name, str) and re.fullmatch(r"[^/\\\0]+", name) is not None and not name.startswith(".")
+
+
+def check_files(files, where):
+    """CheckpointError unless `files` is {plain name: {"size": int, "sha256": hex}} with at least one file."""
+    if not isinstance(files, dict) or not files:
+        raise CheckpointError(f"{where} lists no files: delete it and run again")
+    for name, facts in files.items():
+        if not is_plain(name):
+            raise CheckpointError(f"{where} lists {name!r}, which is no plain file name: delete it and run again")
+        known = isinstance(facts, dict) and type(facts.get("size")) is int and isinstance(facts.get("sha256"), str)
+        if not known or not re.fullmatch("[0-9a-f]{64}", facts["sha256"]):
+            raise CheckpointError(f"{where} lacks the size or sha256 of {name}: delete it and run again")
+
+
+def check_index(directory, names):
+    """CheckpointError if the index of a sharded model lists a file that is not one of `names`."""
+    path = directory / INDEX
+    if INDEX not in names:
+        return
+    try:
+        shards = set(json.loads(path.read_bytes())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{path} is not the index of a sharded model") from None
+    for shard in shards:
+        if not is_plain(shard):
+            raise CheckpointError(f"{path} lists {shard!r}, which would lie outside the model's directory")
+        if shard not in names:
+            raise CheckpointError(f"{path} lists {shard}, but there is no such file: the model is incomplete")
+
+
+def check_weights(directory, names):
+    """CheckpointError if one of the safetensors files among `names` has no valid header."""
+    for name in names:
+        if name.endswith(WEIGHTS):
+            safetensors_io.read_header(directory / name)

@@ -1,0 +1,160 @@
+"""BitNet checkpoints from a seed: the real architecture, the same bytes on every machine and library version.
+
+Only the raw bits of PCG64 are used, whose stream NumPy guarantees (NEP 19); they become normal-like values by integer
+sums, and BF16 by exact arithmetic. Nothing depends on how a library samples or rounds.
+"""
+
+from slidesparse import safetensors_io
+from slidesparse.errors import ConfigurationError
+from slidesparse.files import write_json
+from slidesparse.models.verified import measure
+
+GENERATOR = 1
+"""Version of everything that decides the bytes. A change makes every generated model anew."""
+
+BYTES = 256
+BOS, EOS = BYTES, BYTES + 1  # token ids behind the 256 bytes
+POSITIONS = 4096
+
+# value = offset + k / 2^exponent, where k is the sum of eight random bytes minus its mean (standard deviation 209).
+# Linears get 0.026; embeddings 0.10, so that tied logits spread by 0.1 * sqrt(hidden_size); norms scatter about 1.
+VALUES = {"linear": (0, 13), "embedding": (0, 11), "norm": (1, 11)}
+MEAN = 8 * 255 // 2
+CHUNK = 1 << 16  # values in hand at a time: their words fit into a core's cache
+
+
+def generate(directory, seed, shape):
+    """Write a complete BitNet checkpoint into the existing `directory`: {name: {"size", "sha256"}} of its files.
+
+    Same seed and shape (the six numbers of slidesparse.models.shape), same bytes. Memory: the largest tensor.
+    ConfigurationError for a vocabulary without room for the bytes; OSError when the disk fails.
+    """
+    if shape["vocab_size"] <= EOS:
+        raise ConfigurationError(f"a generated model needs a vocab_size of at least {EOS + 1} (256 bytes, bos, eos)")
+    texts = {
+        "config.json": config(shape),
+        "generation_config.json": {"bos_token_id": BOS, "eos_token_id": EOS, "do_sample": False},
+        "tokenizer.json": tokenizer(),
+        "tokenizer_config.json": tokenizer_config(),
+    }
+    for file, content in texts.items():
+        write_json(directory / file, content)
+    entries = [
+        (name, "BF16", size, lambda index=index, size=size, kind=kind: values(seed, index, size, kind))
+        for index, (name, size, kind) in enumerate(tensors(shape))
+    ]
+    weights = safetensors_io.write(directory / "model.safetensors", entries, {"format": "pt"})
+    return {file: measure(directory / file) for file in texts} | {"model.safetensors": weights}
+
+
+def tensors(shape):
+    """(name, shape, kind) of every tensor, named and ordered as in the released BitNet checkpoint."""
+    hidden, inner = shape["hidden_size"], shape["intermediate_size"]
+    grouped = hidden // shape["num_attention_heads"] * shape["num_key_value_heads"]
+    yield "model.embed_tokens.weight", (shape["vocab_size"], hidden), "embedding"
+    for layer in range(shape["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}"
+        yield f"{prefix}.input_layernorm.weight", (hidden,), "norm"
+        yield f"{prefix}.self_attn.q_proj.weight", (hidden, hidden), "linear"
+        yield f"{prefix}.self_attn.k_proj.weight", (grouped, hidden), "linear"
+        yield f"{prefix}.self_attn.v_proj.weight", (grouped, hidden), "linear"
+        yield f"{prefix}.self_attn.attn_sub_norm.weight", (hidden,), "norm"
+        yield f"{prefix}.self_attn.o_proj.weight", (hidden, hidden), "linear"
+        yield f"{prefix}.post_attention_layernorm.weight", (hidden,), "norm"
+        yield f"{prefix}.mlp.gate_proj.weight", (inner, hidden), "linear"
+        yield f"{prefix}.mlp.up_proj.weight", (inner, hidden), "linear"
+        yield f"{prefix}.mlp.ffn_sub_norm.weight", (inner,), "norm"
+        yield f"{prefix}.mlp.down_proj.weight", (hidden, inner), "linear"
+    yield "model.norm.weight", (hidden,), "norm"
+
+
+def values(seed, index, size, kind):
+    """Tensor number `index` of the model as BF16 bit patterns (little-endian uint16 of shape `size`)."""
+    import numpy as np
+
+    stream = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(index,)))
+    table = bfloat16_table(*VALUES[kind])
+    flat = np.empty(size, dtype="<u2").reshape(-1)
+    low, eight = np.uint64(0x00FF00FF00FF00FF), np.uint64(8)
+    ones, top = np.uint64(0x0001000100010001), np.uint64(48)
+    for start in range(0, flat.size, CHUNK):
+        words = stream.random_raw(min(CHUNK, flat.size - start))
+        sums = (words & low) + (words >> eight & low)  # four 16-bit lanes, two bytes added in each
+        sums = sums * ones >> top  # the four lanes added up in the highest one
+        np.take(table, sums.view(np.int64), out=flat[start : start + CHUNK], mode="clip")
+    return flat.reshape(size)
+
+
+def bfloat16_table(offset, exponent):
+    """BF16 bit patterns of offset + (sum - MEAN) / 2^exponent for every sum of eight bytes, ties rounded to even.
+
+    Each value has few enough bits to be exact in binary32; the 16 bits that BF16 drops are rounded as integers.
+    """
+    import numpy as np
+
+    exact = (offset + np.arange(-MEAN, MEAN + 1) / 2.0**exponent).astype(np.float32).view(np.uint32)
+    return ((exact + 0x7FFF + (exact >> 16 & 1)) >> 16).astype("<u2")
+
+
+def config(shape):
+    """config.json, as transformers' BitNetForCausalLM reads it."""
+    return {
+        "architectures": ["BitNetForCausalLM"],
+        "model_type": "bitnet",
+        **shape,
+        "hidden_act": "relu2",
+        "max_position_embeddings": POSITIONS,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 500000.0,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+    }
+
+
+def tokenizer():
+    """tokenizer.json: one token a byte (token id = byte), then bos and eos; no merges."""
+    # Byte-level BPE writes a byte as a visible character: printable Latin-1 as itself, the rest from U+0100 on.
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(BYTES) if byte not in printable]
+    vocabulary = {chr(BYTES + hidden.index(byte) if byte in hidden else byte): byte for byte in range(BYTES)}
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": BOS, "content": "<|begin_of_text|>", **special},
+            {"id": EOS, "content": "<|end_of_text|>", **special},
+        ],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": vocabulary,
+            "merges": [],
+        },
+    }
+
+
+def tokenizer_config():
+    """tokenizer_config.json, for transformers' AutoTokenizer."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|begin_of_text|>",
+        "eos_token": "<|end_of_text|>",
+        "model_max_length": POSITIONS,
+        "clean_up_tokenization_spaces": False,
+    }

@@ -1,0 +1,48 @@
+"""What shape has a model: the numbers in the registry, the GEMMs that follow, and whether a config.json agrees."""
+
+from slidesparse.errors import CheckpointError
+from slidesparse.files import read_json
+
+FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
+
+
+def describe(name, entry):
+    """The shape of registry entry `entry` and the four linears of a layer, as inference merges them.
+
+    A linear has N output and K input channels. qkv stacks the projections of the queries and of the grouped keys and
+    values, gate_up those of the MLP.
+    """
+    shape = {field: entry["shape"][field] for field in FIELDS}
+    hidden, inner, heads = shape["hidden_size"], shape["intermediate_size"], shape["num_attention_heads"]
+    head = hidden // heads
+    linears = [
+        {"name": "qkv", "N": (heads + 2 * shape["num_key_value_heads"]) * head, "K": hidden},
+        {"name": "o", "N": hidden, "K": heads * head},
+        {"name": "gate_up", "N": 2 * inner, "K": hidden},
+        {"name": "down", "N": hidden, "K": inner},
+    ]
+    return {"model": name, **shape, "linears": linears}
+
+
+def check_config(name, path, shape):
+    """CheckpointError unless the config.json at `path` describes a BitNet of exactly this `shape`."""
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise CheckpointError(f"model {name}: {path} is no model's config.json")
+    kind = config.get("model_type")
+    if kind != "bitnet" and "BitNetForCausalLM" not in (config.get("architectures") or []):
+        raise CheckpointError(f"model {name}: {path} describes a {kind!r} model, but only BitNet can be measured")
+    config.setdefault("head_dim", head := shape["hidden_size"] // shape["num_attention_heads"])
+    for field, expected in {**shape, "head_dim": head}.items():
+        if config.get(field) != expected:
+            raise CheckpointError(
+                f"model {name}: {path} has {field} {config.get(field)!r}, but the registry says {expected}:"
+                f" correct registry.{name}.shape"
+            )

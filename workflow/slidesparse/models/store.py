@@ -1,0 +1,262 @@
+"""Where a model's weights lie, and how they get there: complete and verified, or not at all.
+
+resources/models/{model}/                  weights of a hub or generated model; a local model stays where it is
+resources/models/.{model}.verified.json    what has been verified, so that it is not hashed at every call
+resources/models/.fetch/{model}/           files on their way, and a lock
+resources/models.lock.json                 commit and hashes that hub models are held to
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+from slidesparse.errors import CheckpointError
+from slidesparse.files import sync_directory, write_json
+from slidesparse.models import generate, hub, verified
+from slidesparse.models.contents import CONFIG, INDEX, check_files, check_index, check_weights, wanted
+from slidesparse.models.hub import Expected
+from slidesparse.models.shape import FIELDS, check_config
+
+
+def fetch(name, entry, root="resources", lock="resources/models.lock.json"):
+    """Make the weights of registry entry `entry` present and verified under `root`; returns the model's manifest.
+
+    hub: held to commit and hashes in `lock` if it knows this repository and revision, else resolved, then locked.
+    generated: made from the seed. local: checked where it is. The manifest holds no time and no path of ours.
+    DownloadError or CheckpointError say in one sentence what is wrong; a second call resumes.
+    """
+    shape = {field: entry["shape"][field] for field in FIELDS}
+    authority, resolved = str(lock), False
+    if entry["source"] == "hub":
+        known = _pinned(lock, name, entry)
+        if known is None:
+            known = hub.resolve(name, entry["repository"], entry["revision"])
+            authority, resolved = "the hub", not hub.is_offline()
+        commit, expected = known
+        source = {"kind": "hub", "repository": entry["repository"], "revision": commit}
+    elif entry["source"] == "local":
+        source = {"kind": "local", "path": entry["path"]}
+    else:
+        source = {"kind": "generated", "generator": generate.GENERATOR, "seed": entry["seed"], **shape}
+    place = _Place(name, source, root)
+    with place.alone():
+        if source["kind"] == "local":
+            expected = dict.fromkeys(wanted(place.listing(), f"model {name}: {place.directory}"), Expected())
+        elif source["kind"] == "generated":
+            expected = place.last_verified()
+        files = _hold(place, expected, authority, shape)
+        _check(place, place.directory, files, shape)
+        if resolved:
+            _pin(lock, name, {**entry, "commit": commit, "files": files}, root)
+    return {"schema": 1, "model": name, "source": source, "files": dict(sorted(files.items()))}
+
+
+def ensure(manifest, root="resources"):
+    """The directory with exactly the files of a model's `manifest`, fetched or generated again if they are gone.
+
+    Sizes and sha256 are verified; a file already verified is trusted while its size, mtime and inode stay the same.
+    CheckpointError names a file that is not the manifest's; under `root` it is deleted, so that the next call heals.
+    """
+    try:
+        name, source, files = manifest["model"], manifest["source"], manifest["files"]
+        place = _Place(name, source, root)
+    except (KeyError, TypeError):
+        raise CheckpointError("a model manifest lacks its model, source or files: fetch the model again") from None
+    authority = f"the manifest of model {name}"
+    check_files(files, authority)
+    with place.alone():
+        _hold(place, {file: Expected(**facts) for file, facts in files.items()}, authority)
+    return place.directory
+
+
+def _hold(place, expected, authority, shape=None):
+    """Make the files `expected` {name: Expected} lie in place; returns {name: {"size", "sha256"}} as verified there.
+
+    Files that belong to another source (commit, seed, shape) are replaced; a file that should be right and is not is
+    an error. `expected` may be empty for a generated model of which nothing is known yet.
+    """
+    held = verified.measured(place.directory, expected, place.record)
+    if not place.is_stale():
+        for file, found in held.items():
+            if not expected[file].agrees(place.directory / file, found):
+                raise place.reject(file, authority)
+        if expected and len(held) == len(expected):
+            verified.remember(place.directory, held, place.record, place.source)
+            return held
+    if place.kind == "hub":
+        return _download(place, expected, authority, shape)
+    if place.kind == "generated":
+        return _generate(place, expected, authority)
+    file = next(file for file in expected if file not in held)
+    raise CheckpointError(f"model {place.name}: {place.directory / file} is missing: restore it and run again")
+
+
+def _download(place, expected, authority, shape):
+    """Stage every file of a hub model, small ones first so that a wrong model ends early, and make them visible."""
+    repository, commit = place.source["repository"], place.source["revision"]
+    staging = place.staging(commit)
+    files = {}
+    for file in sorted(expected, key=lambda file: (file.endswith(".safetensors"), file)):
+        nearby = place.directory / file
+        files[file] = hub.obtain(place.name, repository, commit, file, expected[file], staging, nearby, authority)
+        if file == CONFIG and shape:
+            check_config(place.name, staging / file, shape)
+        if file == INDEX:
+            check_index(staging, expected)
+    _check(place, staging, files, shape)
+    place.publish(staging, files)
+    return files
+
+
+def _generate(place, expected, authority):
+    """Stage a generated model and make it visible; CheckpointError if it is not the one `expected` (if any)."""
+    staging = place.staging("generated")
+    shape = {field: place.source[field] for field in FIELDS}
+    files = generate.generate(staging, place.source["seed"], shape)
+    for file, facts in expected.items():
+        if file not in files or not facts.agrees(staging / file, files[file]):
+            raise CheckpointError(
+                f"model {place.name}: {file}, generated again, is not what {authority} says: it comes from another"
+                f" version of the generator; delete results/models/{place.name} to fetch it anew"
+            )
+    place.publish(staging, files)
+    return files
+
+
+def _check(place, directory, files, shape):
+    """CheckpointError unless the files in `directory` are readable and, if `shape` is known, a BitNet of that shape."""
+    if shape:
+        check_config(place.name, directory / CONFIG, shape)
+    check_index(directory, files)
+    check_weights(directory, files)
+
+
+class _Place:
+    """Where the files of model `name` from `source` (as in the manifest) lie, and how they come and go there."""
+
+    def __init__(self, name, source, root):
+        models = Path(root) / "models"
+        self.name, self.source, self.kind = name, source, source["kind"]
+        self.directory = Path(source["path"]).expanduser() if self.kind == "local" else models / name
+        self.record = verified.record_of(models / name)
+        self.ways = models / ".fetch" / name
+
+    @contextmanager
+    def alone(self):
+        """Hold the model's lock, which frees itself when the process ends; a disk that fails is a CheckpointError."""
+        try:
+            self.ways.mkdir(parents=True, exist_ok=True)
+            with open(self.ways / "lock", "w") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise CheckpointError(
+                f"model {self.name} cannot be read or written ({error}): make room or correct the permissions,"
+                f" then run again; what is visible is complete"
+            ) from None
+
+    def listing(self):
+        """Names of the files in the directory; CheckpointError if there is none."""
+        try:
+            return sorted(item.name for item in self.directory.iterdir() if item.is_file())
+        except OSError as error:
+            raise CheckpointError(
+                f"model {self.name}: {self.directory} cannot be read ({error.strerror}): correct its path"
+            ) from None
+
+    def is_stale(self):
+        """Whether the directory is known to hold files of another source, which may then be replaced."""
+        source, _ = verified.recall(self.record)
+        return self.kind != "local" and source not in (None, self.source)
+
+    def last_verified(self):
+        """{name: Expected} of what was last verified to come from this very source; empty if nothing was."""
+        source, files = verified.recall(self.record)
+        known = files if source == self.source else {}
+        return {name: Expected(facts["size"], facts["sha256"]) for name, facts in known.items()}
+
+    def reject(self, file, authority):
+        """The error for a `file` in place that is not what `authority` says; deletes it if it is ours to make again."""
+        path = self.directory / file
+        if self.kind == "local":
+            return CheckpointError(
+                f"model {self.name}: {path} has changed: restore it, or delete results/models/{self.name} to accept it"
+            )
+        path.unlink()
+        return CheckpointError(
+            f"model {self.name}: {path} was damaged (its size or sha256 was not what {authority} says) and has been"
+            f" deleted: run again to have it made anew"
+        )
+
+    def staging(self, key):
+        """The directory in which files of the commit (or so) `key` are gathered; it survives until they are visible."""
+        path = self.ways / "partial" / key
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def publish(self, staging, files):
+        """Make exactly `files` of the complete directory `staging` the visible directory, at once."""
+        for item in staging.iterdir():
+            if item.name in files:
+                with open(item, "rb") as stream:
+                    os.fsync(stream.fileno())
+            else:
+                item.unlink()
+        sync_directory(staging)
+        replaced = self.ways / "replaced"
+        _remove(replaced)
+        if self.directory.exists():
+            os.rename(self.directory, replaced)
+        os.rename(staging, self.directory)
+        sync_directory(self.directory.parent)
+        verified.remember(self.directory, files, self.record, self.source)
+        _remove(replaced)
+        _remove(self.ways / "partial")
+
+
+def _remove(path):
+    """Remove a directory, or a link to one, if it is there."""
+    if path.is_symlink():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _read_lock(lock):
+    """The table {model: entry} of the lock file, empty if there is none yet."""
+    try:
+        table = json.loads(Path(lock).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        table = None
+    if not isinstance(table, dict):
+        raise CheckpointError(f"{lock} cannot be read as JSON: restore it, or delete it to resolve all models anew")
+    return table
+
+
+def _pinned(lock, name, entry):
+    """(commit, {file: Expected}) that `lock` holds the hub model to; None if it does not know this revision."""
+    table, where = _read_lock(lock), f"entry {name!r} of {lock}"
+    if name not in table:
+        return None
+    try:
+        pinned = table[name]
+        if any(pinned[key] != entry[key] for key in ("repository", "revision")):
+            return None
+        commit, files = pinned["commit"], pinned["files"]
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{where} is damaged: delete it to resolve the model anew") from None
+    check_files(files, where)
+    return commit, {file: Expected(**facts) for file, facts in files.items()}
+
+
+def _pin(lock, name, entry, root):
+    """Add model `name` to the lock file; entries of other models, fetched at the same time perhaps, stay."""
+    pinned = {key: entry[key] for key in ("repository", "revision", "commit")}
+    pinned["files"] = dict(sorted(entry["files"].items()))
+    with open(Path(root) / "models" / ".fetch" / ".lock", "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        write_json(lock, dict(sorted({**_read_lock(lock), name: pinned}.items())))

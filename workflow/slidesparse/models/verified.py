@@ -1,0 +1,70 @@
+"""Are these files still what they were? Each is hashed once, and again only when its size, mtime or inode changes.
+
+What was verified is noted in a small file beside the directory. It is a cache: without it, everything is hashed again.
+"""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from slidesparse.errors import CheckpointError
+from slidesparse.files import sha256_file, write_json
+
+
+def verify(directory, files):
+    """CheckpointError naming the first of `files` {name: {"size", "sha256"}} that is not so in `directory`."""
+    record = record_of(directory)
+    held = measured(directory, files, record)
+    for name, facts in files.items():
+        if held.get(name) != facts:
+            state = "is damaged, its size or sha256 is not its manifest's" if name in held else "is missing"
+            raise CheckpointError(f"{Path(directory) / name} {state}; delete {directory} to have it made again")
+    remember(directory, held, record)
+
+
+def record_of(directory):
+    """Where it is noted what was verified in `directory`."""
+    directory = Path(directory)
+    return directory.with_name(f".{directory.name}.verified.json")
+
+
+def measure(path):
+    """{"size", "sha256"} of a file."""
+    return {"size": os.path.getsize(path), "sha256": sha256_file(path)}
+
+
+def measured(directory, names, record):
+    """{name: {"size", "sha256"}} of those `names` that exist in `directory`; hashed if `record` does not know them."""
+    _, known = recall(record)
+    found = {}
+    for name in names:
+        with suppress(FileNotFoundError):
+            facts = known.get(name, {})
+            if facts.get("state") != _state(Path(directory) / name):
+                facts = measure(Path(directory) / name)
+            found[name] = {"size": facts["size"], "sha256": facts["sha256"]}
+    return found
+
+
+def recall(record):
+    """(source, {name: {"size", "sha256", "state"}}) as last remembered; (None, {}) if nothing was."""
+    try:
+        content = json.loads(Path(record).read_bytes())
+        return content["source"], content["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, {}
+
+
+def remember(directory, files, record, source=None):
+    """Note that `files` {name: {"size", "sha256"}} of `source` are verified as they are now in `directory`."""
+    entries = {name: {**facts, "state": _state(Path(directory) / name)} for name, facts in files.items()}
+    if recall(record) != (source, entries):
+        with suppress(OSError):  # a full or read-only disk costs a second hashing, no more
+            write_json(record, {"source": source, "files": entries})
+
+
+def _state(path):
+    """What changes when a file does: size, mtime in ns, inode."""
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns, status.st_ino]

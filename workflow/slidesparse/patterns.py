@@ -1,0 +1,104 @@
+"""The arithmetic of Z:L structured sparsity and of sliding it into 2:4 windows. The only place that knows it.
+
+A row of K weights is cut into groups of L. A Z:L row has at least Z = 2 zeros in every group, so the L-2 weights
+that may be non-zero fit into L/2-1 windows of four inputs that start at every second input, two weights a window
+(paper: arXiv 2603.05232, there written (2N-2):2N with N = L/2). Laid side by side the windows are an ordinary 2:4
+row of K' = K * gamma entries, gamma = 2 - 4/L, and sparse tensor cores run it without loss. `2:inf` is the limit:
+K/2 windows, no weight has to be zero, K' = 2K.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+
+ALIGNMENT = 128
+"""K' is padded to a multiple of this many entries (bytes, for 8-bit types): the tile width of the sparse kernels."""
+
+WINDOW = 4
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One sparsity pattern, written `2_8` (Z zeros in every L), `2_inf` or `dense`."""
+
+    name: str
+
+    def __post_init__(self):
+        if self.name in ("dense", "2_inf"):
+            return
+        match = re.fullmatch(r"2_([1-9]\d*)", self.name)
+        if not match or int(match[1]) % 2 or int(match[1]) < WINDOW:
+            raise ValueError(
+                f"pattern {self.name!r} is not one of dense, 2_inf or 2_L with an even L of at least 4, such as 2_8"
+            )
+
+    @property
+    def dense(self):
+        """True for a weight that is neither pruned nor slid."""
+        return self.name == "dense"
+
+    @property
+    def Z(self):
+        """Zeros required in a group (0 for dense and 2:inf)."""
+        return 0 if self.name in ("dense", "2_inf") else 2
+
+    @property
+    def L(self):
+        """Group length, or None where there are no groups (dense and 2:inf)."""
+        return None if self.name in ("dense", "2_inf") else int(self.name[2:])
+
+    @property
+    def gamma(self):
+        """K'/K before padding: 2 - 4/L."""
+        if self.dense:
+            return 1.0
+        return 2.0 if self.L is None else 2 - 4 / self.L
+
+    @property
+    def bound(self):
+        """Largest possible speed-up of the GEMM over a dense one of equal efficiency: 2/gamma = L/(L-2), and 1 for 2:inf."""
+        return 1.0 if self.L is None else self.L / (self.L - 2)
+
+    def groups(self, K):
+        """Number of groups of a row, and their length; 2:inf is one group of K rounded up to whole windows."""
+        if self.L is None:
+            return 1, ceil(K / WINDOW) * WINDOW
+        return ceil(K / self.L), self.L
+
+    def windows(self, K):
+        """Number of windows in a group: L/2 - 1; one more for 2:inf, whose last window reads two zeros."""
+        length = self.groups(K)[1]
+        return length // 2 - (0 if self.L is None else 1)
+
+    def K_used(self, K):
+        """Entries of a slid row before padding."""
+        return K if self.dense else self.groups(K)[0] * self.windows(K) * WINDOW
+
+    def K_slid(self, K):
+        """K', the length of a slid row: all windows, padded to a multiple of `ALIGNMENT`."""
+        return K if self.dense else ceil(self.K_used(K) / ALIGNMENT) * ALIGNMENT
+
+    def window_starts(self, K):
+        """First input of every window in storage order: all even windows of all groups, then all odd windows.
+
+        In this order the even windows of L = 4, 8, 12, 16 and of 2:inf are the row itself, so that lifting is a plain
+        store and one masked copy.
+        """
+        groups, length = self.groups(K)
+        windows = self.windows(K)
+        return [
+            group * length + 2 * window
+            for parity in (0, 1)
+            for group in range(groups)
+            for window in range(parity, windows, 2)
+        ]
+
+    @cached_property
+    def title(self):
+        """How people write it: dense, 2:8, 2:inf."""
+        return self.name.replace("_", ":")
+
+    def __str__(self):
+        return self.name

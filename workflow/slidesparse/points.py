@@ -1,0 +1,94 @@
+"""Measuring a point and tuning a backend from start to stored file, with or without the resident worker.
+
+Light: what is heavy is imported by the handler, in the worker.
+"""
+
+import time
+from pathlib import Path
+
+from slidesparse import hardware, records, resident, tuning
+from slidesparse.errors import OutOfMemoryError, RecordError, SlideSparseError
+from slidesparse.files import read_json, write_atomic, write_json
+
+LOGS = ".snakemake/slidesparse"
+"""Where the workers' logs lie, below the working directory."""
+
+MARGIN_S = 900
+"""Seconds that a worker may take beyond a measurement's own time limit: loading, converting, compiling."""
+
+
+def measure(output, basis, table, parameters, *, plan, resources, log, worker):
+    """Measure the point that belongs at `output` and write it there; a failure is recorded beside it and raised.
+
+    basis: path of shape.json (kernel) or of the checkpoint's manifest. table: path of the tuning table. plan: path of
+    the hardware's plan.json, or None; it sizes an engine that is started for this point.
+    """
+    key = records.key_of(output)
+    start = time.monotonic()
+    try:
+        hardware.check(key["hardware"])
+        asked = records.request(key, parameters, basis, table)
+        request = key | {"parameters": parameters, "tuning": str(table)}
+        if key["stage"] == "kernel":
+            kind, request["linears"] = "kernel", read_json(basis, RecordError)["linears"]
+        else:
+            kind = "engine"
+            request |= {"manifest": str(basis), "root": str(resources), "largest": _largest(plan)}
+        reason = None
+        try:
+            results = _ask(kind, request, parameters["time_limit_s"], worker)
+        except OutOfMemoryError as error:
+            results, reason = None, str(error)
+    except SlideSparseError as error:
+        records.write_failure(output, str(error), log)
+        raise
+    seconds = time.monotonic() - start
+    records.write_point(output, asked, results, seconds=seconds, resident=worker.resident, reason=reason)
+
+
+def _largest(plan):
+    """[stage, largest M, parameters] of the engine stages of a plan, if there is one."""
+    if plan is None or not Path(plan).exists():
+        return []
+    content = read_json(plan, RecordError)
+    return [
+        [stage, max(M for Ms in content["points"][stage].values() for M in Ms), content["parameters"][stage]]
+        for stage in ("prefill", "decode")
+        if content["points"].get(stage)
+    ]
+
+
+def tune(output, basis, Ms, parameters, *, worker):
+    """Search the backend that `output` names (`…/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json`)."""
+    path = Path(output)
+    hardware_key, _, _, dtype, backend, _ = path.parts[-6:]
+    hardware.check(hardware_key)
+    request = {
+        "stage": "tune",
+        "hardware": hardware_key,
+        "dtype": dtype,
+        "backend": backend,
+        "sparsity": path.stem,
+        "M": Ms,
+        "linears": read_json(basis, RecordError)["linears"],
+        "parameters": parameters,
+    }
+    found = _ask("kernel", request, None, worker)
+    write_atomic(path.with_suffix(".csv"), tuning.to_csv(found))
+    write_json(path, found)
+
+
+def _ask(kind, request, limit, worker):
+    """Results of a request, from the resident worker or from this process."""
+    request = request | {"worker": f"{request['hardware']}/{kind}"}
+    if not worker.resident:
+        return resident.here(f"slidesparse.handlers:{kind}", request)
+    Path(LOGS).mkdir(parents=True, exist_ok=True)
+    return resident.ask(
+        f"slidesparse.handlers:{kind}",
+        request,
+        worker.owner,
+        idle=worker.idle,
+        log=f"{LOGS}/{kind}.log",
+        timeout=None if limit is None else limit + MARGIN_S,
+    )

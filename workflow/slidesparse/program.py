@@ -1,0 +1,109 @@
+"""What every program under workflow/scripts shares: its owner, and how it ends when something is wrong."""
+
+import argparse
+import fcntl
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from slidesparse.errors import SlideSparseError
+
+
+def start_time(pid):
+    """Start time of a process in clock ticks since boot, or None when there is none (proc(5), field 22)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def wait_for_end(pid):
+    """Return when process `pid` has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except (AttributeError, OSError):  # no pidfd: poll, with the start time against a reused pid
+        started = start_time(pid)
+        while started is not None and start_time(pid) == started:
+            time.sleep(0.5)
+        return
+    with os.fdopen(descriptor):
+        select.select([descriptor], [], [])
+
+
+def end_with(pid, group=False):
+    """End this process (its whole group if `group`) as soon as process `pid` is gone, even by kill -9."""
+
+    def watch():
+        wait_for_end(pid)
+        if group:
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="owner", daemon=True).start()
+
+
+def hold_lock(path):
+    """Hold an exclusive lock on `path` until this process ends; the kernel frees it, also after kill -9.
+
+    Raises SlideSparseError if another process holds it.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    stream = open(path, "a+")  # noqa: SIM115  (held open on purpose)
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.seek(0)
+        raise SlideSparseError(
+            f"another run (process {stream.read().strip() or 'unknown'}) is working in this directory; wait for it or stop it"
+        ) from None
+    stream.truncate(0)
+    stream.write(str(os.getpid()))
+    stream.flush()
+    _locks.append(stream)
+
+
+_locks = []
+
+
+def add_worker_options(parser):
+    """Options of a program that measures through the resident worker."""
+    parser.add_argument("--no-resident", action="store_true", help="measure in this process, without a worker")
+    parser.add_argument("--idle", type=float, default=600, metavar="S", help="seconds after which an idle worker ends")
+
+
+class Worker(NamedTuple):
+    """How to reach the resident worker; `owner` None and `resident` False measure in this process."""
+
+    resident: bool
+    owner: int | None
+    idle: float
+
+
+def worker(arguments):
+    """The Worker that the parsed options describe."""
+    return Worker(not arguments.no_resident, arguments.owner, arguments.idle)
+
+
+def run(main, parser=None, argv=None):
+    """Parse the arguments, run `main(arguments)`, and turn a SlideSparseError into one sentence and exit 1.
+
+    Adds `--owner PID`: when that process ends, so does this one.
+    """
+    parser = parser or argparse.ArgumentParser()
+    parser.add_argument("--owner", type=int, metavar="PID", help="end as soon as this process is gone")
+    arguments = parser.parse_args(argv)
+    if arguments.owner:
+        end_with(arguments.owner)
+    try:
+        main(arguments)
+    except SlideSparseError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

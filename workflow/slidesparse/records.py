@@ -1,0 +1,99 @@
+"""A measured point: what was asked, what came out, on what; and where it lies.
+
+A point is measured again only for a reason that changes its value. Those reasons are its `request`: the protocol's
+version, the parameters, the checkpoint's bytes (prefill, decode), the shapes (kernel) and the tuning table.
+"""
+
+import re
+import sys
+import time
+from pathlib import Path
+
+from slidesparse import hardware
+from slidesparse.errors import RecordError
+from slidesparse.files import digest, read_json, sha256_file, write_json
+
+SCHEMA = 1
+
+PROTOCOL = {"tune": 1, "kernel": 1, "prefill": 1, "decode": 1}
+"""Version of how each stage measures. Raised when timing, gemm, kernels, engine or csrc change what a figure means;
+a test compares the hash of those files (tests/protocol.json)."""
+
+STAGES = ("kernel", "prefill", "decode")
+
+PATH = re.compile(
+    r"(?P<hardware>[^/]+)/(?P<stage>kernel|prefill|decode)/(?P<model>[^/]+)/(?P<dtype>[^/]+)/(?P<backend>[^/]+)"
+    r"/(?P<sparsity>[^/]+)/M(?P<M>\d+)\.json"
+)
+
+
+def key_of(path):
+    """Key of the point that belongs at `path` (`…/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.json`).
+
+    Raises RecordError if the path is not that of a point.
+    """
+    match = PATH.search(Path(path).as_posix())
+    if not match or match.end() != len(Path(path).as_posix()):
+        raise RecordError(f"{path} is not the path of a point, …/hardware/stage/model/dtype/backend/sparsity/M64.json")
+    return match.groupdict() | {"M": int(match["M"])}
+
+
+def request(key, parameters, basis, tuning):
+    """The request of a point and its digest.
+
+    basis: path of the model's shape (kernel) or of the checkpoint's manifest (prefill, decode). tuning: path of the
+    tuning table. parameters: the stage's measuring parameters.
+    """
+    asked = {
+        "key": key,
+        "protocol": PROTOCOL[key["stage"]],
+        "parameters": parameters,
+        "basis": digest(read_json(basis, RecordError)),
+        "tuning": sha256_file(tuning),
+    }
+    return {
+        "digest": digest(asked),
+        "protocol": asked["protocol"],
+        "parameters": parameters,
+        "checkpoint": asked["basis"] if key["stage"] != "kernel" else None,
+        "tuning": asked["tuning"],
+    }
+
+
+def write_point(path, asked, results, *, seconds, resident, reason=None):
+    """Write the point at `path` atomically, with its provenance, and remove an earlier failure's record.
+
+    `results` None means out of memory, for the `reason` given.
+    """
+    write_json(
+        path,
+        {
+            "schema": SCHEMA,
+            "key": key_of(path),
+            "status": "ok" if results is not None else "out_of_memory",
+            "reason": reason,
+            "request": asked,
+            "results": results or {},
+            "hardware": hardware.provenance(),
+            "software": hardware.software(),
+            "run": {
+                "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "seconds": round(seconds, 3),
+                "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+                "git": hardware.git_state(Path(__file__).parent),
+                "resident": resident,
+            },
+        },
+    )
+    failure_of(path).unlink(missing_ok=True)
+
+
+def failure_of(path):
+    """Where the record of a failed measurement of the point at `path` lies."""
+    return Path(path).with_suffix(".failed.json")
+
+
+def write_failure(path, reason, log):
+    """Record beside the place of a point why it could not be measured and where its log lies."""
+    utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    write_json(failure_of(path), {"schema": SCHEMA, "key": key_of(path), "reason": reason, "log": log, "utc": utc})

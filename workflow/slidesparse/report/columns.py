@@ -1,0 +1,92 @@
+"""Columns of our CSVs: published columns first, so that old and new files can be put side by side, then ours."""
+
+STEADY = {
+    "step_ms": float,
+    "step_ms_p5": float,
+    "step_ms_p95": float,
+    "step_ms_ci_low": float,
+    "step_ms_ci_high": float,
+    "samples": int,
+    "steady_tokens_per_s": float,
+}
+TAIL = {
+    "status": str,
+    "reason": str,
+    "utc": str,
+    "seconds": float,
+    "git_commit": str,
+    "git_dirty": bool,
+    "request_digest": str,
+    "protocol": int,
+    "gpu_name": str,
+    "driver": str,
+    "torch": str,
+    "vllm": str,
+}
+WORKLOAD = {"prompt_len": int, "max_num_seqs": int, "num_prompts": int}
+RATES = {"requests_per_s": float, "tokens_per_s": float, "elapsed_time_s": float}
+
+PUBLISHED = {
+    "prefill": {"M_prefill": int, **WORKLOAD, "N_prefill": int, **RATES},
+    "decode": {"M_decode": int, **WORKLOAD, "N_decode": int, "output_len": int, **RATES},
+}
+COLUMNS = {
+    "prefill": {**PUBLISHED["prefill"], **STEADY, **TAIL},
+    "decode": {**PUBLISHED["decode"], **STEADY, **TAIL},
+    "kernel": {
+        "M": int,
+        "N": int,
+        "K": int,
+        "linear": str,
+        "K_slid": int,
+        "alg_count": int,
+        "alg_id": str,
+        "latency_us": float,
+        "latency_us_p5": float,
+        "latency_us_p95": float,
+        "latency_us_ci_low": float,
+        "latency_us_ci_high": float,
+        "latency_hot_us": float,
+        "effective_tops": float,
+        "output": str,
+        "exact": bool,
+        "error_max_abs": float,
+        "samples": int,
+        **TAIL,
+    },
+}
+"""stage -> column -> type."""
+
+TASKS = {
+    "task": str,
+    "status": str,
+    "seconds": float,
+    "note": str,
+    "items_ok": int,
+    "items_failed": int,
+    "items_expected": int,
+}
+"""Columns of tasks.csv."""
+
+M_COLUMN = {"prefill": "M_prefill", "decode": "M_decode", "kernel": "M"}
+
+STEPS = {"prefill": ("N_prefill", 128), "decode": ("output_len", 256)}
+"""The column that says how long the published protocol ran, and its value there."""
+
+POSITIVE = {
+    "prefill": ("M_prefill", *WORKLOAD, "N_prefill", *RATES, "step_ms", "steady_tokens_per_s"),
+    "decode": ("M_decode", *WORKLOAD, "N_decode", "output_len", *RATES, "step_ms", "steady_tokens_per_s"),
+    "kernel": ("M", "N", "K", "K_slid", "latency_us", "latency_hot_us", "effective_tops"),
+}
+"""Columns where a zero means that nothing was measured."""
+
+
+def cell(value):
+    """A value as the text of a CSV cell: ten significant digits, true/false, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return format(value, ".10g")
+    return " ".join(str(value).split())

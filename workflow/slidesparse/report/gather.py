@@ -1,0 +1,227 @@
+"""The points of one configuration -> its CSV, one row a point (kernel: a row for every linear)."""
+
+import csv
+import io
+from pathlib import Path
+
+from slidesparse import records
+from slidesparse.errors import RecordError
+from slidesparse.files import canonical_json, write_atomic
+from slidesparse.records import STAGES
+from slidesparse.report.columns import COLUMNS, M_COLUMN, cell
+from slidesparse.report.plan import Plan, read_plan
+from slidesparse.report.rows import HARDWARE, Configuration, linear_order
+from slidesparse.report.validate import read_point
+
+SHOWN = 5
+"""Refused points that one sentence names."""
+
+
+def gather(point_paths, output_csv, expected=None):
+    """Write the CSV of the points of one configuration, atomically; same points, same bytes.
+
+    point_paths: files `{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.json`, in any order.
+    expected: M -> request digest (hex, None unchecked) that the points must answer, all of them and no others; None
+    skips that.
+    Returns the number of rows. Raises RecordError, naming every refused point, and then writes nothing.
+    """
+    points, refused = read_points(point_paths, expected)
+    if refused:
+        more = f" (and {len(refused) - SHOWN} more)" if len(refused) > SHOWN else ""
+        raise RecordError("; ".join(refused[:SHOWN]) + more)
+    if expected is not None:
+        measured = {point["key"]["M"] for point in points}
+        for problem, values in (("lacks", set(expected) - measured), ("was not asked for", measured - set(expected))):
+            if values:
+                names = ", ".join(f"M={M}" for M in sorted(values))
+                raise RecordError(f"{output_csv} cannot be gathered: its configuration {problem} {names}")
+    text = to_csv(points)
+    write_atomic(output_csv, text)
+    return text.count("\n") - 1
+
+
+def expected_digests(point_paths, parameters):
+    """M -> digest of the request that the point at each path must answer now.
+
+    parameters: measuring parameters of its stage. The other reasons to measure again lie in the tree of the points:
+    shape or checkpoint manifest, and tuning table; where one of them is gone the digest is None, which is not checked.
+    """
+    digests = {}
+    for path in point_paths:
+        key, root = records.key_of(path), Path(path).parents[6]
+        checkpoint = Path(key["model"], key["dtype"], f"{key['sparsity']}.json")
+        shape = Path("models", key["model"], "shape.json")
+        basis = root / (shape if key["stage"] == "kernel" else "checkpoints" / checkpoint)
+        tuning = root / key["hardware"] / "tuning" / key["model"] / key["dtype"] / key["backend"] / checkpoint.name
+        known = basis.is_file() and tuning.is_file()
+        digests[key["M"]] = records.request(key, parameters, basis, tuning)["digest"] if known else None
+    return digests
+
+
+def read_points(paths, expected=None):
+    """(valid points of one configuration sorted by M, one sentence per refused file)."""
+    points, refused = {}, []
+    for path in sorted(paths, key=str):
+        try:
+            point = read_point(path, expected.get(records.key_of(path)["M"]) if expected else None)
+            first = next(iter(points.values()), point)
+            if configuration_of(point) != configuration_of(first):
+                raise RecordError(f"{path} is of another configuration than the points beside it")
+            if point["key"]["M"] in points:
+                raise RecordError(f"{path} is a second point for M={point['key']['M']}")
+            points[point["key"]["M"]] = point
+        except RecordError as error:
+            refused.append(str(error))
+    return [points[M] for M in sorted(points)], refused
+
+
+def configuration_of(point):
+    """The key of a point without its M."""
+    return {name: value for name, value in point["key"].items() if name != "M"}
+
+
+def to_csv(points):
+    """CSV text of points of one configuration, sorted by M. Raises RecordError if there are none."""
+    if not points:
+        raise RecordError("there are no points to gather; measure one first")
+    stage = points[0]["key"]["stage"]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS[stage])
+    for point in points:
+        for row in kernel_rows(point) if stage == "kernel" else [throughput_row(point)]:
+            writer.writerow(cell(row.get(column)) for column in COLUMNS[stage])
+    return stream.getvalue()
+
+
+def tail(point):
+    """The columns that every stage has: status, when, from which commit, on what."""
+    run, request = point["run"], point["request"]
+    return {
+        "status": point["status"],
+        "reason": point["reason"],
+        "utc": run["utc"],
+        "seconds": float(run["seconds"]),
+        "git_commit": run["git"]["commit"],
+        "git_dirty": run["git"]["dirty"],
+        "request_digest": request["digest"],
+        "protocol": request["protocol"],
+        "gpu_name": point["hardware"]["name"],
+        "driver": point["hardware"].get("driver"),
+        "torch": point["software"].get("torch"),
+        "vllm": point["software"].get("vllm"),
+    }
+
+
+def throughput_row(point):
+    """The CSV row of a prefill or decode point."""
+    stage, results = point["key"]["stage"], point["results"]
+    row = {M_COLUMN[stage]: point["key"]["M"], f"N_{stage}": results.get("steps"), **tail(point)}
+    for name in ("prompt_len", "max_num_seqs", "num_prompts", "output_len"):
+        row[name] = results.get(name)
+    for name, result in (
+        ("requests_per_s", "requests_per_s"),
+        ("tokens_per_s", "tokens_per_s"),
+        ("elapsed_time_s", "elapsed_s"),
+        ("steady_tokens_per_s", "steady_tokens_per_s"),
+    ):
+        row[name] = as_float(results.get(result))
+    step = results.get("step_s") or {}
+    for name, statistic in (
+        ("step_ms", "median"),
+        ("step_ms_p5", "p5"),
+        ("step_ms_p95", "p95"),
+        ("step_ms_ci_low", "ci_low"),
+        ("step_ms_ci_high", "ci_high"),
+    ):
+        row[name] = as_float(step.get(statistic), 1e3)
+    return row | {"samples": step.get("n")}
+
+
+def kernel_rows(point):
+    """The CSV rows of a kernel point: one per linear, or one without a linear if nothing was measured."""
+    shared = {"M": point["key"]["M"], **tail(point)}
+    gemms = point["results"].get("gemms") or []
+    if not gemms or point["status"] != "ok":
+        return [shared]
+    return [shared | gemm_columns(gemm) for gemm in sorted(gemms, key=lambda gemm: linear_order(gemm["name"]))]
+
+
+def gemm_columns(gemm):
+    """The columns of one linear."""
+    algorithm = gemm["algorithm"]
+    cold, hot = gemm["cold"], gemm.get("hot") or {}
+    return {
+        "N": gemm["N"],
+        "K": gemm["K"],
+        "linear": gemm["name"],
+        "K_slid": gemm["K_slid"],
+        "alg_count": gemm["algorithms"],
+        "alg_id": algorithm if isinstance(algorithm, str | int) else canonical_json(algorithm),
+        "latency_us": as_float(cold["median_s"], 1e6),
+        "latency_us_p5": as_float(cold["p5_s"], 1e6),
+        "latency_us_p95": as_float(cold["p95_s"], 1e6),
+        "latency_us_ci_low": as_float(cold["ci_low_s"], 1e6),
+        "latency_us_ci_high": as_float(cold["ci_high_s"], 1e6),
+        "latency_hot_us": as_float(hot.get("median_s"), 1e6),
+        "effective_tops": as_float(gemm.get("effective_tops")),
+        "output": gemm["output"],
+        "exact": gemm["exact"],
+        "error_max_abs": as_float(gemm["error_max_abs"]),
+        "samples": cold["n"],
+    }
+
+
+def as_float(value, factor=1.0):
+    """`value` times `factor` as a float; None stays None."""
+    return None if value is None else float(value) * factor
+
+
+def gather_all(results, hardware):
+    """Gather every configuration of one hardware key that has points, rewriting only CSVs whose content changes.
+
+    Planned points that answer another request than the plan's are refused, like damaged ones. Returns one sentence
+    per refused file; the other points are gathered.
+    """
+    refused = []
+    try:
+        plan = read_plan(results, hardware) or Plan()
+    except RecordError as error:
+        plan, refused = Plan(), [str(error)]
+    for directory in configuration_directories(results, hardware):
+        stage, *names = directory.parts[-5:]
+        paths = point_files(directory)
+        Ms = plan.of_stage(stage).get(Configuration(*names), ())
+        planned = [path for path in paths if records.key_of(path)["M"] in Ms]
+        digests = expected_digests(planned, plan.parameters[stage]) if stage in plan.parameters else {}
+        points, sentences = read_points(paths, digests)
+        refused += sentences
+        if points:
+            write_if_changed(directory / f"{names[0]}-{names[1]}_{stage}.csv", to_csv(points))
+    return refused
+
+
+def point_files(directory):
+    """Files of a configuration's folder that are called like points."""
+    return sorted(path for path in directory.glob("M*.json") if path.stem[1:].isdigit())
+
+
+def configuration_directories(root, hardware):
+    """Sorted directories `{stage}/{model}/{dtype}/{backend}/{sparsity}` of one hardware key below a root."""
+    return [d for stage in STAGES for d in sorted(Path(root, hardware, stage).glob("*/*/*/*")) if d.is_dir()]
+
+
+def hardware_directories(root):
+    """Hardware keys of which something lies directly below a root, sorted; a report alone does not count."""
+    names = (*STAGES, "tuning", "tasks.csv", "plan.json")
+    held = {path.parent.name for name in names for path in Path(root).glob(f"*/{name}")}
+    return sorted(name for name in held if HARDWARE.fullmatch(name))
+
+
+def write_if_changed(path, text):
+    """Write a file atomically unless it holds exactly this text; returns whether it was written."""
+    path = Path(path)
+    if path.is_file() and path.read_bytes() == text.encode():
+        return False
+    write_atomic(path, text)
+    return True

@@ -1,0 +1,169 @@
+"""Our layout, `{root}/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/{model}-{dtype}_{stage}.csv` -> rows."""
+
+import re
+from pathlib import Path
+
+from slidesparse.errors import RecordError
+from slidesparse.report.columns import COLUMNS, M_COLUMN, POSITIVE, TASKS, cell
+from slidesparse.report.gather import configuration_directories, point_files
+from slidesparse.report.plan import read_plan
+from slidesparse.report.rows import Configuration, Provenance, Row
+from slidesparse.report.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
+
+REQUIRED = {
+    "prefill": ("tokens_per_s", "step_ms"),
+    "decode": ("tokens_per_s", "step_ms"),
+    "kernel": ("latency_us",),
+}
+"""An ok row has at least one of these."""
+
+
+def read(source, hardware):
+    """Add what our layout holds of one hardware key to `source`; refused files become sentences in it."""
+    root = Path(source.root)
+    try:
+        source.plan = read_plan(root, hardware)
+    except RecordError as error:
+        source.refused.append(str(error))
+    for directory in configuration_directories(root, hardware):
+        stage, model, dtype, backend, sparsity = directory.parts[-5:]
+        configuration = Configuration(model, dtype, backend, sparsity)
+        expected = directory / f"{model}-{dtype}_{stage}.csv"
+        for path in sorted(directory.glob("*.csv")):
+            try:
+                if path != expected:
+                    raise RecordError(f"{path} does not belong there: the CSV of this folder is {expected.name}")
+                rows = read_configuration(path, hardware, stage, configuration)
+            except RecordError as error:
+                source.refused.append(str(error))
+                continue
+            source.rows += rows
+            source.files.append((str(path), len(rows)))
+        if not expected.is_file() and point_files(directory):
+            source.ungathered.append(str(directory))
+        source.rows += failures(directory, hardware, stage, configuration)
+    tasks = root / hardware / "tasks.csv"
+    if tasks.is_file():
+        collect(source, "tasks", tasks, read_tasks)
+
+
+def read_configuration(path, hardware, stage, configuration):
+    """Rows of one gathered CSV. Raises RecordError if the file is not whole and sound."""
+    table, _ = read_csv(path, COLUMNS[stage])
+    if not table:
+        raise RecordError(f"{path} is truncated: it holds no rows")
+    M = M_COLUMN[stage]
+    for number, row in enumerate(table, start=1):
+        if row[M] is None or row["status"] not in ("ok", "out_of_memory"):
+            raise RecordError(f"{path} is damaged: row {number} has no M or an unknown status")
+        if row["status"] == "ok" and all(row[column] is None for column in REQUIRED[stage]):
+            raise RecordError(f"{path} is damaged: row {number} is ok but has no {' or '.join(REQUIRED[stage])}")
+        if stage == "kernel" and row["status"] == "ok" and not (row["linear"] and row["N"] and row["K"]):
+            raise RecordError(f"{path} is damaged: row {number} does not name its linear, N and K")
+    refuse_duplicates(path, table, (M, "linear") if stage == "kernel" else (M,))
+    refuse_zeros(path, table, POSITIVE[stage])
+    if stage == "kernel":
+        refuse_partial(path, table)
+    return [to_row(hardware, stage, configuration, row) for row in table]
+
+
+def refuse_partial(path, table):
+    """Raise RecordError unless every M that was measured has every linear."""
+    linears = {row["linear"] for row in table if row["status"] == "ok"}
+    for M in sorted({row["M"] for row in table if row["status"] == "ok"}):
+        missing = linears - {row["linear"] for row in table if row["M"] == M}
+        if missing:
+            raise RecordError(f"{path} is truncated: M={M} lacks {', '.join(sorted(missing))}")
+
+
+def to_row(hardware, stage, configuration, row):
+    """One CSV row in the tidy form."""
+    names = ("gpu_name", "driver", "torch", "vllm", "protocol", "git_commit", "git_dirty")
+    return Row(
+        hardware,
+        stage,
+        configuration,
+        row[M_COLUMN[stage]],
+        row["status"],
+        row,
+        Provenance(*(cell(row[name]) for name in names)),
+        row.get("linear"),
+        row["reason"] or "",
+        utc=row["utc"] or "",
+        seconds=row["seconds"],
+    )
+
+
+def failures(directory, hardware, stage, configuration):
+    """A row for every `M{m}.failed.json` beside which there is no point."""
+    rows = []
+    for path in directory.glob("M*.failed.json"):
+        M = re.fullmatch(r"M(\d+)\.failed\.json", path.name)
+        if not M or (directory / f"M{M[1]}.json").exists():
+            continue
+        try:
+            record = read_json(path)
+        except RecordError as error:
+            record = {"reason": str(error)}
+        reason = str(record.get("reason") or "no reason was recorded")
+        rows.append(
+            Row(
+                hardware,
+                stage,
+                configuration,
+                int(M[1]),
+                "failed",
+                {},
+                reason=" ".join(reason.split()),
+                log=str(record.get("log") or ""),
+                utc=str(record.get("utc") or ""),
+            )
+        )
+    return sorted(rows, key=lambda row: row.M)
+
+
+def read_tasks(path):
+    """Rows of a tasks.csv."""
+    table, _ = read_csv(path, TASKS)
+    refuse_duplicates(path, table, ("task",))
+    return table
+
+
+def read_manifests(source):
+    """Add shapes, model manifests and checkpoint manifests of the models that were measured or planned; without any,
+    of all that lie below the source's root.
+    """
+    root, models = Path(source.root), source.model_names()
+
+    def named(pattern):
+        paths = sorted(root.glob(pattern))
+        return [path for path in paths if not models or path.relative_to(root).parts[1] in models]
+
+    for path in named("models/*/shape.json"):
+        collect(source, None, path, lambda path: source.linears.update({path.parent.name: count_linears(path)}))
+    for path in named("models/*/manifest.json"):
+        collect(source, "models", path, lambda path: [read_json(path) | {"model": path.parent.name}])
+    for path in named("checkpoints/*/*/*.json"):
+        model, dtype, sparsity = path.parts[-3], path.parts[-2], path.stem
+        key = {"model": model, "dtype": dtype, "sparsity": sparsity}
+        collect(source, "checkpoints", path, lambda path, key=key: [read_json(path) | key])
+
+
+def count_linears(path):
+    """Number of linears in a shape file."""
+    linears = read_json(path).get("linears")
+    if not isinstance(linears, list) or not linears:
+        raise RecordError(f"{path} is damaged: it lists no linears")
+    return len(linears)
+
+
+def collect(source, name, path, read):
+    """Add what `read(path)` returns to the list `name` of the source, or its refusal."""
+    try:
+        found = read(path)
+    except RecordError as error:
+        source.refused.append(str(error))
+        return
+    if name:
+        getattr(source, name).extend(found)
+        source.files.append((str(path), len(found)))

@@ -1,0 +1,42 @@
+"""What a run was asked for, `{root}/{hardware}/plan.json`: which M of which configuration, and what was left out.
+
+{"points": {stage: {"model/dtype/backend/sparsity": [M, …]}}, "left_out": [{"dtype", "reason"}],
+"parameters": {stage: measuring parameters}}
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slidesparse.errors import RecordError
+from slidesparse.report.rows import Configuration
+from slidesparse.report.strict import read_json
+
+
+@dataclass(frozen=True)
+class Plan:
+    """points: stage -> Configuration -> set of M. left_out: [{"dtype", "reason"}]. parameters: by stage."""
+
+    points: dict = field(default_factory=dict)
+    left_out: list = field(default_factory=list)
+    parameters: dict = field(default_factory=dict)
+
+    def of_stage(self, stage):
+        """Configuration -> set of M of one stage."""
+        return self.points.get(stage, {})
+
+
+def read_plan(root, hardware):
+    """The plan of one hardware key below a root, or None if there is none. Raises RecordError if it is damaged."""
+    path = Path(root, hardware, "plan.json")
+    if not path.is_file():
+        return None
+    plan = read_json(path)
+    try:
+        points = {
+            stage: {Configuration(*name.split("/")): {int(M) for M in Ms} for name, Ms in names.items()}
+            for stage, names in plan["points"].items()
+        }
+        left_out = [{"dtype": item["dtype"], "reason": item["reason"]} for item in plan.get("left_out", [])]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise RecordError(f"{path} is damaged: it is no plan of points by stage and configuration") from None
+    return Plan(points, left_out, plan.get("parameters", {}))

@@ -1,0 +1,134 @@
+"""The one tidy form of everything measured: a row per configuration and M, for kernels also per linear."""
+
+import re
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from slidesparse.configuration import BACKENDS
+from slidesparse.hardware import KEY_PATTERN
+from slidesparse.records import STAGES
+
+DTYPES = ("INT8", "FP8")
+LINEARS = ("qkv", "o", "gate_up", "down")
+DENSE_BACKENDS = tuple(name for name, backend in BACKENDS.items() if not backend.sparse)
+"""Backends that multiply dense weights; the first one that was measured is the denominator of speed-ups."""
+
+HARDWARE = re.compile(KEY_PATTERN)
+
+
+class Configuration(NamedTuple):
+    """What is compared: everything of a key but hardware, stage and M."""
+
+    model: str
+    dtype: str
+    backend: str
+    sparsity: str
+
+    @property
+    def column(self):
+        """Its name beside others of the same model and dtype."""
+        return f"{self.backend}/{self.sparsity}"
+
+    @property
+    def sparse_kernel(self):
+        """True where a sparse kernel may run: a sparsity, and no dense backend."""
+        return self.sparsity != "dense" and self.backend not in DENSE_BACKENDS
+
+
+class Provenance(NamedTuple):
+    """What distinguishes two runs under one hardware key; empty where it was not recorded."""
+
+    gpu_name: str = ""
+    driver: str = ""
+    torch: str = ""
+    vllm: str = ""
+    protocol: str = ""
+    git_commit: str = ""
+    git_dirty: str = ""
+
+    @property
+    def machine(self):
+        """The part that must agree before two figures are divided by one another."""
+        return self[:5]
+
+
+NOT_RECORDED = Provenance()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured point, or one linear of a kernel point.
+
+    status: ok, out_of_memory or failed (then `reason` and, if there is one, `log`). values: columns of its CSV.
+    """
+
+    hardware: str
+    stage: str
+    configuration: Configuration
+    M: int
+    status: str
+    values: dict = field(hash=False)
+    provenance: Provenance = NOT_RECORDED
+    linear: str | None = None
+    reason: str = ""
+    log: str = ""
+    utc: str = ""
+    seconds: float | None = None
+
+
+@dataclass
+class Source:
+    """Everything that one root holds of one hardware key.
+
+    files: (path, rows) of what was read. refused: sentences. tasks: rows of the task table. models, checkpoints:
+    manifests. linears: model -> number of linears. ungathered: directories whose points are in no CSV. dates: ISO
+    times besides those of rows. plan: the Plan of the run, or None.
+    """
+
+    root: str
+    rows: list = field(default_factory=list)
+    files: list = field(default_factory=list)
+    refused: list = field(default_factory=list)
+    tasks: list = field(default_factory=list)
+    models: list = field(default_factory=list)
+    checkpoints: list = field(default_factory=list)
+    linears: dict = field(default_factory=dict)
+    ungathered: list = field(default_factory=list)
+    dates: list = field(default_factory=list)
+    plan: object = None
+
+    def stage(self, stage):
+        """Its rows of one stage."""
+        return [row for row in self.rows if row.stage == stage]
+
+    def planned(self, stage):
+        """Configuration -> set of M that the plan asks for; empty without a plan."""
+        return self.plan.of_stage(stage) if self.plan else {}
+
+    def model_names(self):
+        """Models that were measured or planned."""
+        planned = {name.model for stage in STAGES for name in self.planned(stage)}
+        return planned | {row.configuration.model for row in self.rows}
+
+
+def pattern_length(sparsity):
+    """L of a sparsity for sorting: 0 for dense, largest for 2_inf."""
+    text = sparsity.partition("_")[2]
+    return int(text) if text.isdigit() else 10**9 if text == "inf" else 0
+
+
+def configuration_order(configuration):
+    """Sort key: model, dtype, dense first, backend, L."""
+    model, dtype, backend, sparsity = configuration
+    position = DTYPES.index(dtype) if dtype in DTYPES else len(DTYPES)
+    return model, position, dtype, backend not in DENSE_BACKENDS, backend, pattern_length(sparsity), sparsity
+
+
+def linear_order(name):
+    """Sort key of a linear: its place in a layer, unknown names last."""
+    return (LINEARS.index(name) if name in LINEARS else len(LINEARS), name or "")
+
+
+def configurations(rows):
+    """The configurations of rows, sorted."""
+    return sorted({row.configuration for row in rows}, key=configuration_order)

@@ -1,0 +1,25 @@
+"""One root of files, in our layout or the published one or both -> everything it holds of one hardware key."""
+
+from pathlib import Path
+
+from slidesparse.report import measured, published
+from slidesparse.report.gather import hardware_directories
+from slidesparse.report.rows import Source
+
+
+def read_source(root, hardware):
+    """Source of one root. Files that are refused are named in it, and nothing of them is used."""
+    source = Source(str(root))
+    measured.read(source, hardware)
+    published.read(source, hardware)
+    if source.model_names():
+        measured.read_manifests(source)
+    return source
+
+
+def hardware_keys(roots):
+    """Hardware keys of which any root holds something, sorted."""
+    keys = set()
+    for root in roots:
+        keys |= set(hardware_directories(root)) | set(published.hardware_keys(Path(root)))
+    return sorted(keys)

@@ -1,0 +1,118 @@
+"""Read CSV and JSON files whole, or refuse them with one sentence that names the file and the cause."""
+
+import csv
+import json
+import math
+
+from slidesparse.errors import RecordError
+
+
+def read_text(path):
+    """Content of a UTF-8 file. Raises RecordError if it is missing or no text."""
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            return stream.read()
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path} is damaged: byte {error.start} is not UTF-8 text") from None
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_json(path):
+    """Object in a JSON file. Raises RecordError if it is damaged, holds NaN, or is no object."""
+
+    def refuse(constant):
+        raise ValueError(f"{constant} is no number")
+
+    try:
+        value = json.loads(read_text(path), parse_constant=refuse)
+    except ValueError as error:
+        raise RecordError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise RecordError(f"{path} is damaged: it holds no JSON object")
+    return value
+
+
+def number(text, kind):
+    """`text` as int or float; raises ValueError for anything that is not a finite number."""
+    value = kind(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+CONVERT = {
+    int: lambda text: number(text, int),
+    float: lambda text: number(text, float),
+    bool: lambda text: {"true": True, "false": False}[text],
+    str: str,
+}
+
+
+def read_csv(path, columns, ended=True):
+    """Rows of a CSV file as dictionaries, and the words of its leading `# key: value` lines.
+
+    columns: name -> int, float, bool or str, in the order of the file; an empty cell becomes None.
+    ended: the file ends with a newline, so that one without was cut.
+    Raises RecordError for unknown or missing columns, a short or long row, a cell that is no finite number.
+    """
+    lines = read_text(path).splitlines(keepends=True)
+    comments = [line[1:].strip() for line in lines if line.startswith("#")]
+    lines = [line for line in lines if not line.startswith("#")]
+    if not lines:
+        raise RecordError(f"{path} is truncated: it holds no header")
+    if ended and not lines[-1].endswith("\n"):
+        raise RecordError(f"{path} is truncated: its last line has no end")
+    table = csv.reader(lines, strict=True)
+    try:
+        header, *body = list(table)
+    except csv.Error as error:
+        raise RecordError(f"{path} is damaged: {error}") from None
+    if header != list(columns):
+        raise RecordError(f"{path} cannot be read: {header_difference(header, list(columns))}")
+    rows = [convert(path, number, cells, columns) for number, cells in enumerate(body, start=1)]
+    return rows, dict(line.split(": ", 1) for line in comments if ": " in line)
+
+
+def header_difference(header, columns):
+    """In words, how a header differs from the columns that are known."""
+    for names, verb in ((set(header) - set(columns), "unknown"), (set(columns) - set(header), "missing")):
+        if names:
+            return f"{verb} column{'s' * (len(names) > 1)} {', '.join(sorted(names))}"
+    return "its columns are in another order or repeated"
+
+
+def convert(path, number, cells, columns):
+    """One row of text cells as a dictionary of values."""
+    if len(cells) != len(columns):
+        raise RecordError(f"{path} is truncated or damaged: row {number} has {len(cells)} of {len(columns)} columns")
+    row = {}
+    for (name, kind), text in zip(columns.items(), cells, strict=True):
+        try:
+            row[name] = None if text == "" else CONVERT[kind](text)
+        except (ValueError, KeyError, OverflowError):
+            what = {bool: "neither true nor false", int: "no whole number"}.get(kind, "no finite number")
+            raise RecordError(f"{path} is damaged: row {number}, column {name}: {text!r} is {what}") from None
+    return row
+
+
+def refuse_duplicates(path, rows, columns):
+    """Raise RecordError if two rows agree in `columns`."""
+    seen = set()
+    for row in rows:
+        key = tuple(row[column] for column in columns)
+        if key in seen:
+            raise RecordError(
+                f"{path} holds two rows for " + ", ".join(f"{c}={v}" for c, v in zip(columns, key, strict=True))
+            )
+        seen.add(key)
+
+
+def refuse_zeros(path, rows, columns):
+    """Raise RecordError if a row has a zero where a measured value must be positive, as after a dry run."""
+    for number, row in enumerate(rows, start=1):
+        zeros = [column for column in columns if row[column] == 0]
+        if zeros:
+            raise RecordError(
+                f"{path} holds values that nobody measured: row {number} has {', '.join(zeros)} = 0, as after a dry run"
+            )

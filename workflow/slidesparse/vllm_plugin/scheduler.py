@@ -1,0 +1,41 @@
+"""A vLLM scheduler that writes down what every step carried, so that a point can say what was measured."""
+
+from typing import NamedTuple
+
+from vllm.v1.core.sched.scheduler import Scheduler
+
+
+class Step(NamedTuple):
+    """Tokens and sequences that one engine step carried, and how many of the tokens belong to prompts."""
+
+    tokens: int
+    sequences: int
+    new_sequences: int
+
+
+class RecordingScheduler(Scheduler):
+    """vLLM's scheduler with a `steps` list of `Step`, cleared by whoever reads it."""
+
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        self.steps = []
+
+    def schedule(self, *arguments, **keywords):
+        output = super().schedule(*arguments, **keywords)
+        if output.total_num_scheduled_tokens:
+            self.steps.append(
+                Step(
+                    output.total_num_scheduled_tokens,
+                    len(output.num_scheduled_tokens),
+                    len(output.scheduled_new_reqs),
+                )
+            )
+        return output
+
+    def limit(self, tokens, sequences):
+        """Lower the budget of a step to `tokens` scheduled tokens and `sequences` running requests."""
+        self.max_num_scheduled_tokens = tokens
+        if hasattr(self, "max_num_active_reqs"):
+            self.max_num_active_reqs = sequences
+        else:
+            self.max_num_running_reqs = sequences
