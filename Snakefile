@@ -23,6 +23,7 @@ wildcard_constraints:
 
 include: "workflow/rules/models.smk"
 include: "workflow/rules/checkpoints.smk"
+include: "workflow/rules/build.smk"
 include: "workflow/rules/tuning.smk"
 include: "workflow/rules/kernel.smk"
 include: "workflow/rules/throughput.smk"

@@ -2,7 +2,7 @@
 
 import torch
 
-_ELEMENTS = 1 << 18  # weights handled at once, so that temporaries stay in the cache
+_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}  # weights handled at once: what stays in the cache, or fills the GPU
 
 
 def prune(codes, latent, pattern):
@@ -17,7 +17,7 @@ def prune(codes, latent, pattern):
     if pattern.Z == 0:
         return codes, 0
     pruned = torch.empty_like(codes)
-    rows = max(1, _ELEMENTS // codes.shape[1])
+    rows = max(1, _ELEMENTS[codes.device.type] // codes.shape[1])
     for part, master, out in zip(codes.split(rows), latent.split(rows), pruned.split(rows), strict=True):
         torch.mul(part, _keep(part, master, pattern.L), out=out)
     return pruned, int(codes.count_nonzero() - pruned.count_nonzero())
@@ -31,7 +31,7 @@ def _keep(codes, latent, L):
     # (magnitude, position) packed into one integer: no ties inside a group. One row a position: [L, n * groups].
     rank = rank.view(-1, L).t().contiguous()
     rank <<= (L - 1).bit_length()
-    rank += torch.arange(L, dtype=rank.dtype).view(L, 1)
+    rank += torch.arange(L, dtype=rank.dtype, device=rank.device).view(L, 1)
     smallest, second = torch.minimum(rank[0], rank[1]), torch.maximum(rank[0], rank[1])
     for row in rank[2:]:
         torch.minimum(second, torch.maximum(smallest, row), out=second)

@@ -10,7 +10,7 @@ import torch
 
 from slidesparse.patterns import KEPT, WINDOW
 
-_ELEMENTS = 1 << 18  # weights slid at once, so that temporaries stay in the cache
+_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}  # weights slid at once: what stays in the cache, or fills the GPU
 
 
 def slide(codes, pattern):
@@ -24,9 +24,9 @@ def slide(codes, pattern):
     N, K = codes.shape
     groups, length = pattern.groups(K)
     windows = pattern.windows(K)
-    slid = torch.zeros(N, pattern.K_slid(K), dtype=torch.int8)
+    slid = torch.zeros(N, pattern.K_slid(K), dtype=torch.int8, device=codes.device)
     even = groups * ((windows + 1) // 2) * WINDOW
-    rows = max(1, _ELEMENTS // K)
+    rows = max(1, _ELEMENTS[codes.device.type] // K)
     for first in range(0, N, rows):
         part = codes[first : first + rows]
         target = slid[first : first + rows]
@@ -35,7 +35,7 @@ def slide(codes, pattern):
             continue
         part = torch.nn.functional.pad(part, (0, groups * length - K))
         pairs = part.view(torch.int16).view(-1, length // 2).t().contiguous()  # [L/2, rows * groups]
-        out = torch.empty(windows, 2, pairs.shape[1], dtype=torch.int16)
+        out = torch.empty(windows, 2, pairs.shape[1], dtype=torch.int16, device=codes.device)
         left = pairs[0]
         for window in range(windows):
             right = pairs[window + 1]
@@ -91,7 +91,7 @@ def lift(x, pattern):
     K = x.shape[-1]
     view = x.view(torch.int8) if x.dtype.is_floating_point and x.element_size() == 1 else x
     padded = torch.nn.functional.pad(view, (0, 1))
-    return padded.index_select(-1, source(pattern, K)).view(x.dtype)
+    return padded.index_select(-1, source(pattern, K).to(x.device)).view(x.dtype)
 
 
 def unslide(slid, pattern, K):

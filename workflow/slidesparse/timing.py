@@ -1,8 +1,10 @@
 """The measuring protocol of a repeated operation, and its statistics. Knows no GEMM and no engine.
 
-One sample is the time of one call. Calls go round a set of operands: `cold` over as many copies as exceed the cache
-twice, so that nothing an operation reads is still in the cache (as in a model, whose weights are read once a step);
-`hot` over one. Samples are taken until the confidence interval of their median is narrow enough, or the time is up.
+A sampler takes samples of one operation: called, it starts one and returns a function that waits for it and gives its
+seconds. Calls go round a set of operands: `cold` over as many copies as exceed the cache twice, so that nothing an
+operation reads is still in the cache (as in a model, whose weights are read once a step); `hot` over one. Samplers that
+are to be compared take turns. Samples are taken until the confidence intervals of the medians are narrow enough, or the
+time is up.
 """
 
 import math
@@ -16,9 +18,9 @@ import numpy as np
 class Stopping:
     """When enough samples were taken.
 
-    warmup: calls before the first sample. min_samples, max_samples: bounds on their number. relative_ci: enough when
-    half the width of the median's 95 % confidence interval is below this share of it. time_limit_s: seconds after
-    which no further sample is taken (at least min_samples are).
+    warmup: samples thrown away before the first. min_samples, max_samples: bounds on their number. relative_ci: enough
+    when half the width of the median's 95 % confidence interval is below this share of it. time_limit_s: seconds, for
+    each sampler that takes part, after which no further sample is taken (at least min_samples are).
     """
 
     warmup: int
@@ -69,24 +71,54 @@ def copies(bytes_read, cache_bytes, limit_bytes=1 << 30):
     return max(1, min(math.ceil(2 * cache_bytes / bytes_read), limit_bytes // bytes_read))
 
 
-def measure(call, sets, stopping, clock=time.perf_counter):
-    """Summary of the seconds of `call(i)`, i going round 0 … sets-1."""
-    for i in range(stopping.warmup):
-        call(i % sets)
-    samples, checked = [], 0
+class Calls:
+    """Sampler of `call(i)` on the host, i going round 0 … sets-1: one sample is the time of one call."""
+
+    ahead = 1
+    """Samples that are started before the first of them is read."""
+
+    def __init__(self, call, sets, clock=time.perf_counter):
+        self._call, self._sets, self._clock = call, sets, clock
+        self._next = 0
+
+    def __call__(self):
+        begin = self._clock()
+        self._call(self._next)
+        seconds = self._clock() - begin
+        self._next = (self._next + 1) % self._sets
+        return lambda: seconds
+
+
+def measure(samplers, stopping, clock=time.perf_counter):
+    """{name: samples in seconds} of a dictionary of samplers, which take turns, every other round in reverse order.
+
+    All get the same number of samples, and sample i of one was taken beside sample i of the others.
+    """
+    order = list(samplers)
+    samples = {name: [] for name in order}
+    ahead = min(sampler.ahead for sampler in samplers.values())
+
+    def rounds(count):
+        started = []
+        for _ in range(count):
+            started += [(name, samplers[name]()) for name in order]
+            order.reverse()
+        return [(name, read()) for name, read in started]
+
+    rounds(stopping.warmup)
+    taken, checked = 0, 0
     start = clock()
-    while len(samples) < stopping.max_samples:
-        i = len(samples) % sets
-        begin = clock()
-        call(i)
-        end = clock()
-        samples.append(end - begin)
-        if len(samples) < stopping.min_samples:
+    while taken < stopping.max_samples:
+        now = min(ahead, stopping.max_samples - taken)
+        for name, seconds in rounds(now):
+            samples[name].append(seconds)
+        taken += now
+        if taken < stopping.min_samples:
             continue
-        if end - start > stopping.time_limit_s:
+        if clock() - start > stopping.time_limit_s * len(order):
             break
-        if len(samples) >= checked * 1.25:  # the interval is looked at ever more rarely, to cost nothing
-            checked = len(samples)
-            if summarize(samples).relative_ci <= stopping.relative_ci:
+        if taken >= checked * 1.25:  # the intervals are looked at ever more rarely, to cost nothing
+            checked = taken
+            if all(summarize(found).relative_ci <= stopping.relative_ci for found in samples.values()):
                 break
-    return summarize(samples)
+    return samples

@@ -1,67 +1,150 @@
-"""Search for the fastest algorithm of a backend per (N, K, M), and the table of what was found.
+"""Search for the fastest algorithm of a backend per (N, K, M, output), and the table of what was found.
 
-All algorithms get the same effort: every one is checked against a reference product, then measured; the winner and
-the runners-up are measured again in another order, and what is reported is that second measurement.
+All algorithms get the same effort: every one is checked against a reference product; those that are not hopelessly
+slow take turns in giving few samples, the better ones more, until few are left. Those, the library's default and what
+its own search finds are then measured afresh in another order, and that is what is reported.
 """
 
 import csv
 import io
 import json
+import math
 from bisect import bisect_left
 from pathlib import Path
 
-from slidesparse.errors import RecordError
+from slidesparse import timing
+from slidesparse.errors import MeasurementError, RecordError
 
-COLUMNS = ("linear", "N", "K", "K_slid", "M", "algorithms", "rank", "algorithm", "name", "latency_us", "default_us")
+COLUMNS = (
+    "linear",
+    "N",
+    "K",
+    "K_slid",
+    "M",
+    "output",
+    "algorithms",
+    "rank",
+    "algorithm",
+    "name",
+    "latency_us",
+    "default_us",
+    "library_us",
+    "workspace",
+    "kernels",
+)
 TOP = 3
 
+SLOW = 1.5
+NOISE_S = 2e-4
+FINALISTS = 5
+SAMPLES = 2
+"""Successive halving: what took `SLOW` times as long as the fastest at first glance is out, unless it took less than
+`NOISE_S`, which starting it may take; the others give `SAMPLES` samples, the best quarter of them twice as many, and so
+on down to the finalists."""
 
-def search(backend, problems, stopping):
-    """Search a backend over problems (see gemm.points.Problem); returns the table as a dictionary.
 
-    A wrong algorithm is excluded and named in the table. Raises MeasurementError if no algorithm of a problem is right.
+def search(backend, products, stopping):
+    """Search a backend over products (kernel_points.Product); returns the table as a dictionary.
+
+    A wrong algorithm is excluded and named in the table. Raises MeasurementError if no algorithm of a product is right.
     """
-    from slidesparse import timing
+    return {
+        "schema": 2,
+        "backend": backend.name,
+        "library": backend.version(),
+        "entries": [_entry(product, stopping) for product in products],
+    }
 
-    entries = []
-    for problem in problems:
-        right, wrong = problem.verified(backend)
-        first = [(problem.time(algorithm, stopping, timing), algorithm) for algorithm in right]
-        best = [algorithm for _, algorithm in sorted(first, key=lambda pair: pair[0].median_s)[:TOP]]
-        again = [(problem.time(algorithm, stopping, timing), algorithm) for algorithm in reversed(best)]
-        again.sort(key=lambda pair: pair[0].median_s)
-        default = dict((a.id, summary) for summary, a in first + again)[right[0].id]
-        entries.append(
+
+def _entry(product, stopping):
+    listed = product.algorithms()
+    right, wrong = _verified(product, listed)
+    known = {algorithm.id: algorithm for algorithm in right}
+    finalists = _halved(product, list(known))
+    default, found = listed[0].id, product.found()
+    beside = [id for id in (default, found) if id in known]
+    times = _times(product, list(dict.fromkeys([*reversed(finalists), *beside])), stopping)
+    return {
+        "linear": product.name,
+        "N": product.N,
+        "K": product.K,
+        "K_slid": product.K_slid,
+        "M": product.M,
+        "output": product.output,
+        "algorithms": len(listed),
+        "wrong": [{"algorithm": algorithm.id, "reason": reason} for algorithm, reason in wrong],
+        "default": default,
+        "default_us": times.get(default),
+        "library": found,
+        "library_us": times.get(found),
+        "top": [
             {
-                "linear": problem.name,
-                "N": problem.N,
-                "K": problem.K,
-                "K_slid": problem.K_slid,
-                "M": problem.M,
-                "algorithms": len(right) + len(wrong),
-                "wrong": [algorithm.id for algorithm in wrong],
-                "default_us": default.median_s * 1e6,
-                "top": [
-                    {"algorithm": algorithm.id, "name": algorithm.name, "latency_us": summary.median_s * 1e6}
-                    for summary, algorithm in again
-                ],
+                "algorithm": id,
+                "name": known[id].name,
+                "latency_us": times[id],
+                "workspace": known[id].workspace,
+                "kernels": product.kernels(id),
             }
-        )
-    return {"schema": 1, "backend": backend.name, "library": backend.version(), "entries": entries}
+            for id in list(times)[:TOP]
+        ],
+    }
+
+
+def _verified(product, algorithms):
+    """(algorithms whose product is right, [(algorithm whose product is wrong, why)])."""
+    right, wrong = [], []
+    for algorithm in algorithms:
+        try:
+            product.verify(algorithm.id)
+            right.append(algorithm)
+        except MeasurementError as error:
+            wrong.append((algorithm, str(error)))
+    if not right:
+        raise MeasurementError(f"{product} has no algorithm whose product is right")
+    return right, wrong
+
+
+def _halved(product, ids):
+    """The finalists among algorithms, by successive halving."""
+    glances = {id: min(product.glance(id), product.glance(id)) for id in ids}
+    ids = [id for id in ids if glances[id] <= max(NOISE_S, SLOW * min(glances.values()))]
+    samples = SAMPLES
+    while len(ids) > FINALISTS:
+        few = timing.Stopping(0, samples, samples, 0.0, math.inf)
+        taken = timing.measure({id: product.sampler(id, quick=True) for id in ids}, few)
+        ids = sorted(ids, key=lambda id: min(taken[id]))[: max(FINALISTS, len(ids) // 4)]
+        samples *= 2
+    return ids
+
+
+def best_of_few(product):
+    """Id of the fastest right algorithm of a product without a table, or the default where there are many."""
+    listed = product.algorithms()
+    if len(listed) > FINALISTS:
+        return listed[0].id
+    right, _ = _verified(product, listed)
+    few = timing.Stopping(1, 8, 8, 0.0, math.inf)
+    return next(iter(_times(product, [algorithm.id for algorithm in right], few)))
+
+
+def _times(product, ids, stopping):
+    """{id: median in microseconds} of algorithms that take turns, the fastest first."""
+    samples = timing.measure({id: product.sampler(id) for id in ids}, stopping)
+    medians = {id: timing.summarize(taken).median_s * 1e6 for id, taken in samples.items()}
+    return dict(sorted(medians.items(), key=lambda pair: pair[1]))
 
 
 def to_csv(table):
-    """The table as CSV text, one row for each of the top algorithms of a problem."""
+    """The table as CSV text, one row for each of the top algorithms of a product."""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for entry in table["entries"]:
         for rank, found in enumerate(entry["top"], start=1):
-            writer.writerow(
-                {name: entry[name] for name in COLUMNS if name in entry}
-                | {"rank": rank, "algorithm": found["algorithm"], "name": found["name"]}
-                | {"latency_us": f"{found['latency_us']:.3f}", "default_us": f"{entry['default_us']:.3f}"}
-            )
+            times = {name: entry.get(name) for name in ("default_us", "library_us")}
+            times["latency_us"] = found["latency_us"]
+            shown = {name: "" if value is None else f"{value:.3f}" for name, value in times.items()}
+            writer.writerow(entry | found | {"rank": rank, "kernels": " ".join(found["kernels"])} | shown)
     return stream.getvalue()
 
 
@@ -72,7 +155,8 @@ class Table:
         self.library = table["library"]
         self._by_shape = {}
         for entry in table["entries"]:
-            self._by_shape.setdefault((entry["N"], entry["K_slid"]), []).append((entry["M"], entry))
+            shape = (entry["N"], entry["K_slid"], entry["output"])
+            self._by_shape.setdefault(shape, []).append((entry["M"], entry))
         for rows in self._by_shape.values():
             rows.sort(key=lambda row: row[0])
 
@@ -91,13 +175,22 @@ class Table:
             )
         return table
 
-    def entry(self, N, K_slid, M):
+    def entry(self, N, K_slid, M, output):
         """The row that serves M, or None if the shape was not tuned at M or above."""
-        rows = self._by_shape.get((N, K_slid), [])
+        rows = self._by_shape.get((N, K_slid, output), [])
         at = bisect_left([m for m, _ in rows], M)
         return rows[at][1] if at < len(rows) else None
 
-    def algorithm(self, N, K_slid, M):
-        """Id of the algorithm to use, or None for the library's default."""
-        entry = self.entry(N, K_slid, M)
-        return entry["top"][0]["algorithm"] if entry else None
+    def algorithm(self, backend, operand, M, output):
+        """Id of the algorithm to use, or None for the library's default.
+
+        The best one that can do the product at M with no more workspace than it was tuned with.
+        """
+        entry = self.entry(operand.N, operand.K, M, output)
+        for found in entry["top"] if entry else []:
+            try:
+                if backend.workspace(operand, M, found["algorithm"], output) <= found["workspace"]:
+                    return found["algorithm"]
+            except MeasurementError:
+                continue
+        return None

@@ -9,15 +9,24 @@ from typing import NamedTuple, Protocol
 
 from slidesparse.errors import MeasurementError
 
-MODULES = {"onednn": "slidesparse.gemm.onednn", "reference": "slidesparse.gemm.reference"}
+MODULES = {
+    "cublaslt": "slidesparse.gemm.cublaslt",
+    "cusparselt": "slidesparse.gemm.cusparselt",
+    "cutlass": "slidesparse.gemm.cutlass",
+    "torch": "slidesparse.gemm.torch_mm",
+    "onednn": "slidesparse.gemm.onednn",
+    "reference": "slidesparse.gemm.reference",
+}
 """Backends that this version runs; configuration.py knows all that can be planned for."""
 
 
 class Algorithm(NamedTuple):
     """One way of a library to do a product; `id` is what is stored and valid only for the library's version."""
 
-    id: int
+    id: int | str
     name: str
+    workspace: int = 0
+    """Bytes that it needs beside operands and output."""
 
 
 class Backend(Protocol):
@@ -25,22 +34,38 @@ class Backend(Protocol):
 
     name: str
     sparse: bool
+    device: str
+    """Where operands, inputs and outputs lie: `cuda` or `cpu`."""
 
     def version(self) -> str:
         """Version of the library; a stored algorithm is refused under another one."""
 
+    def outputs(self, dtype) -> tuple:
+        """Types that a product of `dtype` (INT8 or FP8) can have: INT32, BF16 or FP32. The first is the default."""
+
     def prepare(self, codes):
-        """codes [N, K or K'] int8 or float8_e4m3fn -> an operand.
+        """codes [N, K or K'] int8 or float8_e4m3fn -> an operand on the backend's device.
 
         It has the attributes N, K, dtype, `bytes` (what the library's format stores) and `footprint` (bytes that a
         product reads of it), and `clone()`.
         """
 
-    def algorithms(self, operand, M) -> list[Algorithm]:
+    def algorithms(self, operand, M, output=None) -> list[Algorithm]:
         """Every algorithm that can multiply `operand` with M rows; the first is the library's default."""
 
-    def matmul(self, operand, x, algorithm=0, out=None):
-        """x [M, K or K'] codes -> accumulators [M, N], int32 for INT8 and float32 for FP8, no scale applied."""
+    def workspace(self, operand, M, algorithm, output=None) -> int:
+        """Bytes of workspace that an algorithm needs at M. Raises MeasurementError if it cannot do the product."""
+        return 0
+
+    def found(self, operand, x, output=None):
+        """Id of the algorithm that the library's own search finds for a product, or None if it has no search."""
+        return None
+
+    def matmul(self, operand, x, algorithm=None, output=None, out=None):
+        """x [M, K or K'] codes -> accumulators [M, N] of the type `output`, no scale applied.
+
+        algorithm: an id, or None for the library's default. out: where the product goes, or None for a new tensor.
+        """
 
 
 def backend(name):

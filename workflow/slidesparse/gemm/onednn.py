@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from slidesparse import gemm
 from slidesparse.gemm import Algorithm
 
 
@@ -36,24 +37,28 @@ class Operand:
         return Operand(self.weight.clone(), self.packed.clone())
 
 
-class Backend:
+class Backend(gemm.Backend):
     name = "onednn"
     sparse = False
+    device = "cpu"
 
     def version(self):
         return f"torch {torch.__version__}"
 
+    def outputs(self, dtype):
+        return ("INT32",) if dtype == "INT8" else ("FP32",)
+
     def prepare(self, codes):
         return Operand(codes.contiguous(), codes.t().contiguous())
 
-    def algorithms(self, operand, M):
+    def algorithms(self, operand, M, output=None):
         view = Algorithm(0, "weight [N, K] read as a transposed view")
         if operand.dtype != torch.int8:
             return [view]
         return [view, Algorithm(1, "weight stored as [K, N]")]
 
-    def matmul(self, operand, x, algorithm=0, out=None):
-        weight = operand.weight.t() if algorithm == 0 else operand.packed
+    def matmul(self, operand, x, algorithm=None, output=None, out=None):
+        weight = operand.packed if algorithm == 1 else operand.weight.t()
         if operand.dtype == torch.int8:
             return torch._int_mm(x, weight) if out is None else torch._int_mm(x, weight, out=out)
         one = torch.ones((), dtype=torch.float32)

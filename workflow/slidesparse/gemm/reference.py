@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from slidesparse import gemm
 from slidesparse.errors import MeasurementError
 from slidesparse.gemm import Algorithm
 from slidesparse.slide import compress, lanes
@@ -47,12 +48,16 @@ class Operand:
         return Operand(*copies, self.dtype)
 
 
-class Backend:
+class Backend(gemm.Backend):
     name = "reference"
     sparse = True
+    device = "cpu"
 
     def version(self):
         return f"torch {torch.__version__}"
+
+    def outputs(self, dtype):
+        return ("INT32",) if dtype == "INT8" else ("FP32",)
 
     def prepare(self, codes):
         values, metadata = compress(codes.view(torch.int8))
@@ -68,17 +73,17 @@ class Backend:
         csr = torch.sparse_csr_tensor(rows, columns.reshape(-1), weights.reshape(-1), size=(N, 2 * half))
         return Operand(values, metadata, columns, weights, csr, codes.dtype)
 
-    def algorithms(self, operand, M):
+    def algorithms(self, operand, M, output=None):
         return [Algorithm(0, "gather (embedding_bag)"), Algorithm(1, "sparse CSR")]
 
-    def matmul(self, operand, x, algorithm=0, out=None):
+    def matmul(self, operand, x, algorithm=None, output=None, out=None):
         inputs = x.to(torch.float32).t().contiguous()  # [K', M]
-        if algorithm == 0:
+        if algorithm == 1:
+            product = operand.csr @ inputs
+        else:
             product = torch.nn.functional.embedding_bag(
                 operand.columns, inputs, mode="sum", per_sample_weights=operand.weights
             )
-        else:
-            product = operand.csr @ inputs
         result = product.t()
         if out is not None:
             return out.copy_(result)

@@ -121,8 +121,9 @@ class SlideSparseLinearMethod(LinearMethodBase):
         if self.backend.sparse:
             codes = slide.lift(codes, self.pattern)
         M = codes.shape[0]
-        algorithm = self.table.algorithm(self.operand.N, self.operand.K, M) if self.table else None
-        return self.backend.matmul(self.operand, codes, algorithm or 0), scale
+        output = self.backend.outputs(self.dtype)[0]
+        algorithm = self.table.algorithm(self.backend, self.operand, M, output) if self.table else None
+        return self.backend.matmul(self.operand, codes, algorithm, output), scale
 
     def apply(self, layer, x, bias=None):
         rows = x.reshape(-1, x.shape[-1])

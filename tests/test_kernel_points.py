@@ -1,0 +1,92 @@
+"""Tuning and measuring a kernel point on the CPU backends, with dense rivals in turn."""
+
+import json
+
+import pytest
+import torch
+
+from slidesparse import gemm, kernel_points, tuning
+from slidesparse.errors import MeasurementError
+from slidesparse.kernel_points import Problem, Product, Weight
+from slidesparse.patterns import Pattern
+
+PARAMETERS = {"warmup": 1, "min_samples": 3, "max_samples": 5, "relative_ci": 0.5, "time_limit_s": 0.05}
+REQUEST = {"sparsity": "2_8", "linears": [{"name": "o", "N": 64, "K": 96}], "parameters": PARAMETERS}
+
+
+@pytest.mark.parametrize(("dtype", "output"), [("INT8", "INT32"), ("FP8", "FP32")])
+def test_a_point_names_its_rivals_and_the_paired_speedup(tmp_path, dtype, output):
+    request = REQUEST | {"backend": "reference", "dtype": dtype}
+    table = kernel_points.tune(request | {"M": [16, 32]})
+    assert [entry["M"] for entry in table["entries"]] == [16, 32]
+    path = tmp_path / "2_8.json"
+    path.write_text(json.dumps(table))
+    results = kernel_points.measure(
+        request | {"M": 16, "tuning": str(path), "peers": {"onednn": None, "cublaslt": None, "absent": None}}
+    )
+    (found,) = results["gemms"]
+    assert found["output"] == output and found["exact"] == (dtype == "INT8") or found["error_max_abs"] < 1
+    assert found["cold"]["n"] == found["peers"][0]["cold"]["n"] and found["hot"]["n"] >= 3
+    (rival,) = found["peers"]
+    assert rival["backend"] == "onednn" and rival["speedup"]["n"] == found["cold"]["n"]
+    assert set(results["peers_missing"]) == {"cublaslt", "absent"}
+    json.dumps(results, allow_nan=False)
+
+
+def made(dtype="INT8"):
+    weight = Weight("o", 64, 96, dtype, Pattern("2_8"), "cpu")
+    return Product(Problem(weight, 16), gemm.backend("onednn"), None, 1 << 20, 4)
+
+
+def test_operand_sets_exceed_the_cache_twice_and_are_used_in_turn():
+    product = made()
+    assert product.sets == len(product.operands) == len(product.inputs) == len(product.outputs) == 4
+    assert len({operand.weight.data_ptr() for operand in product.operands}) == 4
+    assert product.operands == product.problem.weight.operands(product.backend, 4)
+
+
+@pytest.mark.parametrize("dtype", ["INT8", "FP8"])
+def test_a_wrong_product_is_refused(dtype):
+    product = made(dtype)
+    product.verify(0, product.sets)
+    product.outputs[2][3, 4] += 1 if dtype == "INT8" else product.problem.largest
+    product.check(2)
+    with pytest.raises(MeasurementError, match="onednn: o at M=16 N=64 K=96 .* is wrong by"):
+        product.check()
+    product.poison()
+    with pytest.raises(MeasurementError, match="wrong by"):
+        product.check(1)
+
+
+def test_a_product_that_is_not_a_number_is_refused():
+    product = made("FP8")
+    product.verify(0)
+    product.outputs[0][0, 0] = float("nan")
+    with pytest.raises(MeasurementError, match="wrong by"):
+        product.check(1)
+
+
+def test_bf16_products_may_be_wrong_by_their_rounding():
+    product = made()
+    product.output = "BF16"
+    product.outputs = [product.problem.reference.to(torch.bfloat16)]
+    product.check(1)
+    product.outputs[0][0, 0] += product.problem.largest / 100
+    with pytest.raises(MeasurementError, match="largest entry"):
+        product.check(1)
+
+
+def test_without_an_algorithm_that_is_right_there_is_no_table(monkeypatch):
+    product = made()
+    monkeypatch.setattr(product, "run", lambda algorithm, i: None)
+    with pytest.raises(MeasurementError, match="has no algorithm whose product is right"):
+        tuning._verified(product, product.algorithms())
+
+
+def test_out_of_memory_is_told(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 3 GiB free")
+
+    monkeypatch.setattr(kernel_points, "Weight", full)
+    with pytest.raises(kernel_points.OutOfMemoryError, match="CUDA out of memory"):
+        kernel_points.tune(REQUEST | {"backend": "onednn", "dtype": "INT8", "M": [16]})

@@ -1,0 +1,16 @@
+# The libraries of the GPU backends. A worker that misses one builds it itself; this is for doing so ahead, without a GPU.
+
+
+rule build_library:
+    output:
+        library="resources/build/cu{cuda}_cc{cc}/libslidesparse_{library}.so",
+        record="resources/build/cu{cuda}_cc{cc}/libslidesparse_{library}.json",
+    log:
+        "resources/build/cu{cuda}_cc{cc}/{library}.log",
+    wildcard_constraints:
+        cuda=r"\d+",
+        cc=r"\d+",
+        library="cublaslt|cusparselt",
+    shell:
+        "{PYTHON} workflow/scripts/build_library.py --library {wildcards.library} --cc {wildcards.cc}"
+        " --cuda {wildcards.cuda} --output {output.library} --owner $PPID 2> {log}"

@@ -1,0 +1,20 @@
+"""Compile the library of a GPU backend, with nvcc and headers but no GPU: resources/build/cu{major}_cc{cc}/lib….so."""
+
+import argparse
+
+from slidesparse import program
+from slidesparse.gemm import build
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--library", required=True, choices=sorted(build.HEADERS))
+parser.add_argument("--cc", required=True, type=int, help="compute capability, such as 90")
+parser.add_argument("--cuda", type=int, help="CUDA major version; default: that of the installed torch, else of nvcc")
+parser.add_argument("--output", required=True, help="path of the library; its record is written beside it (.json)")
+
+
+def main(arguments):
+    build.build(arguments.library, arguments.cc, arguments.output, arguments.cuda)
+
+
+if __name__ == "__main__":
+    program.run(main, parser)

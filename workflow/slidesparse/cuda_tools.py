@@ -1,0 +1,163 @@
+"""Small things that measuring on a GPU needs: comparing, waiting, capturing, and naming kernels.
+
+The kernels are compiled when they are first used, by CuPy, which sees torch's memory through DLPack.
+"""
+
+import ctypes
+from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_void_p
+from functools import cache
+
+import cupy
+import torch
+
+SOURCE = r"""
+// Sum of squares and largest value of |out - reference|; NaN counts as infinity.
+template <class Out>
+__device__ void compared(const Out* out, const double* reference, long long n, double* sum, unsigned long long* most) {
+  double squares = 0, largest = 0;
+  for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n; i += gridDim.x * (long long)blockDim.x) {
+    double d = fabs(double(out[i]) - reference[i]);
+    if (!(d < CUDART_INF)) d = CUDART_INF;
+    squares += d * d;
+    largest = fmax(largest, d);
+  }
+  for (int lane = 16; lane; lane /= 2) {
+    squares += __shfl_down_sync(~0u, squares, lane);
+    largest = fmax(largest, __shfl_down_sync(~0u, largest, lane));
+  }
+  if (threadIdx.x % 32 == 0) {
+    atomicAdd(sum, squares);
+    atomicMax(most, __double_as_longlong(largest));  // doubles that are not negative are ordered as their bits
+  }
+}
+
+struct BF16 {
+  unsigned short bits;
+  __device__ explicit operator double() const { return __uint_as_float(unsigned(bits) << 16); }
+};
+
+extern "C" __global__ void compare_bf16(const BF16* out, const double* reference, long long n, double* sum,
+                                        unsigned long long* most) {
+  compared(out, reference, n, sum, most);
+}
+
+extern "C" __global__ void compare_int32(const int* out, const double* reference, long long n, double* sum,
+                                         unsigned long long* most) {
+  compared(out, reference, n, sum, most);
+}
+
+extern "C" __global__ void wait_ns(unsigned long long ns) {
+  unsigned long long begin, now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
+  do {
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  } while (now - begin < ns);
+}
+"""
+
+
+@cache
+def _kernel(name):
+    source = "#define CUDART_INF __longlong_as_double(0x7ff0000000000000ULL)\n" + SOURCE
+    return _module(source).get_function(name)
+
+
+@cache
+def _module(source):
+    return cupy.RawModule(code=source, options=("-std=c++17",))
+
+
+def _launch(name, blocks, threads, arguments):
+    current = torch.cuda.current_stream()
+    shared = hasattr(cupy.cuda.Stream, "from_external") and hasattr(current, "__cuda_stream__")
+    with cupy.cuda.Stream.from_external(current) if shared else cupy.cuda.ExternalStream(current.cuda_stream):
+        _kernel(name)((blocks,), (threads,), arguments)
+
+
+def error(out, reference):
+    """(Frobenius norm, largest absolute value) of out - reference; NaN counts as infinity.
+
+    out: int32 or bfloat16, contiguous, on the GPU. reference: float64 of the same shape.
+    """
+    sums = torch.zeros(2, dtype=torch.float64, device=out.device)
+    kernel, view = ("compare_int32", out) if out.dtype == torch.int32 else ("compare_bf16", out.view(torch.int16))
+    operands = [cupy.from_dlpack(tensor.detach()) for tensor in (view, reference, sums[:1], sums[1:])]
+    blocks = min(2048, -(-out.numel() // 256))
+    _launch(kernel, blocks, 256, (*operands[:2], out.numel(), *operands[2:]))
+    squares, largest = sums.tolist()
+    return squares**0.5, largest
+
+
+def wait(ns):
+    """Keep the current stream busy for so many nanoseconds."""
+    _launch("wait_ns", 1, 1, (ns,))
+
+
+@cache
+def _side_stream():
+    return torch.cuda.Stream()
+
+
+@cache
+def _anchor():
+    """A graph that is never replayed; the memory that graphs share lives as long as one of them does."""
+    return _captured(lambda: torch.zeros(1, device="cuda"), torch.cuda.CUDAGraph(), None)
+
+
+def captured(work, keep=False):
+    """CUDA graph of what `work()` starts on the current stream. All graphs share their memory: replay one at a time.
+
+    Unlike torch.cuda.graph it neither collects garbage nor empties caches, which takes longer than a measurement.
+    keep: keep the graph's description, for `kernels`.
+    """
+    return _captured(work, torch.cuda.CUDAGraph(keep_graph=keep), _anchor().pool())
+
+
+def _captured(work, graph, pool):
+    stream = _side_stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        graph.capture_begin(*([pool] if pool else []))
+        try:
+            work()
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream().wait_stream(stream)
+    return graph
+
+
+class _KernelNode(ctypes.Structure):
+    """CUDA_KERNEL_NODE_PARAMS_v2 of cuda.h."""
+
+    _fields_ = [
+        ("func", c_void_p),
+        ("launch", c_uint * 7),
+        ("kernel_params", c_void_p),
+        ("extra", c_void_p),
+        ("kern", c_void_p),
+        ("ctx", c_void_p),
+    ]
+
+
+def kernels(work):
+    """Names of the kernels that `work()` starts, in order; empty where the driver does not tell."""
+    graph = captured(work, keep=True)
+    cuda = ctypes.CDLL("libcuda.so.1")
+    if not all(hasattr(cuda, name) for name in ("cuGraphKernelNodeGetParams_v2", "cuFuncGetName", "cuKernelGetName")):
+        return []
+    raw, count = c_void_p(graph.raw_cuda_graph()), c_size_t()
+    if cuda.cuGraphGetNodes(raw, None, byref(count)):
+        return []
+    nodes = (c_void_p * count.value)()
+    cuda.cuGraphGetNodes(raw, nodes, byref(count))
+    names = []
+    for node in nodes:
+        kind, parameters, name = c_int(), _KernelNode(), c_char_p()
+        if cuda.cuGraphNodeGetType(c_void_p(node), byref(kind)) or kind.value != 0:  # 0: a kernel
+            continue
+        if cuda.cuGraphKernelNodeGetParams_v2(c_void_p(node), byref(parameters)):
+            continue
+        ask, function = ("cuFuncGetName", parameters.func) if parameters.func else ("cuKernelGetName", parameters.kern)
+        if not getattr(cuda, ask)(byref(name), c_void_p(function)):
+            names.append(name.value.decode())
+    return names

@@ -1,0 +1,59 @@
+"""What the dense GPU libraries share: the weight as it is stored, and the types of products."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+OUTPUTS = {"INT32": torch.int32, "BF16": torch.bfloat16, "FP32": torch.float32}
+"""Names of a product's type, as points and tables spell them."""
+
+DTYPES = {torch.int8: "INT8", torch.float8_e4m3fn: "FP8"}
+
+ROWS = 16
+"""Tensor cores take rows of activations in multiples of this."""
+
+
+@dataclass
+class Operand:
+    """A dense weight [N, K], row-major."""
+
+    weight: torch.Tensor
+
+    @property
+    def N(self):
+        return self.weight.shape[0]
+
+    @property
+    def K(self):
+        return self.weight.shape[1]
+
+    @property
+    def dtype(self):
+        return self.weight.dtype
+
+    @property
+    def bytes(self):
+        return self.weight.numel()
+
+    footprint = bytes
+
+    def clone(self):
+        return Operand(self.weight.clone())
+
+
+def whole_rows(M):
+    """Rows that a product of M rows is done with."""
+    return -(-M // ROWS) * ROWS
+
+
+def padded(x):
+    """x [M, K] with rows of zeros up to `whole_rows(M)`."""
+    missing = -x.shape[0] % ROWS
+    return torch.nn.functional.pad(x.view(torch.int8), (0, 0, 0, missing)).view(x.dtype) if missing else x
+
+
+@lru_cache(maxsize=64)
+def ones(rows, columns, device):
+    """Scales that change nothing, [rows, columns] float32."""
+    return torch.ones(rows, columns, dtype=torch.float32, device=device)

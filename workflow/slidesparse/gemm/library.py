@@ -1,0 +1,125 @@
+"""Loading a library of csrc/ beside the vendor's library that it calls, and calling it.
+
+One process uses one GPU: the vendor's handle belongs to the GPU that was current at the first call.
+"""
+
+import ctypes
+import json
+from ctypes import byref, c_char_p, c_int32, c_int64
+from functools import cache, lru_cache
+
+import torch
+
+from slidesparse.errors import HardwareError, MeasurementError
+from slidesparse.files import sha256_file
+from slidesparse.gemm import build
+
+TYPES = {torch.int8: 3, torch.float8_e4m3fn: 28, "INT32": 10, "BF16": 14}
+"""cudaDataType of codes and of products."""
+
+VENDORS = {
+    "cublaslt": ("cuBLASLt", "libcublasLt.so.{cuda}", "nvidia-cublas"),
+    "cusparselt": ("cuSPARSELt", "libcusparseLt.so.0", "nvidia-cusparselt"),
+}
+"""Per library the vendor's name for what it calls, the file that has it, and the package that has the file."""
+
+
+class Problem(ctypes.Structure):
+    """Mirrors `Problem` in csrc/common/problem.h."""
+
+    _fields_ = [(name, c_int64) for name in ("M", "N", "K")] + [
+        (name, c_int32) for name in ("input", "output", "option")
+    ]
+
+
+@lru_cache(maxsize=4096)
+def problem(M, N, K, dtype, output, option=0):
+    """Reference to the Problem of a product; dtype: torch's of the codes, output: INT32 or BF16."""
+    return byref(Problem(M, N, K, TYPES[dtype], TYPES[output], option))
+
+
+class Library:
+    """A library of csrc/: `call` runs one of its functions and turns its status into an exception."""
+
+    def __init__(self, name, path, vendor, signatures):
+        """path: of our library. vendor: path of the vendor's, or a name that the loader knows.
+
+        signatures: {function: types of its arguments}. Raises HardwareError if one of them cannot be loaded or if the
+        vendor's version is not the one that ours was compiled for.
+        """
+        title, _, package = VENDORS[name]
+        try:
+            ctypes.CDLL(str(vendor), mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise HardwareError(f"{title} cannot be loaded ({error}): install {package}") from None
+        try:
+            self._functions = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise HardwareError(f"{path} cannot be loaded ({error}): delete it to build it again") from None
+        self._functions.slidesparse_last_error.restype = c_char_p
+        for function, types in signatures.items():
+            getattr(self._functions, function).argtypes = types
+        compiled, loaded = self.versions()
+        if compiled != loaded:
+            raise HardwareError(
+                f"{path} was compiled for {title} {_dotted(compiled)} and {_dotted(loaded)} is installed, whose objects"
+                " may have other sizes: delete it to build it again"
+            )
+        self.version = f"{title} {_dotted(loaded)}"
+        self.sha256 = sha256_file(path)
+
+    def versions(self):
+        """(version that ours was compiled for, version that is loaded), as major * 10000 + minor * 100 + patch."""
+        compiled, loaded = c_int64(), c_int64()
+        self._functions.slidesparse_version(byref(compiled), byref(loaded))
+        return compiled.value, loaded.value
+
+    def plans(self):
+        """Number of plans that are kept."""
+        return self._functions.slidesparse_plans()
+
+    def call(self, function, *arguments):
+        """Run slidesparse_`function`. Raises MeasurementError with the library's sentence."""
+        if getattr(self._functions, f"slidesparse_{function}")(*arguments):
+            raise MeasurementError(self._functions.slidesparse_last_error().decode())
+
+
+def _dotted(version):
+    return f"{version // 10000}.{version // 100 % 100}.{version % 100}"
+
+
+@cache
+def load(name, signatures):
+    """The library of a backend for this machine's GPU, compiled first if it is missing or its sources have changed.
+
+    signatures: {function: types} as a tuple of pairs.
+    """
+    if not torch.cuda.is_available():
+        raise HardwareError(f"backend {name} needs an NVIDIA GPU and a torch built for it, and there is none here")
+    cuda = build.cuda_major()
+    major, minor = torch.cuda.get_device_capability()
+    path = build.library_path(name, cuda, major * 10 + minor)
+    if not _is_current(name, path):
+        build.build(name, major * 10 + minor, path, cuda)
+    return Library(name, path, find_vendor(name, cuda), dict(signatures))
+
+
+def _is_current(name, path):
+    """True if a library was compiled from the sources as they are, and nobody has changed it."""
+    try:
+        record = json.loads(path.with_suffix(".json").read_text())
+        return record["sources"] == build.sources_digest(name) and record["sha256"] == sha256_file(path)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def find_vendor(name, cuda):
+    """Path of the vendor's library in the installed wheels, or its bare name for the system's loader."""
+    file = VENDORS[name][1].format(cuda=cuda)
+    found = (folder / "lib" / file for folder in build.wheel_folders())
+    return next((path for path in found if path.is_file()), file)
+
+
+def stream(tensor):
+    """Handle of the stream that work on `tensor` goes to."""
+    return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else None
