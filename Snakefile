@@ -8,6 +8,10 @@ min_version("9.20")
 configfile: "config/config.yaml"
 
 
+# For --software-deployment-method apptainer; made with: apptainer build envs/container.sif envs/container.def
+container: "envs/container.sif"
+
+
 include: "workflow/rules/common.smk"
 
 
@@ -27,13 +31,6 @@ include: "workflow/rules/tuning.smk"
 include: "workflow/rules/kernel.smk"
 include: "workflow/rules/throughput.smk"
 include: "workflow/rules/report.smk"
-
-
-localrules:
-    all,
-    kernel,
-    prefill,
-    decode,
 
 
 # Every planned point, its CSVs and a report for each hardware.

@@ -8,10 +8,10 @@ from slidesparse import configuration, hardware, program, records
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import write_json
 
-PYTHON = sys.executable
 POINT = "results/{}/{}/{}/{}/{}/{}/M{}.json"
 TABLE = "results/{0}/{1}/{2}/{3}/{4}/{5}/{2}-{3}_{1}.csv"
 
+program.find_own_programs()
 try:
     config = configuration.validated(config)
     PLANS = {key: configuration.planned(config, key) for key in configuration.hardware_keys(config)}
@@ -29,11 +29,11 @@ PARAMETERS = {
     for key, plan in PLANS.items()
 }
 
-# The command of every measured point; results/{hardware}/plan.json tells it what else its worker will be asked for.
+# The command of every measured point; plan.json tells its worker what else it will be asked for.
 MEASURE = (
-    "{PYTHON} workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
+    "python3 workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
     " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --log {log}"
-    " --owner $PPID --idle {config[resident][idle_s]} 2> {log}"
+    " --owner $PPID 2> {log}"
 )
 
 # Points by configuration. PRIORITY keeps the points of one engine together, in the order of the table.
@@ -53,15 +53,8 @@ def engine_priority(w):
     return PRIORITY.get((w.hardware, w.model, w.dtype, w.backend, w.sparsity, False), 0)
 
 
-def plan(key):
-    """What the configuration asks of one hardware, for gathering and reporting."""
-    asked = {}
-    for (hw, stage, *names), points in POINTS.items():
-        if hw == key:
-            asked.setdefault(stage, {})["/".join(names)] = [records.key_of(point)["M"] for point in points]
-    return {"points": asked, "left_out": LEFT_OUT[key], "parameters": PLANS[key]["measure"]}
-
-
+if config["hardware"] == "auto" and hardware.detect().note:
+    print(hardware.detect().note, file=sys.stderr)
 for key, omitted in LEFT_OUT.items():
     for item in omitted:
         print(f"{item['dtype']} is left out on {key}: {item['reason']}", file=sys.stderr)
@@ -71,4 +64,4 @@ for key, omitted in LEFT_OUT.items():
 onstart:
     program.hold_lock(".snakemake/slidesparse.lock")
     for key in PLANS:
-        write_json(f"results/{key}/plan.json", plan(key))
+        write_json(f"results/{key}/plan.json", configuration.plan(config, key))

@@ -9,11 +9,11 @@ rule measure_kernel:
         "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
     log:
         "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
-    params:
-        protocol=records.PROTOCOL["kernel"],
-        parameters=lambda w: PARAMETERS[w.hardware]["kernel"],
     priority: len(ROWS) + 1
     resources:
         gpu=1,
+    params:
+        protocol=records.PROTOCOL["kernel"],
+        parameters=lambda w: PARAMETERS[w.hardware]["kernel"],
     shell:
         MEASURE

@@ -124,6 +124,23 @@ def matrix(config, hardware_key):
     ]
 
 
+def plan(config, hardware_key):
+    """What a validated configuration asks of one hardware key, as it is stored for workers, gathering and reporting.
+
+    {"points": {stage: {"model/dtype/backend/sparsity": [M, …]}}, "left_out": as `left_out`, "parameters": measuring
+    parameters by stage, "idle_s": seconds after which an idle worker ends}
+    """
+    points = {}
+    for stage, *names, M in matrix(config, hardware_key):
+        points.setdefault(stage, {}).setdefault("/".join(names), []).append(M)
+    return {
+        "points": points,
+        "left_out": left_out(config, hardware_key),
+        "parameters": planned(config, hardware_key)["measure"],
+        "idle_s": config["resident"]["idle_s"],
+    }
+
+
 def _runs(plan, stage):
     """[(backend, sparsity)] of a stage."""
     backends, patterns = plan["backends"], plan[stage]["sparsity"]

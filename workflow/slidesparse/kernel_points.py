@@ -85,7 +85,7 @@ class Problem:
             )
         return right, wrong
 
-    def time(self, algorithm, stopping, clock, hot=False):
+    def time(self, algorithm, stopping, clock=timing, hot=False):
         """Summary of the algorithm's time, cold unless `hot`."""
         return clock.measure(lambda i: self.run(algorithm, i), 1 if hot else self.sets, stopping)
 
@@ -98,7 +98,9 @@ def problems(request, Ms):
     for M in Ms:
         for linear in request["linears"]:
             name, N, K = linear["name"], linear["N"], linear["K"]
-            yield Problem(name, N, K, M, request["dtype"], pattern, backend, cache, request["parameters"]["max_samples"])
+            yield Problem(
+                name, N, K, M, request["dtype"], pattern, backend, cache, request["parameters"]["max_samples"]
+            )
 
 
 def tune(request):

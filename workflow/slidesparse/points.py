@@ -13,15 +13,18 @@ from slidesparse.files import read_json, write_atomic, write_json
 LOGS = ".snakemake/slidesparse"
 """Where the workers' logs lie, below the working directory."""
 
+IDLE_S = 600
+"""Seconds after which an idle worker ends where no plan says otherwise."""
+
 MARGIN_S = 900
 """Seconds that a worker may take beyond a measurement's own time limit: loading, converting, compiling."""
 
 
-def measure(output, basis, table, parameters, *, plan, resources, log, worker):
+def measure(output, basis, table, parameters, *, resources, log, worker):
     """Measure the point that belongs at `output` and write it there; a failure is recorded beside it and raised.
 
-    basis: path of shape.json (kernel) or of the checkpoint's manifest. table: path of the tuning table. plan: path of
-    the hardware's plan.json, or None; it sizes an engine that is started for this point.
+    basis: path of shape.json (kernel) or of the checkpoint's manifest. table: path of the tuning table.
+    worker: program.Worker; its plan sizes an engine that is started for this point.
     """
     key = records.key_of(output)
     start = time.monotonic()
@@ -33,7 +36,7 @@ def measure(output, basis, table, parameters, *, plan, resources, log, worker):
             kind, request["linears"] = "kernel", read_json(basis, RecordError)["linears"]
         else:
             kind = "engine"
-            request |= {"manifest": str(basis), "root": str(resources), "largest": _largest(plan)}
+            request |= {"manifest": str(basis), "root": str(resources), "largest": _largest(worker.plan)}
         reason = None
         try:
             results = _ask(kind, request, parameters["time_limit_s"], worker)
@@ -47,14 +50,11 @@ def measure(output, basis, table, parameters, *, plan, resources, log, worker):
 
 
 def _largest(plan):
-    """[stage, largest M, parameters] of the engine stages of a plan, if there is one."""
-    if plan is None or not Path(plan).exists():
-        return []
-    content = read_json(plan, RecordError)
+    """[[stage, largest M, parameters]] of the engine stages of a plan."""
     return [
-        [stage, max(M for Ms in content["points"][stage].values() for M in Ms), content["parameters"][stage]]
+        [stage, max(M for Ms in plan["points"][stage].values() for M in Ms), plan["parameters"][stage]]
         for stage in ("prefill", "decode")
-        if content["points"].get(stage)
+        if plan.get("points", {}).get(stage)
     ]
 
 
@@ -88,7 +88,7 @@ def _ask(kind, request, limit, worker):
         f"slidesparse.handlers:{kind}",
         request,
         worker.owner,
-        idle=worker.idle,
+        idle=worker.plan.get("idle_s", IDLE_S),
         log=f"{LOGS}/{kind}.log",
         timeout=None if limit is None else limit + MARGIN_S,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from slidesparse import hardware
 from slidesparse.errors import RecordError
 from slidesparse.files import digest, read_json, sha256_file, write_json
+from slidesparse.handlers import SETTINGS
 
 SCHEMA = 1
 
@@ -75,7 +76,7 @@ def write_point(path, asked, results, *, seconds, resident, reason=None):
             "request": asked,
             "results": results or {},
             "hardware": hardware.provenance(),
-            "software": hardware.software(),
+            "software": hardware.software() | {"settings": SETTINGS},
             "run": {
                 "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "seconds": round(seconds, 3),

@@ -30,7 +30,7 @@ def search(backend, problems, stopping):
         best = [algorithm for _, algorithm in sorted(first, key=lambda pair: pair[0].median_s)[:TOP]]
         again = [(problem.time(algorithm, stopping, timing), algorithm) for algorithm in reversed(best)]
         again.sort(key=lambda pair: pair[0].median_s)
-        default = dict((a.id, summary) for summary, a in first + again)[right[0].id]
+        default = {a.id: summary for summary, a in first + again}[right[0].id]
         entries.append(
             {
                 "linear": problem.name,
