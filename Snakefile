@@ -38,18 +38,19 @@ rule all:
     default_target: True
     input:
         REPORTS,
+        planned(),
 
 
 rule kernel:
     input:
-        tables("kernel"),
+        planned("kernel"),
 
 
 rule prefill:
     input:
-        tables("prefill"),
+        planned("prefill"),
 
 
 rule decode:
     input:
-        tables("decode"),
+        planned("decode"),

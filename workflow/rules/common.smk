@@ -1,4 +1,5 @@
 # The configuration, checked, and the matrix of points as a table: what is planned, in which order, with what.
+import functools
 import json
 import sys
 
@@ -22,18 +23,22 @@ except SlideSparseError as error:
 
 REPORTS = [f"results/{key}/report.md" for key in PLANS]
 REGISTRY = {name: json.dumps(entry, sort_keys=True) for name, entry in config["registry"].items()}
+SHAPES = {name: json.dumps({"shape": entry["shape"]}, sort_keys=True) for name, entry in config["registry"].items()}
 
-# Measuring parameters as JSON, by hardware and stage: a changed value measures the points of its stage again.
-PARAMETERS = {
-    key: {stage: json.dumps(parameters, sort_keys=True) for stage, parameters in plan["measure"].items()}
-    for key, plan in PLANS.items()
-}
 
-# The command of every measured point; plan.json tells its worker what else it will be asked for.
+@functools.cache
+def measuring(key, stage):
+    """Measuring parameters of a stage on one hardware, as JSON: a changed value measures the stage's points again."""
+    how = (PLANS.get(key) or configuration.planned(config, key))["measure"][stage]
+    return json.dumps(records.deciding(stage, how), sort_keys=True)
+
+
+# The command of every measured point; plan.json tells its worker what else it will be asked for. In braces, so that the
+# log has what the shell says of a program that was killed.
 MEASURE = (
-    "python3 workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
+    "{{ python3 workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
     " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --log {log}"
-    " --owner $PPID 2> {log}"
+    " --owner $PPID; }} 2> {log}"
 )
 
 # Points by configuration. PRIORITY keeps the points of one engine together, in the order of the table.
@@ -44,9 +49,10 @@ for hw, stage, model, dtype, backend, sparsity, m in ROWS:
     PRIORITY.setdefault((hw, model, dtype, backend, sparsity, stage == "kernel"), len(ROWS) - len(PRIORITY))
 
 
-def tables(stage=None):
-    """The CSVs of every planned configuration (of one stage)."""
-    return [TABLE.format(*key) for key in POINTS if stage in (None, key[1])]
+def planned(stage=None):
+    """Every planned point and CSV (of one stage). The points too, or nobody would miss one that was deleted."""
+    keys = [key for key in POINTS if stage in (None, key[1])]
+    return [point for key in keys for point in POINTS[key]] + [TABLE.format(*key) for key in keys]
 
 
 def engine_priority(w):

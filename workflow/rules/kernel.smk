@@ -14,6 +14,6 @@ rule measure_kernel:
         gpu=1,
     params:
         protocol=records.PROTOCOL["kernel"],
-        parameters=lambda w: PARAMETERS[w.hardware]["kernel"],
+        parameters=lambda w: measuring(w.hardware, "kernel"),
     shell:
         MEASURE

@@ -7,7 +7,7 @@ rule describe_model:
     log:
         "results/models/{model}/shape.log",
     params:
-        entry=lambda w: REGISTRY[w.model],
+        entry=lambda w: SHAPES[w.model],
     shell:
         "python3 workflow/scripts/describe_model.py --model {wildcards.model} --entry {params.entry:q}"
         " --output {output} --owner $PPID 2> {log}"

@@ -9,7 +9,7 @@ rule gather_points:
     log:
         "results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/gather.log",
     params:
-        parameters=lambda w: PARAMETERS[w.hardware][w.stage],
+        parameters=lambda w: measuring(w.hardware, w.stage),
     shell:
         "python3 workflow/scripts/gather_points.py --points {input} --parameters {params.parameters:q}"
         " --output {output} --owner $PPID 2> {log}"
@@ -43,4 +43,5 @@ rule report:
 
 # After a failure the report is made of what there is.
 onerror:
-    shell("python3 workflow/scripts/write_reports.py --sources {config[report][sources]}")
+    for key in PLANS:
+        shell("python3 workflow/scripts/write_reports.py --hardware {key} --sources {config[report][sources]}")

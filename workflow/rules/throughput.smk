@@ -14,7 +14,7 @@ rule measure_prefill:
         gpu=1,
     params:
         protocol=records.PROTOCOL["prefill"],
-        parameters=lambda w: PARAMETERS[w.hardware]["prefill"],
+        parameters=lambda w: measuring(w.hardware, "prefill"),
     shell:
         MEASURE
 
@@ -32,6 +32,6 @@ rule measure_decode:
         gpu=1,
     params:
         protocol=records.PROTOCOL["decode"],
-        parameters=lambda w: PARAMETERS[w.hardware]["decode"],
+        parameters=lambda w: measuring(w.hardware, "decode"),
     shell:
         MEASURE

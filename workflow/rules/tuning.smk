@@ -15,8 +15,8 @@ rule tune_backend:
         gpu=1,
     params:
         protocol=records.PROTOCOL["tune"],
-        M=lambda w: PLANS[w.hardware]["tune"]["M"],
-        parameters=lambda w: PARAMETERS[w.hardware]["tune"],
+        M=lambda w: configuration.planned(config, w.hardware)["tune"]["M"],
+        parameters=lambda w: measuring(w.hardware, "tune"),
     shell:
         "python3 workflow/scripts/tune_backend.py --output {output.json} --basis {input} --M {params.M}"
         " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --owner $PPID 2> {log}"

@@ -16,21 +16,32 @@ LOGS = ".snakemake/slidesparse"
 IDLE_S = 600
 """Seconds after which an idle worker ends where no plan says otherwise."""
 
+LIMIT_S = 600
+"""Time limit of a point where neither plan nor parameters name one."""
+
 MARGIN_S = 900
 """Seconds that a worker may take beyond a measurement's own time limit: loading, converting, compiling."""
+
+UNFINISHED = "its program ended before the measurement did: it was killed, or the log says why"
+"""What is recorded of a point while it is measured, since a program that is killed records nothing."""
 
 
 def measure(output, basis, table, parameters, *, resources, log, worker):
     """Measure the point that belongs at `output` and write it there; a failure is recorded beside it and raised.
+
+    On other hardware than the path's nothing is written.
 
     basis: path of shape.json (kernel) or of the checkpoint's manifest. table: path of the tuning table.
     worker: program.Worker; its plan sizes an engine that is started for this point.
     """
     key = records.key_of(output)
     start = time.monotonic()
+    hardware.check(key["hardware"])
+    records.write_failure(output, UNFINISHED, log)
     try:
-        hardware.check(key["hardware"])
         asked = records.request(key, parameters, basis, table)
+        limit = worker.plan.get("parameters", {}).get(key["stage"], {}).get("time_limit_s", LIMIT_S)
+        parameters = {"time_limit_s": limit} | parameters
         request = key | {"parameters": parameters, "tuning": str(table)}
         if key["stage"] == "kernel":
             kind, request["linears"] = "kernel", read_json(basis, RecordError)["linears"]
@@ -80,7 +91,9 @@ def tune(output, basis, Ms, parameters, *, worker):
 
 def _ask(kind, request, limit, worker):
     """Results of a request, from the resident worker or from this process."""
-    request = request | {"worker": f"{request['hardware']}/{kind}"}
+    # One worker a GPU, so that no idle engine holds the memory of another point; on a CPU both kinds fit.
+    gpu = hardware.parse(request["hardware"]).cc
+    request = request | {"worker": request["hardware"] if gpu else f"{request['hardware']}/{kind}"}
     if not worker.resident:
         return resident.here(f"slidesparse.handlers:{kind}", request)
     Path(LOGS).mkdir(parents=True, exist_ok=True)

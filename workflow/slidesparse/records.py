@@ -39,12 +39,19 @@ def key_of(path):
     return match.groupdict() | {"M": int(match["M"])}
 
 
+def deciding(stage, parameters):
+    """The measuring parameters that decide a point's value; an engine's time limit only ends what takes too long."""
+    ends = {"time_limit_s"} if stage in ("prefill", "decode") else set()
+    return {name: value for name, value in parameters.items() if name not in ends}
+
+
 def request(key, parameters, basis, tuning):
     """The request of a point and its digest.
 
     basis: path of the model's shape (kernel) or of the checkpoint's manifest (prefill, decode). tuning: path of the
     tuning table. parameters: the stage's measuring parameters.
     """
+    parameters = deciding(key["stage"], parameters)
     asked = {
         "key": key,
         "protocol": PROTOCOL[key["stage"]],
