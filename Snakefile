@@ -8,6 +8,10 @@ min_version("9.20")
 configfile: "config/config.yaml"
 
 
+# For --software-deployment-method apptainer; made with: apptainer build envs/container.sif envs/container.def
+container: "envs/container.sif"
+
+
 include: "workflow/rules/common.smk"
 
 
@@ -30,30 +34,24 @@ include: "workflow/rules/throughput.smk"
 include: "workflow/rules/report.smk"
 
 
-localrules:
-    all,
-    kernel,
-    prefill,
-    decode,
-
-
 # Every planned point, its CSVs and a report for each hardware.
 rule all:
     default_target: True
     input:
         REPORTS,
+        planned(),
 
 
 rule kernel:
     input:
-        tables("kernel"),
+        planned("kernel"),
 
 
 rule prefill:
     input:
-        tables("prefill"),
+        planned("prefill"),
 
 
 rule decode:
     input:
-        tables("decode"),
+        planned("decode"),

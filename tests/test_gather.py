@@ -203,7 +203,8 @@ def requested(root, stage, M, parameters):
     basis = root / ("models/BitNet-2B/shape.json" if stage == "kernel" else "checkpoints/BitNet-2B/INT8/dense.json")
     write_json(basis, {"linears": [{"name": name} for name in synthetic.LINEARS]})
     file = synthetic.path(root, stage, M)
-    asked = records.request(records.key_of(file), parameters, basis, tuning)
+    peers = {"cutlass": None, "torch": None} if stage == "kernel" else {}  # rivals of cublaslt, which need no table
+    asked = records.request(records.key_of(file), parameters, basis, tuning, peers)
     write_json(file, synthetic.point(file) | {"request": asked})
     return file, basis, tuning
 

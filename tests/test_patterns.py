@@ -27,7 +27,9 @@ def test_expanded_length(name, K, K_slid):
     assert Pattern(name).K_slid(K) == K_slid
 
 
-@pytest.mark.parametrize(("name", "bound"), [("2_4", 2.0), ("2_6", 1.5), ("2_8", 4 / 3), ("2_10", 1.25), ("2_inf", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "bound"), [("2_4", 2.0), ("2_6", 1.5), ("2_8", 4 / 3), ("2_10", 1.25), ("2_inf", 1.0)]
+)
 def test_bound(name, bound):
     assert Pattern(name).bound == pytest.approx(bound)
 

@@ -12,5 +12,5 @@ rule build_library:
         cc=r"\d+",
         library="cublaslt|cusparselt",
     shell:
-        "{PYTHON} workflow/scripts/build_library.py --library {wildcards.library} --cc {wildcards.cc}"
+        "python3 workflow/scripts/build_library.py --library {wildcards.library} --cc {wildcards.cc}"
         " --cuda {wildcards.cuda} --output {output.library} --owner $PPID 2> {log}"

@@ -11,5 +11,5 @@ rule convert_checkpoint:
     benchmark:
         "results/tasks/{model}/{dtype}/{sparsity}/convert_checkpoint.tsv"
     shell:
-        "{PYTHON} workflow/scripts/convert_checkpoint.py --model-manifest {input} --dtype {wildcards.dtype}"
+        "python3 workflow/scripts/convert_checkpoint.py --model-manifest {input} --dtype {wildcards.dtype}"
         " --sparsity {wildcards.sparsity} --output {output} --owner $PPID 2> {log}"

@@ -1,4 +1,5 @@
 # The configuration, checked, and the matrix of points as a table: what is planned, in which order, with what.
+import functools
 import json
 import sys
 
@@ -8,10 +9,10 @@ from slidesparse import configuration, hardware, program, records
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import write_json
 
-PYTHON = sys.executable
 POINT = "results/{}/{}/{}/{}/{}/{}/M{}.json"
 TABLE = "results/{0}/{1}/{2}/{3}/{4}/{5}/{2}-{3}_{1}.csv"
 
+program.find_own_programs()
 try:
     config = configuration.validated(config)
     PLANS = {key: configuration.planned(config, key) for key in configuration.hardware_keys(config)}
@@ -22,19 +23,29 @@ except SlideSparseError as error:
 
 REPORTS = [f"results/{key}/report.md" for key in PLANS]
 REGISTRY = {name: json.dumps(entry, sort_keys=True) for name, entry in config["registry"].items()}
+SHAPES = {name: json.dumps({"shape": entry["shape"]}, sort_keys=True) for name, entry in config["registry"].items()}
 
-# Measuring parameters as JSON, by hardware and stage: a changed value measures the points of its stage again.
-PARAMETERS = {
-    key: {stage: json.dumps(parameters, sort_keys=True) for stage, parameters in plan["measure"].items()}
-    for key, plan in PLANS.items()
-}
 
-# The command of every measured point; results/{hardware}/plan.json tells it what else its worker will be asked for.
+@functools.cache
+def measuring(key, stage):
+    """Measuring parameters of a stage on one hardware, as JSON: a changed value measures the stage's points again."""
+    how = (PLANS.get(key) or configuration.planned(config, key))["measure"][stage]
+    return json.dumps(records.deciding(stage, how), sort_keys=True)
+
+
+# The command of every measured point; plan.json tells its worker what else it will be asked for. In braces, so that the
+# log has what the shell says of a program that was killed.
 MEASURE = (
-    "{PYTHON} workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
-    " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --log {log}"
-    " --owner $PPID --idle {config[resident][idle_s]} 2> {log}"
+    "{{ python3 workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
+    " --parameters {params.parameters:q} --peers {params.peers} --plan results/{wildcards.hardware}/plan.json"
+    " --log {log} --owner $PPID; }} 2> {log}"
 )
+
+
+def peers(w):
+    """Dense backends that a kernel point is measured in turn with, and their tuning tables."""
+    return configuration.peers("results", w.hardware, w.model, w.dtype, w.backend)
+
 
 # Points by configuration. PRIORITY keeps the points of one engine together, in the order of the table.
 POINTS, PRIORITY = {}, {}
@@ -44,24 +55,18 @@ for hw, stage, model, dtype, backend, sparsity, m in ROWS:
     PRIORITY.setdefault((hw, model, dtype, backend, sparsity, stage == "kernel"), len(ROWS) - len(PRIORITY))
 
 
-def tables(stage=None):
-    """The CSVs of every planned configuration (of one stage)."""
-    return [TABLE.format(*key) for key in POINTS if stage in (None, key[1])]
+def planned(stage=None):
+    """Every planned point and CSV (of one stage). The points too, or nobody would miss one that was deleted."""
+    keys = [key for key in POINTS if stage in (None, key[1])]
+    return [point for key in keys for point in POINTS[key]] + [TABLE.format(*key) for key in keys]
 
 
 def engine_priority(w):
     return PRIORITY.get((w.hardware, w.model, w.dtype, w.backend, w.sparsity, False), 0)
 
 
-def plan(key):
-    """What the configuration asks of one hardware, for gathering and reporting."""
-    asked = {}
-    for (hw, stage, *names), points in POINTS.items():
-        if hw == key:
-            asked.setdefault(stage, {})["/".join(names)] = [records.key_of(point)["M"] for point in points]
-    return {"points": asked, "left_out": LEFT_OUT[key], "parameters": PLANS[key]["measure"]}
-
-
+if config["hardware"] == "auto" and hardware.detect().note:
+    print(hardware.detect().note, file=sys.stderr)
 for key, omitted in LEFT_OUT.items():
     for item in omitted:
         print(f"{item['dtype']} is left out on {key}: {item['reason']}", file=sys.stderr)
@@ -71,4 +76,4 @@ for key, omitted in LEFT_OUT.items():
 onstart:
     program.hold_lock(".snakemake/slidesparse.lock")
     for key in PLANS:
-        write_json(f"results/{key}/plan.json", plan(key))
+        write_json(f"results/{key}/plan.json", configuration.plan(config, key))

@@ -5,15 +5,17 @@ rule measure_kernel:
     input:
         basis="results/models/{model}/shape.json",
         tuning="results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json",
+        peers=lambda w: [table for table in peers(w).values() if table],
     output:
         "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
     log:
         "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
-    params:
-        protocol=records.PROTOCOL["kernel"],
-        parameters=lambda w: PARAMETERS[w.hardware]["kernel"],
     priority: len(ROWS) + 1
     resources:
         gpu=1,
+    params:
+        protocol=records.PROTOCOL["kernel"],
+        peers=lambda w: [f"{name}={table}" if table else name for name, table in peers(w).items()],
+        parameters=lambda w: measuring(w.hardware, "kernel"),
     shell:
         MEASURE

@@ -7,9 +7,9 @@ rule describe_model:
     log:
         "results/models/{model}/shape.log",
     params:
-        entry=lambda w: REGISTRY[w.model],
+        entry=lambda w: SHAPES[w.model],
     shell:
-        "{PYTHON} workflow/scripts/describe_model.py --model {wildcards.model} --entry {params.entry:q}"
+        "python3 workflow/scripts/describe_model.py --model {wildcards.model} --entry {params.entry:q}"
         " --output {output} --owner $PPID 2> {log}"
 
 
@@ -23,5 +23,5 @@ rule fetch_model:
     params:
         entry=lambda w: REGISTRY[w.model],
     shell:
-        "{PYTHON} workflow/scripts/fetch_model.py --model {wildcards.model} --entry {params.entry:q}"
+        "python3 workflow/scripts/fetch_model.py --model {wildcards.model} --entry {params.entry:q}"
         " --output {output} --owner $PPID 2> {log}"

@@ -9,9 +9,9 @@ rule gather_points:
     log:
         "results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/gather.log",
     params:
-        parameters=lambda w: PARAMETERS[w.hardware][w.stage],
+        parameters=lambda w: measuring(w.hardware, w.stage),
     shell:
-        "{PYTHON} workflow/scripts/gather_points.py --points {input} --parameters {params.parameters:q}"
+        "python3 workflow/scripts/gather_points.py --points {input} --parameters {params.parameters:q}"
         " --output {output} --owner $PPID 2> {log}"
 
 
@@ -27,20 +27,21 @@ rule write_report:
         sources=config["report"]["sources"],
         left_out=lambda w: LEFT_OUT[w.hardware],
     shell:
-        "{PYTHON} workflow/scripts/write_reports.py --hardware {wildcards.hardware} --sources {params.sources}"
+        "python3 workflow/scripts/write_reports.py --hardware {wildcards.hardware} --sources {params.sources}"
         " --owner $PPID 2> {log}"
 
 
 # Whatever there is, of every hardware and source; asks for no measurement.
 rule report:
-    params:
-        sources=config["report"]["sources"],
     log:
         "results/report.log",
+    params:
+        sources=config["report"]["sources"],
     shell:
-        "{PYTHON} workflow/scripts/write_reports.py --sources {params.sources} --owner $PPID 2> {log}"
+        "python3 workflow/scripts/write_reports.py --sources {params.sources} --owner $PPID 2> {log}"
 
 
 # After a failure the report is made of what there is.
 onerror:
-    shell("{PYTHON} workflow/scripts/write_reports.py --sources {config[report][sources]}")
+    for key in PLANS:
+        shell("python3 workflow/scripts/write_reports.py --hardware {key} --sources {config[report][sources]}")

@@ -9,12 +9,13 @@ rule measure_prefill:
         "results/{hardware}/prefill/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
     log:
         "results/{hardware}/prefill/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
-    params:
-        protocol=records.PROTOCOL["prefill"],
-        parameters=lambda w: PARAMETERS[w.hardware]["prefill"],
     priority: engine_priority
     resources:
         gpu=1,
+    params:
+        protocol=records.PROTOCOL["prefill"],
+        parameters=lambda w: measuring(w.hardware, "prefill"),
+        peers=[],
     shell:
         MEASURE
 
@@ -27,11 +28,12 @@ rule measure_decode:
         "results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
     log:
         "results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
-    params:
-        protocol=records.PROTOCOL["decode"],
-        parameters=lambda w: PARAMETERS[w.hardware]["decode"],
     priority: engine_priority
     resources:
         gpu=1,
+    params:
+        protocol=records.PROTOCOL["decode"],
+        parameters=lambda w: measuring(w.hardware, "decode"),
+        peers=[],
     shell:
         MEASURE

@@ -11,12 +11,12 @@ rule tune_backend:
         "results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.log",
     benchmark:
         "results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.tsv"
-    params:
-        protocol=records.PROTOCOL["tune"],
-        M=lambda w: PLANS[w.hardware]["tune"]["M"],
-        parameters=lambda w: PARAMETERS[w.hardware]["tune"],
     resources:
         gpu=1,
+    params:
+        protocol=records.PROTOCOL["tune"],
+        M=lambda w: configuration.planned(config, w.hardware)["tune"]["M"],
+        parameters=lambda w: measuring(w.hardware, "tune"),
     shell:
-        "{PYTHON} workflow/scripts/tune_backend.py --output {output.json} --basis {input} --M {params.M}"
-        " --parameters {params.parameters:q} --owner $PPID --idle {config[resident][idle_s]} 2> {log}"
+        "python3 workflow/scripts/tune_backend.py --output {output.json} --basis {input} --M {params.M}"
+        " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --owner $PPID 2> {log}"

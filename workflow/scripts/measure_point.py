@@ -1,4 +1,4 @@
-"""Measure one kernel, prefill or decode point: results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.json."""
+"""Measure one point, …/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.json."""
 
 import argparse
 import json
@@ -9,8 +9,14 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--output", required=True, help="path of the point, which is also its key")
 parser.add_argument("--basis", required=True, help="the model's shape.json (kernel) or the checkpoint's manifest")
 parser.add_argument("--tuning", required=True, help="tuning table of the backend")
+parser.add_argument(
+    "--peers",
+    nargs="*",
+    default=[],
+    metavar="BACKEND[=TABLE]",
+    help="dense backends to measure in turn with a kernel point, with their tuning tables",
+)
 parser.add_argument("--parameters", required=True, type=json.loads, metavar="JSON", help="how to measure")
-parser.add_argument("--plan", help="plan.json of the hardware: what else the same engine will be asked for")
 parser.add_argument("--resources", default="resources", help="where models and checkpoints lie")
 parser.add_argument("--log", help="where standard error goes, for the record of a failure")
 program.add_worker_options(parser)
@@ -22,7 +28,7 @@ def main(arguments):
         arguments.basis,
         arguments.tuning,
         arguments.parameters,
-        plan=arguments.plan,
+        peers={name: table or None for name, _, table in (peer.partition("=") for peer in arguments.peers)},
         resources=arguments.resources,
         log=arguments.log,
         worker=program.worker(arguments),

@@ -1,4 +1,4 @@
-"""Search the fastest algorithm of a backend for every linear of a model: …/tuning/{model}/{dtype}/{backend}/{sparsity}.json."""
+"""Search the fastest algorithms of a backend, …/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json."""
 
 import argparse
 import json
@@ -14,9 +14,7 @@ program.add_worker_options(parser)
 
 
 def main(arguments):
-    points.tune(
-        arguments.output, arguments.basis, arguments.M, arguments.parameters, worker=program.worker(arguments)
-    )
+    points.tune(arguments.output, arguments.basis, arguments.M, arguments.parameters, worker=program.worker(arguments))
 
 
 if __name__ == "__main__":

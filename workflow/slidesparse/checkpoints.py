@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from slidesparse import models, safetensors_io
 from slidesparse.errors import CheckpointError
-from slidesparse.files import canonical_json, digest, directory_at_once, sha256_file, write_json
+from slidesparse.files import digest, directory_at_once, sha256_file, write_json
 from slidesparse.patterns import ALIGNMENT, WINDOW, Pattern
 from slidesparse.prune import prune
 from slidesparse.quantize import absmean_scale, store_as, ternary
@@ -84,16 +85,17 @@ def convert(model_manifest, dtype, sparsity, root="resources", progress=True):
 
 
 def ensure(manifest, root="resources"):
-    """The directory of a manifest's checkpoint, made again from the manifest's recipe if its weights are gone.
+    """The directory of a manifest's checkpoint, made again from the manifest's recipe if it is gone or damaged.
 
-    Raises CheckpointError if what is there, or what the recipe gives now, differs from the manifest's sha256.
+    Raises CheckpointError if the recipe gives other bytes now than the manifest's sha256 say.
     """
     target = directory(manifest, root)
-    if (target / "manifest.json").exists():
-        there = json.loads((target / "manifest.json").read_text())
-        if canonical_json(there) == canonical_json(manifest):
-            models.verify(target, manifest["files"])
-            return target
+    try:
+        models.verify(target, manifest["files"])
+        return target
+    except CheckpointError as error:
+        if target.exists():
+            print(f"making {target} again: {error}", file=sys.stderr)
     if manifest["converter"] != CONVERTER:
         raise CheckpointError(
             f"the weights of {target} are gone and were made by converter {manifest['converter']}, this is converter"
@@ -171,9 +173,9 @@ def _convert_weights(source, path, dtype, pattern, progress):
         entries.append((name, STORED[dtype], (N, pattern.K_slid(K)), partial(weight, name)))
         entries.append((f"{name}_scale", "F32", (N, 1), partial(weight_scale, name, N)))
     quiet = None if progress else True  # None: quiet unless standard error is a terminal
-    with tqdm(total=len(jobs), unit="tensor", desc=f"{dtype} {pattern.title}", disable=quiet) as bar:
-        with _Ahead(jobs, bar.update) as converted:
-            written = safetensors_io.write(path, entries, {"format": "pt"})
+    bar = tqdm(total=len(jobs), unit="tensor", desc=f"{dtype} {pattern.title}", disable=quiet)
+    with bar, _Ahead(jobs, bar.update) as converted:
+        written = safetensors_io.write(path, entries, {"format": "pt"})
     return written, layers
 
 

@@ -47,6 +47,9 @@ BACKENDS = {
     "reference": Backend(True, "cpu"),
 }
 
+PEERS = {"gpu": {"cublaslt": True, "cutlass": False, "torch": False}, "cpu": {}}
+"""Dense backends that every kernel point is measured in turn with: name -> has algorithms to search."""
+
 SOURCES = {"hub": ("repository", "revision"), "local": ("path",), "generated": ("seed",)}
 """source of a model: the keys that it reads."""
 
@@ -122,6 +125,36 @@ def matrix(config, hardware_key):
         if (backend, sparsity) in runs[stage]
         for M in plan[stage]["M"]
     ]
+
+
+def plan(config, hardware_key):
+    """What a validated configuration asks of one hardware key, as it is stored for workers, gathering and reporting.
+
+    {"points": {stage: {"model/dtype/backend/sparsity": [M, …]}}, "left_out": as `left_out`, "parameters": measuring
+    parameters by stage, "idle_s": seconds after which an idle worker ends}
+    """
+    points = {}
+    for stage, *names, M in matrix(config, hardware_key):
+        points.setdefault(stage, {}).setdefault("/".join(names), []).append(M)
+    return {
+        "points": points,
+        "left_out": left_out(config, hardware_key),
+        "parameters": planned(config, hardware_key)["measure"],
+        "idle_s": config["resident"]["idle_s"],
+    }
+
+
+def peers(root, hardware_key, model, dtype, backend):
+    """{dense backend that a kernel point of `backend` is measured in turn with: path of its tuning table, or None}.
+
+    root: where results lie, such as `results`.
+    """
+    known = PEERS[BACKENDS[backend].processor] if backend in BACKENDS else {}
+    return {
+        peer: f"{root}/{hardware_key}/tuning/{model}/{dtype}/{peer}/dense.json" if searched else None
+        for peer, searched in known.items()
+        if peer != backend
+    }
 
 
 def _runs(plan, stage):

@@ -71,8 +71,7 @@ class Engine:
 
         sampling = SamplingParams(max_tokens=output_len, ignore_eos=True, detokenize=False, temperature=0.0)
         for length in lengths:
-            state = self._prompts * 2654435761 + 12345
-            tokens = [(state + position * 40503) % (self.vocabulary - 2) for position in range(length)]
+            tokens = prompt(self._prompts, length, self.vocabulary)
             self.llm.llm_engine.add_request(str(self._prompts), TokensPrompt(prompt_token_ids=tokens), sampling)
             self._prompts += 1
 
@@ -128,8 +127,8 @@ class Engine:
         prompts = (steps[0].tokens, steps[0].sequences)
         if prompts != (M * prompt_len, M) or running != [M] or len(steps) != output_len:
             raise MeasurementError(
-                f"decode at M={M} ran {running} sequences in {len(steps)} steps, the first of {prompts[0]} prompt tokens"
-                f" in {prompts[1]} sequences"
+                f"decode at M={M} ran {running} sequences in {len(steps)} steps, the first with {prompts[0]} prompt"
+                f" tokens of {prompts[1]} sequences"
             )
         return self._results(M, prompt_len, M, M, output_len, output_len, elapsed, seconds[1:]) | {"running": running}
 
@@ -151,6 +150,15 @@ class Engine:
             "steady_tokens_per_s": M / step.median_s,
             "samples_s": seconds,
         }
+
+
+def prompt(number, length, vocabulary):
+    """The `number`-th prompt: `length` pseudo-random token ids, the same in every run."""
+    state, tokens = number + 1, []
+    for _ in range(length):
+        state = (state * 6364136223846793005 + 1442695040888963407) % (1 << 64)  # Knuth's MMIX generator
+        tokens.append((state >> 33) % (vocabulary - 2))  # the last two are bos and eos in BitNet-tiny
+    return tokens
 
 
 def split(M, cap):

@@ -425,7 +425,7 @@ def software():
 def git_state(directory):
     """{"commit", "dirty"} of the git repository that tracks files in `directory`; both None without one or without git.
 
-    Dirty means that a tracked file of the repository differs from the commit. A directory that merely lies inside
+    Dirty means that a tracked file outside results/ differs from the commit. A directory that merely lies inside
     somebody else's repository, such as an installed package, has no state.
     """
     nothing = {"commit": None, "dirty": None}
@@ -437,7 +437,7 @@ def git_state(directory):
 
     try:
         git("ls-files", "--error-unmatch", ".")
-        status = git("status", "--porcelain=v2", "--branch", "--untracked-files=no")
+        status = git("status", "--porcelain=v2", "--branch", "--untracked-files=no", ":/", ":(top,exclude)results")
     except (OSError, subprocess.CalledProcessError):
         return nothing
     commit = re.search(r"^# branch\.oid ([0-9a-f]{40,64})$", status, re.MULTILINE)

@@ -58,7 +58,7 @@ class Pattern:
 
     @property
     def bound(self):
-        """Largest possible speed-up of the GEMM over a dense one of equal efficiency: 2/gamma = L/(L-2), and 1 for 2:inf."""
+        """Largest speed-up of the GEMM over an equally efficient dense one: 2/gamma = L/(L-2), and 1 for 2:inf."""
         return 1.0 if self.L is None else self.L / (self.L - 2)
 
     def groups(self, K):

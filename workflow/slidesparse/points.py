@@ -13,27 +13,43 @@ from slidesparse.files import read_json, write_atomic, write_json
 LOGS = ".snakemake/slidesparse"
 """Where the workers' logs lie, below the working directory."""
 
+IDLE_S = 600
+"""Seconds after which an idle worker ends where no plan says otherwise."""
+
+LIMIT_S = 600
+"""Time limit of a point where neither plan nor parameters name one."""
+
 MARGIN_S = 900
 """Seconds that a worker may take beyond a measurement's own time limit: loading, converting, compiling."""
 
+UNFINISHED = "its program ended before the measurement did: it was killed, or the log says why"
+"""What is recorded of a point while it is measured, since a program that is killed records nothing."""
 
-def measure(output, basis, table, parameters, *, plan, resources, log, worker):
+
+def measure(output, basis, table, parameters, *, peers, resources, log, worker):
     """Measure the point that belongs at `output` and write it there; a failure is recorded beside it and raised.
 
-    basis: path of shape.json (kernel) or of the checkpoint's manifest. table: path of the tuning table. plan: path of
-    the hardware's plan.json, or None; it sizes an engine that is started for this point.
+    On other hardware than the path's nothing is written.
+
+    basis: path of shape.json (kernel) or of the checkpoint's manifest. table: path of the tuning table.
+    peers: {dense backend to measure in turn with a kernel point: path of its tuning table, or None}.
+    worker: program.Worker; its plan sizes an engine that is started for this point.
     """
     key = records.key_of(output)
     start = time.monotonic()
+    hardware.check(key["hardware"])
+    records.write_failure(output, UNFINISHED, log)
     try:
-        hardware.check(key["hardware"])
-        asked = records.request(key, parameters, basis, table)
+        asked = records.request(key, parameters, basis, table, peers)
+        limit = worker.plan.get("parameters", {}).get(key["stage"], {}).get("time_limit_s", LIMIT_S)
+        parameters = {"time_limit_s": limit} | parameters
         request = key | {"parameters": parameters, "tuning": str(table)}
         if key["stage"] == "kernel":
-            kind, request["linears"] = "kernel", read_json(basis, RecordError)["linears"]
+            kind = "kernel"
+            request |= {"linears": read_json(basis, RecordError)["linears"], "peers": peers}
         else:
             kind = "engine"
-            request |= {"manifest": str(basis), "root": str(resources), "largest": _largest(plan)}
+            request |= {"manifest": str(basis), "root": str(resources), "largest": _largest(worker.plan)}
         reason = None
         try:
             results = _ask(kind, request, parameters["time_limit_s"], worker)
@@ -47,14 +63,11 @@ def measure(output, basis, table, parameters, *, plan, resources, log, worker):
 
 
 def _largest(plan):
-    """[stage, largest M, parameters] of the engine stages of a plan, if there is one."""
-    if plan is None or not Path(plan).exists():
-        return []
-    content = read_json(plan, RecordError)
+    """[[stage, largest M, parameters]] of the engine stages of a plan."""
     return [
-        [stage, max(M for Ms in content["points"][stage].values() for M in Ms), content["parameters"][stage]]
+        [stage, max(M for Ms in plan["points"][stage].values() for M in Ms), plan["parameters"][stage]]
         for stage in ("prefill", "decode")
-        if content["points"].get(stage)
+        if plan.get("points", {}).get(stage)
     ]
 
 
@@ -80,7 +93,9 @@ def tune(output, basis, Ms, parameters, *, worker):
 
 def _ask(kind, request, limit, worker):
     """Results of a request, from the resident worker or from this process."""
-    request = request | {"worker": f"{request['hardware']}/{kind}"}
+    # One worker a GPU, so that no idle engine holds the memory of another point; on a CPU both kinds fit.
+    gpu = hardware.parse(request["hardware"]).cc
+    request = request | {"worker": request["hardware"] if gpu else f"{request['hardware']}/{kind}"}
     if not worker.resident:
         return resident.here(f"slidesparse.handlers:{kind}", request)
     Path(LOGS).mkdir(parents=True, exist_ok=True)
@@ -88,7 +103,7 @@ def _ask(kind, request, limit, worker):
         f"slidesparse.handlers:{kind}",
         request,
         worker.owner,
-        idle=worker.idle,
+        idle=worker.plan.get("idle_s", IDLE_S),
         log=f"{LOGS}/{kind}.log",
         timeout=None if limit is None else limit + MARGIN_S,
     )

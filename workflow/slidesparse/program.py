@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from slidesparse.errors import SlideSparseError
+from slidesparse.files import read_json
 
 
 def start_time(pid):
@@ -60,8 +61,9 @@ def hold_lock(path):
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         stream.seek(0)
+        holder = stream.read().strip() or "unknown"
         raise SlideSparseError(
-            f"another run (process {stream.read().strip() or 'unknown'}) is working in this directory; wait for it or stop it"
+            f"another run (process {holder}) is working in this directory: wait for it, or stop it"
         ) from None
     stream.truncate(0)
     stream.write(str(os.getpid()))
@@ -74,21 +76,30 @@ _locks = []
 
 def add_worker_options(parser):
     """Options of a program that measures through the resident worker."""
+    parser.add_argument("--plan", help="plan.json of the hardware: what else the worker will be asked for")
     parser.add_argument("--no-resident", action="store_true", help="measure in this process, without a worker")
-    parser.add_argument("--idle", type=float, default=600, metavar="S", help="seconds after which an idle worker ends")
 
 
 class Worker(NamedTuple):
-    """How to reach the resident worker; `owner` None and `resident` False measure in this process."""
+    """How a program reaches the resident worker, if it is to; `plan` is what is stored in plan.json, or empty."""
 
     resident: bool
     owner: int | None
-    idle: float
+    plan: dict
 
 
 def worker(arguments):
     """The Worker that the parsed options describe."""
-    return Worker(not arguments.no_resident, arguments.owner, arguments.idle)
+    planned = arguments.plan and Path(arguments.plan).exists()
+    return Worker(not arguments.no_resident, arguments.owner, read_json(arguments.plan) if planned else {})
+
+
+def find_own_programs():
+    """Let the commands that this process starts find its own interpreter, activated or not, and this very library."""
+    for name, own in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", Path(__file__).parents[1])):
+        paths = os.environ.get(name, "").split(os.pathsep)
+        if str(own) not in paths:
+            os.environ[name] = os.pathsep.join([str(own), *filter(None, paths)])
 
 
 def run(main, parser=None, argv=None):

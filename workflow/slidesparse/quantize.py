@@ -52,7 +52,8 @@ def quantize_per_token(x, dtype):
     the smallest amplitude, 1e-10 / largest code.
     """
     x = x.float()
-    scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST_AMAX) / LARGEST[dtype]
+    amax = x.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST_AMAX)
+    scale = amax / torch.full_like(amax, LARGEST[dtype])  # a tensor: CUDA multiplies by a number's reciprocal instead
     codes = x / scale
     if dtype == "INT8":
         codes = codes.round_().clamp_(-127, 127)

@@ -12,10 +12,11 @@ from pathlib import Path
 from slidesparse import hardware
 from slidesparse.errors import RecordError
 from slidesparse.files import digest, read_json, sha256_file, write_json
+from slidesparse.handlers import SETTINGS
 
 SCHEMA = 1
 
-PROTOCOL = {"tune": 1, "kernel": 1, "prefill": 1, "decode": 1}
+PROTOCOL = {"tune": 2, "kernel": 2, "prefill": 2, "decode": 2}
 """Version of how each stage measures. Raised when timing, gemm, kernels, engine or csrc change what a figure means;
 a test compares the hash of those files (tests/protocol.json)."""
 
@@ -38,12 +39,20 @@ def key_of(path):
     return match.groupdict() | {"M": int(match["M"])}
 
 
-def request(key, parameters, basis, tuning):
+def deciding(stage, parameters):
+    """The measuring parameters that decide a point's value; an engine's time limit only ends what takes too long."""
+    ends = {"time_limit_s"} if stage in ("prefill", "decode") else set()
+    return {name: value for name, value in parameters.items() if name not in ends}
+
+
+def request(key, parameters, basis, tuning, peers=None):
     """The request of a point and its digest.
 
     basis: path of the model's shape (kernel) or of the checkpoint's manifest (prefill, decode). tuning: path of the
-    tuning table. parameters: the stage's measuring parameters.
+    tuning table. parameters: the stage's measuring parameters. peers: {dense backend measured beside a kernel point:
+    path of its tuning table, or None}.
     """
+    parameters = deciding(key["stage"], parameters)
     asked = {
         "key": key,
         "protocol": PROTOCOL[key["stage"]],
@@ -51,12 +60,15 @@ def request(key, parameters, basis, tuning):
         "basis": digest(read_json(basis, RecordError)),
         "tuning": sha256_file(tuning),
     }
+    if peers:
+        asked["peers"] = {name: path and sha256_file(path) for name, path in peers.items()}
     return {
         "digest": digest(asked),
         "protocol": asked["protocol"],
         "parameters": parameters,
         "checkpoint": asked["basis"] if key["stage"] != "kernel" else None,
         "tuning": asked["tuning"],
+        "peers": asked.get("peers", {}),
     }
 
 
@@ -75,7 +87,7 @@ def write_point(path, asked, results, *, seconds, resident, reason=None):
             "request": asked,
             "results": results or {},
             "hardware": hardware.provenance(),
-            "software": hardware.software(),
+            "software": hardware.software() | {"settings": SETTINGS},
             "run": {
                 "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "seconds": round(seconds, 3),

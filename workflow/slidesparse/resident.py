@@ -5,7 +5,7 @@
 
 It is a cache and nothing more: it writes no file but its log, and `here` gives the same result without it.
 
-A *handler* is `module:function`, or a name in HANDLERS: it takes the request (a dict) and returns a result for JSON.
+A *handler*, named `module:function`, takes the request (a dict) and returns a result that JSON can carry.
 Importing its module must be cheap; torch and the like are imported by the function, after the module's optional
 `prepare_environment()` has set what libraries take from the environment. The module's optional `close()` is called
 when the process ends in good order. A handler that needs a new process raises `Replace`.
@@ -37,10 +37,10 @@ from slidesparse.errors import MeasurementError, SlideSparseError
 from slidesparse.files import digest
 from slidesparse.program import start_time, wait_for_end
 
-HANDLERS = {"kernel": "slidesparse.gemm.points:measure", "engine": "slidesparse.engine:measure"}
 # What a worker keeps of the caller's environment, beside XDG_* and HF_*: devices, where things lie, how to get them.
 KEPT = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR"}
 KEPT |= {"HOME", "USER", "LOGNAME", "LANG", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE"}
+
 GRACE_SECONDS = 2  # after a time limit, for the worker to write where it was stuck into its log
 PATIENCE_SECONDS = 60  # for the rest of a message that has begun, and for a worker that has no more to do to end
 CLOSING = contextlib.ExitStack()  # the close() of the handlers in use
@@ -81,7 +81,6 @@ def ask(kind, request, owner, *, idle, log, timeout=None):
                 reply = _outcome(connection, timeout, **reply)
         if "replace" not in reply:
             break
-        wait_for_end(reply["replace"])
     if _ended(owner, started):
         sys.exit(1)
     return _result(reply)
@@ -124,7 +123,8 @@ def _connect(name, options, environment):
     """Return a connection to the worker behind socket `name`, and whether it was started for that.
 
     Under a lock, so that there is one worker whoever comes at the same time. The client listens for the worker that
-    it starts and hands it the socket as standard input, so a socket refuses only when its worker is dead.
+    it starts and hands it the socket as standard input, so a socket refuses only when its worker is dead; who comes
+    while a worker is ending waits until it has given back the device (see `end`).
     """
     directory, connection, fresh = _directory(), socket.socket(socket.AF_UNIX), False
     with contextlib.ExitStack() as stack:
@@ -140,8 +140,8 @@ def _connect(name, options, environment):
             listener = stack.enter_context(socket.socket(socket.AF_UNIX))
             listener.bind(address)
             listener.listen(128)
+            connection.connect(address)  # first, so that no worker is idle before it is asked
             _start(listener, options | {"socket": directory / name}, environment)
-            connection.connect(address)
     _check_peer(connection)
     return connection, fresh
 
@@ -164,9 +164,8 @@ def _ended(pid, started):
     return started is None or start_time(pid) != started
 
 
-def _outcome(connection, timeout, accepted, log):
+def _outcome(connection, timeout, accepted, begun, log):
     """Return the reply to the request that process group `accepted` has accepted, or an error if none comes."""
-    begun = time.monotonic()
     connection.settimeout(timeout and timeout + GRACE_SECONDS)
     with contextlib.suppress(ConnectionError, ProcessLookupError):
         try:
@@ -214,7 +213,7 @@ def _check_peer(connection):
 @functools.cache
 def _load(kind):
     """Return the function of handler `kind`, its environment prepared."""
-    name, _, function = HANDLERS.get(kind, kind).partition(":")
+    name, _, function = kind.partition(":")
     module = importlib.import_module(name)
     getattr(module, "prepare_environment", lambda: None)()
     CLOSING.callback(getattr(module, "close", lambda: None))
@@ -228,7 +227,7 @@ def _answer(kind, request, log):
         return {"result": json.loads(json.dumps(_load(kind)(request), allow_nan=False))}, True
     except SlideSparseError as error:
         if isinstance(error, Replace) and not new:
-            return {"replace": os.getpgrp()}, False
+            return {"replace": True}, False
         known = next(base for base in type(error).__mro__ if getattr(errors, base.__name__, None) is base)
         return {"error": known.__name__, "sentence": str(error)}, True
     except Exception as error:  # the state of this process is unknown now
@@ -241,7 +240,7 @@ def _serve(listener, arguments):
     """Answer one request after the other, until idle, replaced or in an unknown state."""
     listener.settimeout(float(arguments.idle))
     usable = True
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(TimeoutError, BlockingIOError):  # the latter with `idle` 0
         while usable:
             connection = listener.accept()[0]
             with connection, contextlib.suppress(OSError, MeasurementError):  # a client that is gone, or not ours
@@ -249,9 +248,10 @@ def _serve(listener, arguments):
                 _check_peer(connection)
                 message = _receive(connection)
                 if message["identity"] != arguments.identity:
-                    usable, reply = False, {"replace": os.getpgrp()}
+                    usable, reply = False, {"replace": True}
                 else:
-                    connection.sendall(_encode({"accepted": os.getpgrp(), "log": arguments.log}))
+                    accepted = {"accepted": os.getpgrp(), "begun": time.monotonic(), "log": arguments.log}
+                    connection.sendall(_encode(accepted))
                     if message["timeout"]:
                         faulthandler.dump_traceback_later(message["timeout"], exit=True)
                     reply, usable = _answer(arguments.kind, message["request"], arguments.log)
@@ -285,7 +285,7 @@ def main():
         return
 
     def end(*_):
-        Path(arguments.socket).unlink(missing_ok=True)  # it still listens, so nobody has put another one in its place
+        Path(arguments.socket).unlink(missing_ok=True)  # the guard listens too, so nobody has replaced it before
         os.killpg(0, signal.SIGKILL)
 
     signal.signal(signal.SIGTERM, end)

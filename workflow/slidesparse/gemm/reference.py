@@ -6,6 +6,7 @@ compute in float32, which holds every partial sum of INT8 codes exactly while 12
 are ternary; larger sums are refused.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -70,7 +71,9 @@ class Backend(gemm.Backend):
             )
         N, half = values.shape
         rows = torch.arange(N + 1) * half
-        csr = torch.sparse_csr_tensor(rows, columns.reshape(-1), weights.reshape(-1), size=(N, 2 * half))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch says that CSR is in beta and unchecked
+            csr = torch.sparse_csr_tensor(rows, columns.reshape(-1), weights.reshape(-1), size=(N, 2 * half))
         return Operand(values, metadata, columns, weights, csr, codes.dtype)
 
     def algorithms(self, operand, M, output=None):

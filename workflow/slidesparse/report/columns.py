@@ -30,6 +30,9 @@ PUBLISHED = {
     "prefill": {"M_prefill": int, **WORKLOAD, "N_prefill": int, **RATES},
     "decode": {"M_decode": int, **WORKLOAD, "N_decode": int, "output_len": int, **RATES},
 }
+RIVALS = ("cublaslt", "cublaslt_int32", "cutlass", "torch", "torch_int32")
+"""Dense rivals that take turns with a kernel point, by the type of their product: INT32 where named, else BF16."""
+
 COLUMNS = {
     "prefill": {**PUBLISHED["prefill"], **STEADY, **TAIL},
     "decode": {**PUBLISHED["decode"], **STEADY, **TAIL},
@@ -52,6 +55,14 @@ COLUMNS = {
         "exact": bool,
         "error_max_abs": float,
         "samples": int,
+        "latency_int32_us": float,
+        "alg_id_int32": str,
+        **{f"{name}_us": float for name in RIVALS},
+        "best_dense": str,
+        "best_dense_us": float,
+        "speedup_best_dense": float,
+        "speedup_best_dense_ci_low": float,
+        "speedup_best_dense_ci_high": float,
         **TAIL,
     },
 }
@@ -76,7 +87,7 @@ STEPS = {"prefill": ("N_prefill", 128), "decode": ("output_len", 256)}
 POSITIVE = {
     "prefill": ("M_prefill", *WORKLOAD, "N_prefill", *RATES, "step_ms", "steady_tokens_per_s"),
     "decode": ("M_decode", *WORKLOAD, "N_decode", "output_len", *RATES, "step_ms", "steady_tokens_per_s"),
-    "kernel": ("M", "N", "K", "K_slid", "latency_us", "latency_hot_us", "effective_tops"),
+    "kernel": ("M", "N", "K", "K_slid", "latency_us", "latency_hot_us", "effective_tops", "best_dense_us"),
 }
 """Columns where a zero means that nothing was measured."""
 

@@ -4,7 +4,7 @@ import csv
 import io
 from pathlib import Path
 
-from slidesparse import records
+from slidesparse import configuration, records
 from slidesparse.errors import RecordError
 from slidesparse.files import canonical_json, write_atomic
 from slidesparse.records import STAGES
@@ -53,8 +53,10 @@ def expected_digests(point_paths, parameters):
         shape = Path("models", key["model"], "shape.json")
         basis = root / (shape if key["stage"] == "kernel" else "checkpoints" / checkpoint)
         tuning = root / key["hardware"] / "tuning" / key["model"] / key["dtype"] / key["backend"] / checkpoint.name
-        known = basis.is_file() and tuning.is_file()
-        digests[key["M"]] = records.request(key, parameters, basis, tuning)["digest"] if known else None
+        where = (root, key["hardware"], key["model"], key["dtype"], key["backend"])
+        peers = configuration.peers(*where) if key["stage"] == "kernel" else {}
+        known = all(Path(file).is_file() for file in (basis, tuning, *filter(None, peers.values())))
+        digests[key["M"]] = records.request(key, parameters, basis, tuning, peers)["digest"] if known else None
     return digests
 
 
@@ -169,7 +171,35 @@ def gemm_columns(gemm):
         "exact": gemm["exact"],
         "error_max_abs": as_float(gemm["error_max_abs"]),
         "samples": cold["n"],
+        **rival_columns(gemm),
     }
+
+
+def rival_columns(gemm):
+    """What was measured in turn with a linear: its INT32 product, the dense rivals, and the fastest of these.
+
+    The best dense library is the fastest one with the output type of the product itself; the ratio is the paired one.
+    """
+    columns = {}
+    for other in gemm.get("other_outputs", ()):
+        if other["output"] == "INT32":
+            columns["latency_int32_us"] = as_float(other["cold"]["median_s"], 1e6)
+            columns["alg_id_int32"] = str(other["algorithm"])
+    rivals = gemm.get("peers", [])
+    for rival in rivals:
+        suffix = "_int32" if rival["output"] == "INT32" else ""
+        columns[f"{rival['backend']}{suffix}_us"] = as_float(rival["cold"]["median_s"], 1e6)
+    same = [rival for rival in rivals if rival["output"] == gemm["output"] and rival.get("speedup")]
+    if same:
+        best = min(same, key=lambda rival: rival["cold"]["median_s"])
+        columns |= {
+            "best_dense": best["backend"],
+            "best_dense_us": as_float(best["cold"]["median_s"], 1e6),
+            "speedup_best_dense": as_float(best["speedup"]["median"]),
+            "speedup_best_dense_ci_low": as_float(best["speedup"]["ci_low"]),
+            "speedup_best_dense_ci_high": as_float(best["speedup"]["ci_high"]),
+        }
+    return {name: value for name, value in columns.items() if name in COLUMNS["kernel"]}
 
 
 def as_float(value, factor=1.0):

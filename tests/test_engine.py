@@ -1,0 +1,220 @@
+"""The vLLM plugin on a CPU: the model is BitNet, and a slid checkpoint computes what its dense form computes."""
+
+import math
+
+import pytest
+import torch
+
+from slidesparse import checkpoints, handlers, models
+from slidesparse.errors import ConfigurationError, HardwareError, MeasurementError
+from slidesparse.patterns import Pattern
+from slidesparse.slide import unslide
+
+pytestmark = pytest.mark.engine
+
+SHAPE = {
+    "hidden_size": 256,
+    "intermediate_size": 688,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+}
+PREFILL = {"steps": 4, "prompt_cap": 32, "warmup_steps": 1, "time_limit_s": 120}
+DECODE = {"prompt_len": 16, "output_len": 8, "warmup_steps": 1, "time_limit_s": 120}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    handlers.prepare_environment()
+    return tmp_path_factory.mktemp("resources")
+
+
+@pytest.fixture(scope="module")
+def model(root):
+    entry = {"source": "generated", "seed": 20260305, "shape": SHAPE}
+    return models.fetch("BitNet-tiny", entry, root, root / "models.lock.json")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(root, model):
+    made = {}
+
+    def make(dtype, sparsity):
+        if (dtype, sparsity) not in made:
+            made[dtype, sparsity] = checkpoints.convert(model, dtype, sparsity, root, progress=False)
+        return checkpoints.directory(made[dtype, sparsity], root)
+
+    return make
+
+
+@pytest.fixture
+def engine():
+    """Makes engines, and closes them."""
+    from slidesparse.engine import Engine, Size
+
+    open_engines = []
+
+    def make(directory, backend, size=None):
+        size = size or Size(128, 8, 48)
+        open_engines.append(Engine(directory, backend, None, size))
+        return open_engines[-1]
+
+    yield make
+    for made in open_engines:
+        made.close()
+
+
+def observed(engine):
+    """Logits of the last token of 8 prompts, and the accumulators of every linear's first call."""
+    logits, accumulators = [], {}
+    compute = engine.model.compute_logits
+
+    def record_logits(hidden):
+        logits.append(compute(hidden))
+        return logits[-1]
+
+    engine.model.compute_logits = record_logits
+    for name, module in engine.model.named_modules():
+        method = getattr(module, "quant_method", None)
+        if hasattr(method, "accumulate"):
+
+            def record(x, name=name, accumulate=method.accumulate):
+                result = accumulate(x)
+                accumulators.setdefault(name, result[0].clone())
+                return result
+
+            method.accumulate = record
+    engine.scheduler.limit(128, 8)
+    engine.submit([16] * 8, 1)
+    engine.run(math.inf)
+    return torch.cat(logits).float(), accumulators
+
+
+@pytest.mark.parametrize("sparsity", ["2_4", "2_6", "2_8", "2_10"])
+def test_sparse_and_dense_pruned_engines_agree(checkpoint, engine, sparsity):
+    directory = checkpoint("INT8", sparsity)
+    sparse, sparse_accumulators = observed(engine(directory, "reference"))
+    dense, dense_accumulators = observed(engine(directory, "onednn"))
+    assert sparse.shape == (8, 512)
+    assert sparse.std() >= 1
+    assert (sparse - dense).abs().max() <= 1e-2
+    assert len(sparse_accumulators) == 8  # four linears in each of two layers
+    for name, accumulators in sparse_accumulators.items():
+        assert accumulators.dtype == torch.int32
+        assert torch.equal(accumulators, dense_accumulators[name]), name
+
+
+def test_fp8_sparse_and_dense_pruned_engines_agree(checkpoint, engine):
+    directory = checkpoint("FP8", "2_8")
+    sparse, _ = observed(engine(directory, "reference"))
+    dense, _ = observed(engine(directory, "onednn"))
+    assert sparse.std() >= 1
+    assert (sparse - dense).abs().max() <= 0.1  # float32 sums in another order now and then round BF16 otherwise
+
+
+def transformers_logits(directory, dtype, sparsity):
+    """Last-token logits of the same prompts from transformers' BitNetForCausalLM on dequantised weights."""
+    from transformers import BitNetConfig, BitNetForCausalLM
+
+    from slidesparse.files import read_json
+
+    config = read_json(directory / "config.json")
+    config.pop("quantization_config")
+    reference = BitNetForCausalLM(BitNetConfig(**config)).to(torch.float32).eval()
+    state = {}
+    for name in reference.state_dict():
+        if checkpoints.LINEAR.fullmatch(name):
+            codes = checkpoints.read_tensor(directory, name)
+            K = reference.state_dict()[name].shape[1]
+            dense = unslide(codes.view(torch.int8), Pattern(sparsity), K).view(codes.dtype)
+            state[name] = dense.float() * checkpoints.read_tensor(directory, f"{name}_scale")
+        elif name == "lm_head.weight":
+            state[name] = checkpoints.read_tensor(directory, "model.embed_tokens.weight").float()
+        else:
+            state[name] = checkpoints.read_tensor(directory, name).float()
+    reference.load_state_dict(state)
+    return reference
+
+
+@pytest.mark.parametrize("sparsity", ["dense", "2_8"])
+def test_the_model_is_bitnet(checkpoint, engine, sparsity):
+    from slidesparse.engine import prompt
+
+    directory = checkpoint("INT8", sparsity)
+    ours, _ = observed(engine(directory, "reference" if sparsity != "dense" else "onednn"))
+    reference = transformers_logits(directory, "INT8", sparsity)
+    tokens = torch.tensor([prompt(number, 16, 512) for number in range(8)])
+    with torch.no_grad():
+        theirs = reference(tokens).logits[:, -1]
+    # Theirs is float32 without quantised activations; what is left is W8A8's and BF16's rounding.
+    both = torch.stack([ours.flatten(), theirs.flatten()])
+    assert torch.corrcoef(both)[0, 1] >= 0.995
+    assert (ours - theirs).std() <= 0.1 * theirs.std()
+
+
+def test_stock_vllm_loads_the_dense_checkpoint(checkpoint, engine):
+    """Without `quantization="slidesparse"` vLLM's own compressed-tensors kernels run it, with the same logits."""
+    import gc
+
+    from vllm import LLM, SamplingParams, TokensPrompt
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    from slidesparse import vllm_plugin
+    from slidesparse.engine import prompt
+
+    directory = checkpoint("INT8", "dense")
+    ours, _ = observed(engine(directory, "onednn"))
+    vllm_plugin.register()
+    stock = LLM(
+        str(directory),
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        max_model_len=48,
+        kv_cache_memory_bytes=1 << 24,
+        max_logprobs=512,
+        logprobs_mode="raw_logits",
+    )
+    assert stock.llm_engine.vllm_config.model_config.quantization == "compressed-tensors"
+    prompts = [TokensPrompt(prompt_token_ids=prompt(number, 16, 512)) for number in range(8)]
+    outputs = stock.generate(prompts, SamplingParams(max_tokens=1, logprobs=512, detokenize=False), use_tqdm=False)
+    theirs = torch.tensor([[o.outputs[0].logprobs[0][token].logprob for token in range(512)] for o in outputs])
+    del stock
+    cleanup_dist_env_and_memory()
+    gc.collect()
+    # Their kernels round activations elsewhere, so that codes differ by one here and there.
+    assert (ours - theirs).std() <= 0.05 * theirs.std()
+
+
+def test_every_step_carries_exactly_M(checkpoint, engine):
+    made = engine(checkpoint("INT8", "dense"), "onednn")
+    prefill = made.prefill(128, PREFILL)
+    assert prefill["scheduled_tokens"] == [128]
+    assert prefill["prompt_lens"] == [32] * 4 and prefill["num_prompts"] == 16
+    assert prefill["step_s"]["n"] == len(prefill["samples_s"]) == 4
+    decode = made.decode(8, DECODE)
+    assert decode["running"] == [8]
+    assert decode["step_s"]["n"] == 7  # the first of 8 output tokens comes with the prompts
+    assert decode["tokens_per_s"] * decode["elapsed_s"] == pytest.approx(8 * (16 + 8))
+    again = made.prefill(32, PREFILL)  # a smaller M on the same engine
+    assert again["scheduled_tokens"] == [32] and again["max_num_seqs"] == 1
+
+
+def test_a_point_beyond_its_time_limit_ends_and_leaves_the_engine_usable(checkpoint, engine):
+    made = engine(checkpoint("INT8", "dense"), "onednn")
+    with pytest.raises(MeasurementError, match="time limit"):
+        made.prefill(64, PREFILL | {"time_limit_s": 0})
+    assert made.prefill(64, PREFILL)["scheduled_tokens"] == [64]
+
+
+def test_a_sparse_backend_refuses_a_dense_checkpoint(checkpoint, engine):
+    with pytest.raises(ConfigurationError, match="needs a slid checkpoint"):
+        engine(checkpoint("INT8", "dense"), "reference")
+
+
+def test_an_untested_vllm_is_refused(monkeypatch):
+    from slidesparse import vllm_plugin
+
+    monkeypatch.setattr(vllm_plugin, "vllm_version", lambda: "0.19.1")
+    with pytest.raises(HardwareError, match=r"0\.26 to 0\.27 and this is 0\.19\.1"):
+        vllm_plugin.register()
