@@ -62,6 +62,18 @@ def test_every_filling_of_a_group_fits(L):
         assert sorted(pair for pair in stands if pair[1]) == sorted((i, v) for i, v in enumerate(row) if v)
 
 
+def test_the_default_dtype_does_not_matter():
+    """vLLM sets another one while it loads a model, and weights may have to be made again then."""
+    pattern, w = Pattern("2_8"), pruned(4, 64, Pattern("2_8"), 1)
+    expected = slide(w, pattern)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        assert torch.equal(slide(w, pattern), expected)
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_worked_example():
     slid = slide(torch.tensor([[1, 2, 3, 0, 0, 6]], dtype=torch.int8), Pattern("2_6"))
     assert slid[0, :8].tolist() == [1, 2, 0, 0, 3, 0, 0, 6]

@@ -191,8 +191,8 @@ def _convert(read, name, stored, dtype, pattern, file):
     zeros = codes.numel() - int(codes.count_nonzero())
     codes, changed = prune(codes, latent, pattern)
     layer = {"name": name.removesuffix(".weight"), "N": N, "K": K, "K_slid": pattern.K_slid(K)}
-    stored_codes = store_as(slide(codes, pattern), dtype).view(torch.uint8).numpy()
-    return stored_codes, layer | {"zeros_before": zeros, "changed": changed}, scale
+    stored_codes = slide(store_as(codes, dtype).view(torch.int8), pattern)
+    return stored_codes.view(torch.uint8).numpy(), layer | {"zeros_before": zeros, "changed": changed}, scale
 
 
 class _Ahead:

@@ -9,7 +9,7 @@ LARGEST = {"INT8": 127.0, "FP8": 448.0}
 SMALLEST_MEAN = 1e-5
 SMALLEST_AMAX = 1e-10
 
-_CHUNK = 1 << 21  # elements handled at once, so that temporaries stay in the cache
+_CHUNK = 1 << 18  # elements handled at once, so that temporaries stay in the cache
 
 
 def absmean_scale(weight):
@@ -40,8 +40,11 @@ def store_as(codes, dtype):
     """Integer codes (int8, -1, 0 or 1) as the stored type `INT8` or `FP8` (E4M3: 1.0 is 0x38); same shape."""
     if dtype == "INT8":
         return codes
-    bits = codes.view(torch.uint8)
-    return ((bits & 0x80) | ((bits & 1) * 0x38)).view(torch.float8_e4m3fn)
+    stored = torch.empty_like(codes, dtype=torch.uint8)
+    for bits, out in zip(codes.view(-1).view(torch.uint8).split(_CHUNK), stored.view(-1).split(_CHUNK), strict=True):
+        torch.mul(bits & 1, 0x38, out=out)
+        out |= bits & 0x80
+    return stored.view(torch.float8_e4m3fn)
 
 
 def quantize_per_token(x, dtype):

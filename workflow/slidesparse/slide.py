@@ -17,61 +17,83 @@ def slide(codes, pattern):
     """Z:L codes [N, K] int8 to overlapping 2:4 windows [N, K'] int8, in `pattern.window_starts` order.
 
     Windows are filled from left to right; a window takes what is left of its first two inputs and then, while it
-    holds fewer than two, its last two (paper, section 4). Raises ValueError if a group has fewer than Z zeros.
+    holds fewer than two, its last two (paper, section 4). Codes are bytes: any that are not 0 are kept as they are.
+    Raises ValueError if a group has fewer than Z zeros.
     """
     if pattern.dense:
         return codes
     N, K = codes.shape
     groups, length = pattern.groups(K)
-    windows = pattern.windows(K)
     slid = torch.zeros(N, pattern.K_slid(K), dtype=torch.int8, device=codes.device)
-    even = groups * ((windows + 1) // 2) * WINDOW
+    even = 4 * ((pattern.windows(K) + 1) // 2)  # entries of a group's even windows, which read its inputs 0 … even-1
+    odd = 4 * (pattern.windows(K) // 2)  # and of its odd windows, which read the inputs 2 … odd+1
     rows = max(1, _ELEMENTS[codes.device.type] // K)
     for first in range(0, N, rows):
-        part = codes[first : first + rows]
+        part = torch.nn.functional.pad(codes[first : first + rows], (0, groups * length - K))
+        part = part.view(-1, length)
         target = slid[first : first + rows]
-        if pattern.L is None:
-            _halve(part, target, even, length)
-            continue
-        part = torch.nn.functional.pad(part, (0, groups * length - K))
-        pairs = part.view(torch.int16).view(-1, length // 2).t().contiguous()  # [L/2, rows * groups]
-        out = torch.empty(windows, 2, pairs.shape[1], dtype=torch.int16, device=codes.device)
-        left = pairs[0]
-        for window in range(windows):
-            right = pairs[window + 1]
-            taken = _take(right, KEPT - _count(left))
-            out[window, 0] = left
-            out[window, 1] = taken
-            left = right - taken
-        if left.any():
-            raise ValueError(f"a group of {length} weights has fewer than {pattern.Z} zeros; prune before sliding")
-        n = part.shape[0]
-        by_parity = (out[0::2], out[1::2])
-        for columns, (start, stop) in zip(by_parity, ((0, even), (even, pattern.K_used(K))), strict=True):
-            if stop > start:
-                arranged = columns.permute(2, 0, 1).reshape(n, -1)  # [rows, groups * windows * 2] pairs
-                target[:, start:stop] = arranged.contiguous().view(torch.int8).view(n, -1)
+        kept = _halves(part) if pattern.L is None else _kept(part, pattern)
+        run = groups * even
+        torch.bitwise_and(part[:, :even], kept[0], out=kept[0])
+        target[:, :run] = kept[0].view(-1, run)
+        if odd:
+            shifted = part if pattern.L else torch.nn.functional.pad(part, (0, 2))
+            torch.bitwise_and(shifted[:, 2 : 2 + odd], kept[1], out=kept[1])
+            target[:, run : run + groups * odd] = kept[1].view(-1, groups * odd)
     return slid
 
 
-def _halve(part, target, even, length):
+def _halves(part):
     """2:inf: every window keeps its first two inputs, so each weight stands in the one window that starts with it."""
-    n, K = part.shape
-    padded = torch.nn.functional.pad(part, (0, length - K)).view(n, -1, WINDOW)
-    target[:, :even].view(n, -1, WINDOW)[..., :2] = padded[..., :2]
-    target[:, even : 2 * even].view(n, -1, WINDOW)[..., :2] = padded[..., 2:]
+    half = torch.tensor([-1, -1, 0, 0], dtype=torch.int8, device=part.device)
+    return [half.repeat(len(part), part.shape[1] // WINDOW) for _ in range(2)]
 
 
-def _count(pair):
-    """Non-zero bytes (0, 1 or 2) of each int16."""
-    return (pair & 0xFF).ne(0).to(torch.int16) + (pair & -256).ne(0)
+def _kept(part, pattern):
+    """Which entries of the windows of groups [R, L] hold a weight: bytes -1 or 0, even windows [R, …] and odd ones."""
+    filled = (part != 0).view(torch.int16)  # pairs of inputs
+    pairs = (filled | (filled >> 7)) & 3
+    if pattern.L > LARGEST_TABLE:
+        even, odd, fits = _filled(pairs)
+    else:
+        weights = 4 ** torch.arange(pattern.L // 2, device=part.device)
+        which = (pairs.float() @ weights.float()).to(torch.int32)  # the group's filled inputs as the bits of a number
+        even, odd, fits = (table.to(part.device).index_select(0, which) for table in _tables(pattern.L))
+    if not fits.all():
+        raise ValueError(f"a group of {pattern.L} weights has fewer than {pattern.Z} zeros; prune before sliding")
+    return even, odd
 
 
-def _take(pair, room):
-    """The first `room` non-zero bytes of each int16, the lower byte being the earlier input."""
-    low = pair & 0xFF
-    one = torch.where(low != 0, low, pair)
-    return torch.where(room == 2, pair, torch.where(room == 1, one, torch.zeros_like(pair)))
+LARGEST_TABLE = 16
+"""Largest L whose 2^L fillings of a group are tabulated."""
+
+
+@lru_cache(maxsize=16)
+def _tables(L):
+    """For every filling of a group: what its even and odd windows keep, and whether it fits."""
+    numbers = torch.arange(1 << L, dtype=torch.int32).view(-1, 1)
+    return _filled(((numbers >> torch.arange(0, L, 2)) & 3).to(torch.int16))
+
+
+def _filled(pairs):
+    """Fill the windows of groups from left to right. pairs [R, L/2] int16: the filled ones (2 bits) of two inputs.
+
+    Returns what the even windows keep [R, …] and the odd ones, bytes -1 or 0, and whether all found a place [R].
+    """
+    windows = []
+    left = pairs[:, 0]
+    for right in pairs[:, 1:].t():
+        room = KEPT - (left & 1) - (left >> 1)
+        first = right & -right  # the earlier of the two
+        taken = torch.where(room == 2, right, torch.where(room == 1, first, torch.zeros_like(right)))
+        lanes_kept = torch.stack([left & 1, left >> 1, taken & 1, taken >> 1], dim=-1)
+        windows.append(-lanes_kept.to(torch.int8))
+        left = right - taken
+    R = len(pairs)
+    even, odd = (
+        torch.cat(windows[i::2], dim=-1) if windows[i::2] else pairs.new_empty(R, 0, dtype=torch.int8) for i in (0, 1)
+    )
+    return even, odd, left == 0
 
 
 @lru_cache(maxsize=64)
