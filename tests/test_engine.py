@@ -210,6 +210,7 @@ def test_a_point_beyond_its_time_limit_ends_and_leaves_the_engine_usable(checkpo
 def test_a_sparse_backend_refuses_a_dense_checkpoint(checkpoint, engine):
     with pytest.raises(ConfigurationError, match="needs a slid checkpoint"):
         engine(checkpoint("INT8", "dense"), "reference")
+    assert torch.get_default_dtype() == torch.float32  # what failed leaves nothing behind for the next engine
 
 
 def test_an_untested_vllm_is_refused(monkeypatch):

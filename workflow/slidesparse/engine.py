@@ -19,6 +19,7 @@ class Engine:
     """One checkpoint on one backend, in this process. `size` bounds every later M; more needs a new engine."""
 
     def __init__(self, checkpoint, backend, tuning, size):
+        import torch
         from vllm import LLM
 
         from slidesparse import vllm_plugin
@@ -29,23 +30,27 @@ class Engine:
         head_dim = config["hidden_size"] // config["num_attention_heads"]
         token_bytes = 2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim
         blocks = (size.sequences + 1) * (size.model_len // BLOCK + 1) + 1
-        self.llm = LLM(
-            model=str(checkpoint),
-            quantization="slidesparse",
-            additional_config={"slidesparse": {"backend": backend, "tuning": str(tuning) if tuning else None}},
-            scheduler_cls="slidesparse.vllm_plugin.scheduler.RecordingScheduler",
-            async_scheduling=False,
-            dtype="bfloat16",
-            seed=0,
-            skip_tokenizer_init=True,
-            enforce_eager=True,
-            enable_prefix_caching=False,
-            max_model_len=size.model_len,
-            max_num_batched_tokens=max(size.tokens, size.model_len),
-            max_num_seqs=size.sequences,
-            kv_cache_memory_bytes=blocks * BLOCK * token_bytes,
-            disable_log_stats=True,
-        )
+        default = torch.get_default_dtype()
+        try:
+            self.llm = LLM(
+                model=str(checkpoint),
+                quantization="slidesparse",
+                additional_config={"slidesparse": {"backend": backend, "tuning": str(tuning) if tuning else None}},
+                scheduler_cls="slidesparse.vllm_plugin.scheduler.RecordingScheduler",
+                async_scheduling=False,
+                dtype="bfloat16",
+                seed=0,
+                skip_tokenizer_init=True,
+                enforce_eager=True,
+                enable_prefix_caching=False,
+                max_model_len=size.model_len,
+                max_num_batched_tokens=max(size.tokens, size.model_len),
+                max_num_seqs=size.sequences,
+                kv_cache_memory_bytes=blocks * BLOCK * token_bytes,
+                disable_log_stats=True,
+            )
+        finally:
+            torch.set_default_dtype(default)  # vLLM leaves its own behind when loading fails
         core = self.llm.llm_engine.engine_core.engine_core
         self.scheduler = core.scheduler
         self.worker = core.model_executor.driver_worker.worker
