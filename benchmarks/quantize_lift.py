@@ -23,7 +23,7 @@ from slidesparse import timing, timing_cuda
 from slidesparse.kernels import configurations, tuning
 
 PATTERNS = ["dense", *(f"2_{L}" for L in range(4, 18, 2)), "2_inf"]
-STOPPING = timing.Stopping(warmup=1, min_samples=16, max_samples=64, relative_ci=0.002, time_limit_s=0.1)
+STOPPING = timing.Stopping(warmup_s=0.01, min_samples=16, max_samples=64, relative_ci=0.002, time_limit_s=0.1)
 
 
 @triton.jit
@@ -99,7 +99,8 @@ def main():
         configurations.read_tables(arguments.tables)
     else:
         if arguments.processes:
-            step(f"compiled {tuning.compile_ahead(shapes, arguments.processes)} kernels")
+            with tuning.compiling(shapes, arguments.processes) as finish:
+                step(f"compiled {finish()} kernels")
         tables = [tuning.tune(*shape, Ms=arguments.m) for shape in shapes]
         step("tuned")
         for table in tables:

@@ -211,12 +211,12 @@ def requested(root, stage, M, parameters):
 
 @pytest.mark.parametrize("stage", ["kernel", "decode"])
 def test_the_expected_digest_is_that_of_the_request(tmp_path, stage):
-    parameters = {"warmup": 1}
+    parameters = {"warmup_s": 1}
     file, basis, tuning = requested(tmp_path, stage, 64, parameters)
     output = tmp_path / "out.csv"
     assert gather([file], output, expected_digests([file], parameters)) > 0
     with pytest.raises(RecordError, match="another request"):
-        gather([file], output, expected_digests([file], {"warmup": 2}))
+        gather([file], output, expected_digests([file], {"warmup_s": 2}))
     for changed in (basis, tuning):
         before = changed.read_text()
         write_json(changed, {"linears": [], "entries": [1]})

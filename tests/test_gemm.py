@@ -12,15 +12,15 @@ import torch
 from slidesparse import gemm, tuning
 from slidesparse.errors import HardwareError, MeasurementError, RecordError
 from slidesparse.gemm import build, cublaslt, cusparselt, library
-from slidesparse.kernel_points import Problem, Product, Weight
 from slidesparse.patterns import Pattern
+from slidesparse.products import Problem, Product, Weight
 from slidesparse.quantize import DTYPES
 from slidesparse.timing import Stopping
 
 VENDOR = Path(__file__).parent / "vendor"
 FILES = {"cublaslt": VENDOR / "cublasLt.cpp", "cusparselt": VENDOR / "cusparseLt.cpp"}
 COMPILED = {"cublaslt": 130100, "cusparselt": 800}
-FEW = Stopping(warmup=0, min_samples=1, max_samples=2, relative_ci=1.0, time_limit_s=0.1)
+FEW = Stopping(warmup_s=0, min_samples=1, max_samples=2, relative_ci=1.0, time_limit_s=0.1)
 M, N, K = 16, 64, 128
 
 
@@ -301,7 +301,7 @@ def table(backend, rows):
         }
         for m, top in rows.items()
     ]
-    return {"library": backend.version(), "entries": entries}
+    return {"library": backend.version(), "entries": entries, "quantize_lift": []}
 
 
 def test_look_up_takes_the_exact_m_or_the_next_larger(backend):

@@ -7,10 +7,11 @@ import torch
 
 from slidesparse import gemm, kernel_points, tuning
 from slidesparse.errors import MeasurementError
-from slidesparse.kernel_points import Problem, Product, Weight
 from slidesparse.patterns import Pattern
+from slidesparse.products import Linear, Problem, Product, Weight
+from slidesparse.quantize import quantize_per_token
 
-PARAMETERS = {"warmup": 1, "min_samples": 3, "max_samples": 5, "relative_ci": 0.5, "time_limit_s": 0.05}
+PARAMETERS = {"warmup_s": 0.001, "min_samples": 3, "max_samples": 5, "relative_ci": 0.5, "time_limit_s": 0.05}
 REQUEST = {"sparsity": "2_8", "linears": [{"name": "o", "N": 64, "K": 96}], "parameters": PARAMETERS}
 
 
@@ -30,12 +31,14 @@ def test_a_point_names_its_rivals_and_the_paired_speedup(tmp_path, dtype, output
     (rival,) = found["peers"]
     assert rival["backend"] == "onednn" and rival["speedup"]["n"] == found["cold"]["n"]
     assert set(results["peers_missing"]) == {"cublaslt", "absent"}
+    assert [linear["backend"] for linear in found["whole"]] == ["reference", "onednn"]
+    assert found["whole"][0]["cold"]["n"] == found["whole"][1]["speedup"]["n"] == len(found["whole"][1]["samples_us"])
     json.dumps(results, allow_nan=False)
 
 
-def made(dtype="INT8"):
+def made(dtype="INT8", name="onednn"):
     weight = Weight("o", 64, 96, dtype, Pattern("2_8"), "cpu")
-    return Product(Problem(weight, 16), gemm.backend("onednn"), None, 1 << 20, 4)
+    return Product(Problem(weight, 16), gemm.backend(name), None, 1 << 20, 4)
 
 
 def test_operand_sets_exceed_the_cache_twice_and_are_used_in_turn():
@@ -56,6 +59,23 @@ def test_a_wrong_product_is_refused(dtype):
     product.poison()
     with pytest.raises(MeasurementError, match="wrong by"):
         product.check(1)
+
+
+@pytest.mark.parametrize("dtype", ["INT8", "FP8"])
+@pytest.mark.parametrize("name", ["onednn", "reference"])
+def test_a_whole_linear_quantises_multiplies_and_scales(dtype, name):
+    product = made(dtype, name)
+    linear = Linear(product, 0)
+    linear.verify()
+    problem, weight = product.problem, product.problem.weight
+    x, scale = quantize_per_token(problem.activations, dtype)
+    expected = (x.double() @ weight.codes.double().t()) * scale.double() * weight.scale.double()
+    for out in linear.outputs:
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out.double(), expected, rtol=8e-3, atol=0)
+    problem.weight.scale = weight.scale * 1.02
+    with pytest.raises(MeasurementError, match=f"whole linear of backend {name}: o at M=16 .* is wrong by"):
+        linear.verify()
 
 
 def test_a_product_that_is_not_a_number_is_refused():

@@ -19,8 +19,10 @@ ROOT = Path(__file__).parents[1]
 STORED = ROOT / "tests" / "protocol.json"
 
 LIBRARY = "workflow/slidesparse"
-ALL = ("timing.py", "tuning.py", "handlers.py", "patterns.py", "quantize.py", "slide.py", "gemm/**/*", "kernels/**/*")
-GEMM = tuple(f"{LIBRARY}/{name}" for name in (*ALL, "kernel_points.py", "prune.py")) + ("csrc/**/*",)
+ALL = ("timing*.py", "cuda_tools.py", "tuning.py", "handlers.py", "patterns.py", "quantize.py", "slide.py")
+ALL += ("gemm/**/*", "kernels/**/*")
+POINTS = ("kernel_points.py", "products.py", "roofline.py", "prune.py")
+GEMM = tuple(f"{LIBRARY}/{name}" for name in (*ALL, *POINTS)) + ("csrc/**/*",)
 ENGINE = tuple(f"{LIBRARY}/{name}" for name in (*ALL, "engine.py", "vllm_plugin/**/*")) + ("csrc/**/*",)
 CODE = {"tune": GEMM, "kernel": GEMM, "prefill": ENGINE, "decode": ENGINE}
 """stage: patterns of the files that decide its figures. Checkpoints are inputs; what converts is not among them."""

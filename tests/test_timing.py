@@ -5,7 +5,7 @@ import pytest
 from slidesparse import timing
 from slidesparse.timing import Stopping
 
-EXACT = Stopping(warmup=0, min_samples=10, max_samples=100, relative_ci=0.01, time_limit_s=60)
+EXACT = Stopping(warmup_s=0, min_samples=10, max_samples=100, relative_ci=0.01, time_limit_s=60)
 
 
 class Sampler:
@@ -25,8 +25,9 @@ class Sampler:
 def test_samplers_take_turns_every_other_round_in_reverse():
     order = []
     samplers = {name: Sampler(name, 1.0, order=order) for name in "abc"}
-    samples = timing.measure(samplers, Stopping(1, 2, 2, 0.01, 60))
-    assert "".join(order) == "abc" + "cba" + "abc"
+    clock = iter(range(1000))
+    samples = timing.measure(samplers, Stopping(1.5, 2, 2, 0.01, 60), clock=lambda: next(clock))
+    assert "".join(order) == "abc" + "cba" + "abc"  # the first, of one tick, warms up
     assert samples == {name: [1.0, 1.0] for name in "abc"}
 
 

@@ -46,12 +46,15 @@ extern "C" __global__ void compare_int32(const int* out, const double* reference
   compared(out, reference, n, sum, most);
 }
 
-extern "C" __global__ void wait_ns(unsigned long long ns) {
+extern "C" __global__ void wait_ns(unsigned long long ns, unsigned long long* passed) {
   unsigned long long begin, now;
+  long long cycles = clock64();
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
   do {
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
   } while (now - begin < ns);
+  passed[0] += clock64() - cycles;
+  passed[1] += now - begin;
 }
 """
 
@@ -68,29 +71,49 @@ def _module(source):
 
 
 def _launch(name, blocks, threads, arguments):
-    current = torch.cuda.current_stream()
-    shared = hasattr(cupy.cuda.Stream, "from_external") and hasattr(current, "__cuda_stream__")
-    with cupy.cuda.Stream.from_external(current) if shared else cupy.cuda.ExternalStream(current.cuda_stream):
+    with _stream(torch._C._cuda_getCurrentRawStream(torch.cuda.current_device())):
         _kernel(name)((blocks,), (threads,), arguments)
 
 
-def error(out, reference):
-    """(Frobenius norm, largest absolute value) of out - reference; NaN counts as infinity.
+@cache
+def _stream(handle):
+    """CuPy's view of one of torch's streams."""
+    return cupy.cuda.ExternalStream(handle)
 
-    out: int32 or bfloat16, contiguous, on the GPU. reference: float64 of the same shape.
+
+def errors(outs, reference):
+    """[(Frobenius norm, largest absolute value)] of out - reference for every out; NaN counts as infinity.
+
+    outs: int32 or bfloat16, contiguous, on the GPU. reference: float64 of the same shape.
     """
-    sums = torch.zeros(2, dtype=torch.float64, device=out.device)
-    kernel, view = ("compare_int32", out) if out.dtype == torch.int32 else ("compare_bf16", out.view(torch.int16))
-    operands = [cupy.from_dlpack(tensor.detach()) for tensor in (view, reference, sums[:1], sums[1:])]
-    blocks = min(2048, -(-out.numel() // 256))
-    _launch(kernel, blocks, 256, (*operands[:2], out.numel(), *operands[2:]))
-    squares, largest = sums.tolist()
-    return squares**0.5, largest
+    sums = torch.zeros(len(outs), 2, dtype=torch.float64, device=reference.device)
+    target, expected = cupy.from_dlpack(sums), cupy.from_dlpack(reference)
+    for out, row in zip(outs, target, strict=True):
+        kernel, view = ("compare_int32", out) if out.dtype == torch.int32 else ("compare_bf16", out.view(torch.int16))
+        blocks = min(2048, -(-out.numel() // 256))
+        operands = (cupy.from_dlpack(view.detach()), expected, out.numel(), row[:1], row[1:])
+        _launch(kernel, blocks, 256, operands)
+    return [(squares**0.5, largest) for squares, largest in sums.tolist()]
 
 
-def wait(ns):
-    """Keep the current stream busy for so many nanoseconds."""
-    _launch("wait_ns", 1, 1, (ns,))
+class Wait:
+    """Keeps the current stream busy for a while, and tells the clock of the multiprocessors meanwhile."""
+
+    def __init__(self):
+        self._passed = torch.zeros(2, dtype=torch.int64, device="cuda")  # cycles and nanoseconds
+
+    def __call__(self, ns):
+        _launch("wait_ns", 1, 1, (ns, self._passed.data_ptr()))
+
+    def reset(self):
+        """Forget what was waited."""
+        self._passed.zero_()
+
+    @property
+    def clock_mhz(self):
+        """Mean clock over all that was waited, or None."""
+        cycles, ns = self._passed.tolist()
+        return cycles / ns * 1e3 if ns else None
 
 
 @cache

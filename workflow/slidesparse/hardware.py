@@ -88,6 +88,12 @@ class Hardware:
         """L2 cache of the GPU in bytes; None where it cannot be had. Initialises the CUDA driver."""
         return _cuda_attribute(self.bus_id, 38)
 
+    @cached_property
+    def memory_bandwidth(self):
+        """Bytes a second between the GPU and its memory, by its clock and width; None where they cannot be had."""
+        clock_khz, bits = _cuda_attribute(self.bus_id, 36), _cuda_attribute(self.bus_id, 37)
+        return 2 * clock_khz * 1000 * bits // 8 if clock_khz and bits else None
+
     @property
     def cache_bytes(self):
         """Largest cache between the measured processor and its memory, in bytes."""
@@ -392,7 +398,13 @@ def provenance(hardware=None):
     for name in ("device", "bus_id", "note"):
         del known[name]
     host = {"host": _hashed(os.uname().nodename), "kernel": os.uname().release}
-    return known | {"sm_count": hardware.sm_count, "l2_bytes": hardware.l2_bytes} | host | state(hardware)
+    return known | host | state(hardware)
+
+
+def capacity(hardware):
+    """What a GPU can do, for the hardware block of a point; to be asked for where the CUDA driver is in use anyway."""
+    names = ("sm_count", "l2_bytes", "memory_bandwidth") if hardware.gpu else ()
+    return {name: getattr(hardware, name) for name in names}
 
 
 def software():

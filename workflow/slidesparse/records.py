@@ -16,7 +16,7 @@ from slidesparse.handlers import SETTINGS
 
 SCHEMA = 1
 
-PROTOCOL = {"tune": 2, "kernel": 2, "prefill": 2, "decode": 2}
+PROTOCOL = {"tune": 3, "kernel": 3, "prefill": 2, "decode": 2}
 """Version of how each stage measures. Raised when timing, gemm, kernels, engine or csrc change what a figure means;
 a test compares the hash of those files (tests/protocol.json)."""
 
@@ -75,8 +75,9 @@ def request(key, parameters, basis, tuning, peers=None):
 def write_point(path, asked, results, *, seconds, resident, reason=None):
     """Write the point at `path` atomically, with its provenance, and remove an earlier failure's record.
 
-    `results` None means out of memory, for the `reason` given.
+    `results` None means out of memory, for the `reason` given. results["capacity"], if there, is of the hardware block.
     """
+    capacity = (results or {}).pop("capacity", {})
     write_json(
         path,
         {
@@ -86,7 +87,7 @@ def write_point(path, asked, results, *, seconds, resident, reason=None):
             "reason": reason,
             "request": asked,
             "results": results or {},
-            "hardware": hardware.provenance(),
+            "hardware": hardware.provenance() | capacity,
             "software": hardware.software() | {"settings": SETTINGS},
             "run": {
                 "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -18,12 +18,13 @@ import numpy as np
 class Stopping:
     """When enough samples were taken.
 
-    warmup: samples thrown away before the first. min_samples, max_samples: bounds on their number. relative_ci: enough
-    when half the width of the median's 95 % confidence interval is below this share of it. time_limit_s: seconds, for
-    each sampler that takes part, after which no further sample is taken (at least min_samples are).
+    warmup_s: seconds of samples, all together, that are thrown away. min_samples, max_samples: bounds on the number of
+    samples. relative_ci: enough when half the width of the median's 95 % confidence interval is below this share of it.
+    time_limit_s: seconds, for each sampler that takes part, after which no further sample is taken (at least
+    min_samples are).
     """
 
-    warmup: int
+    warmup_s: float
     min_samples: int
     max_samples: int
     relative_ci: float
@@ -77,15 +78,20 @@ class Calls:
     ahead = 1
     """Samples that are started before the first of them is read."""
 
+    clock_mhz = None
+
     def __init__(self, call, sets, clock=time.perf_counter):
         self._call, self._sets, self._clock = call, sets, clock
         self._next = 0
+        self.used = 0
+        """Operand sets that were run."""
 
     def __call__(self):
         begin = self._clock()
         self._call(self._next)
         seconds = self._clock() - begin
         self._next = (self._next + 1) % self._sets
+        self.used = min(self._sets, self.used + 1)
         return lambda: seconds
 
 
@@ -105,7 +111,9 @@ def measure(samplers, stopping, clock=time.perf_counter):
             order.reverse()
         return [(name, read()) for name, read in started]
 
-    rounds(stopping.warmup)
+    start = clock()
+    while clock() - start < stopping.warmup_s:
+        rounds(1)
     taken, checked = 0, 0
     start = clock()
     while taken < stopping.max_samples:

@@ -34,22 +34,20 @@ COLUMNS = (
 )
 TOP = 3
 
+FINALISTS = 6
 SLOW = 1.5
-NOISE_S = 2e-4
-FINALISTS = 5
-SAMPLES = 2
-"""Successive halving: what took `SLOW` times as long as the fastest at first glance is out, unless it took less than
-`NOISE_S`, which starting it may take; the others give `SAMPLES` samples, the best quarter of them twice as many, and so
-on down to the finalists."""
+SAMPLES = 3
+"""Successive halving: all give `SAMPLES` samples; what takes `SLOW` times as long as the fastest is out, and so is what
+is not in the best third, which gives twice as many; and so on down to the finalists."""
 
 
 def search(backend, products, stopping):
-    """Search a backend over products (kernel_points.Product); returns the table as a dictionary.
+    """Search a backend over products (products.Product); returns the table as a dictionary.
 
     A wrong algorithm is excluded and named in the table. Raises MeasurementError if no algorithm of a product is right.
     """
     return {
-        "schema": 2,
+        "schema": 3,
         "backend": backend.name,
         "library": backend.version(),
         "entries": [_entry(product, stopping) for product in products],
@@ -61,7 +59,8 @@ def _entry(product, stopping):
     right, wrong = _verified(product, listed)
     known = {algorithm.id: algorithm for algorithm in right}
     finalists = _halved(product, list(known))
-    default, found = listed[0].id, product.found()
+    default = listed[0].id
+    found = product.found() if product.main else None
     beside = [id for id in (default, found) if id in known]
     times = _times(product, list(dict.fromkeys([*reversed(finalists), *beside])), stopping)
     return {
@@ -105,14 +104,14 @@ def _verified(product, algorithms):
 
 
 def _halved(product, ids):
-    """The finalists among algorithms, by successive halving."""
-    glances = {id: min(product.glance(id), product.glance(id)) for id in ids}
-    ids = [id for id in ids if glances[id] <= max(NOISE_S, SLOW * min(glances.values()))]
+    """The finalists among algorithms, by successive halving, the fastest first."""
     samples = SAMPLES
     while len(ids) > FINALISTS:
         few = timing.Stopping(0, samples, samples, 0.0, math.inf)
         taken = timing.measure({id: product.sampler(id, quick=True) for id in ids}, few)
-        ids = sorted(ids, key=lambda id: min(taken[id]))[: max(FINALISTS, len(ids) // 4)]
+        best = {id: min(seconds) for id, seconds in taken.items()}
+        ids = sorted(ids, key=best.get)[: max(FINALISTS, len(ids) // 3)]
+        ids = [id for id in ids if best[id] <= SLOW * best[ids[0]]]
         samples *= 2
     return ids
 
@@ -123,8 +122,14 @@ def best_of_few(product):
     if len(listed) > FINALISTS:
         return listed[0].id
     right, _ = _verified(product, listed)
-    few = timing.Stopping(1, 8, 8, 0.0, math.inf)
+    few = timing.Stopping(0, 8, 8, 0.0, math.inf)
     return next(iter(_times(product, [algorithm.id for algorithm in right], few)))
+
+
+def name_of(product, algorithm):
+    """What is known of an algorithm that no table names: the library's default, or one of few."""
+    listed = {known.id: known.name for known in product.algorithms()}
+    return listed.get(algorithm, "the library's default")
 
 
 def _times(product, ids, stopping):
@@ -149,10 +154,14 @@ def to_csv(table):
 
 
 class Table:
-    """Look-up at run time: exact M, else the next larger tuned M, else the library's default (None)."""
+    """Look-up at run time: exact M, else the next larger tuned M, else the library's default (None).
+
+    quantize_lift: tables for kernels.configurations.use, of the kernel that makes the backend's operands on a GPU.
+    """
 
     def __init__(self, table):
         self.library = table["library"]
+        self.quantize_lift = table["quantize_lift"]
         self._by_shape = {}
         for entry in table["entries"]:
             shape = (entry["N"], entry["K_slid"], entry["output"])

@@ -8,6 +8,10 @@ from importlib import import_module
 from typing import NamedTuple, Protocol
 
 from slidesparse.errors import MeasurementError
+from slidesparse.quantize import DTYPES
+
+NAMES = {stored: name for name, stored in DTYPES.items()}
+"""INT8 or FP8 of a torch dtype."""
 
 MODULES = {
     "cublaslt": "slidesparse.gemm.cublaslt",
@@ -42,6 +46,17 @@ class Backend(Protocol):
 
     def outputs(self, dtype) -> tuple:
         """Types that a product of `dtype` (INT8 or FP8) can have: INT32, BF16 or FP32. The first is the default."""
+
+    def default(self, operand, output=None):
+        """`output`, or the default type of an operand's product if it is None."""
+        return output or self.outputs(NAMES[operand.dtype])[0]
+
+    def scales(self, dtype) -> tuple:
+        """Which scales a product can apply on its way out: "token", "channel", both or none.
+
+        `matmul` then takes token_scale [M, 1] or channel_scale [N], float32.
+        """
+        return ()
 
     def prepare(self, codes):
         """codes [N, K or K'] int8 or float8_e4m3fn -> an operand on the backend's device.

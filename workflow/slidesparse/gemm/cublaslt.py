@@ -12,8 +12,8 @@ import torch
 
 from slidesparse import gemm
 from slidesparse.errors import MeasurementError
-from slidesparse.gemm import Algorithm
-from slidesparse.gemm.dense import DTYPES, OUTPUTS, Operand, padded, whole_rows
+from slidesparse.gemm import NAMES, Algorithm
+from slidesparse.gemm.dense import OUTPUTS, Operand, padded, whole_rows
 from slidesparse.gemm.library import Problem, load, problem, stream
 
 DEFAULT_WORKSPACE = 32 << 20
@@ -74,7 +74,7 @@ class Backend(gemm.Backend):
         return Operand(codes.to(self.device).contiguous())
 
     def algorithms(self, operand, M, output=None):
-        output = output or self.outputs(DTYPES[operand.dtype])[0]
+        output = self.default(operand, output)
         found = {}
         for fast in (0,) if operand.dtype == torch.int8 else (0, 1):
             shape = problem(whole_rows(M), operand.N, operand.K, operand.dtype, output, fast)
@@ -85,16 +85,16 @@ class Backend(gemm.Backend):
                 found.setdefault(id, Algorithm(id, name, candidate.workspace))
         if not found:
             raise MeasurementError(
-                f"cuBLASLt has no algorithm for M={M} N={operand.N} K={operand.K} {DTYPES[operand.dtype]} to {output}"
+                f"cuBLASLt has no algorithm for M={M} N={operand.N} K={operand.K} {NAMES[operand.dtype]} to {output}"
             )
         return list(found.values())
 
     def workspace(self, operand, M, algorithm, output=None):
-        output = output or self.outputs(DTYPES[operand.dtype])[0]
+        output = self.default(operand, output)
         return _workspace(whole_rows(M), operand.N, operand.K, operand.dtype, output, algorithm)
 
     def matmul(self, operand, x, algorithm=None, output=None, out=None):
-        output = output or self.outputs(DTYPES[operand.dtype])[0]
+        output = self.default(operand, output)
         if out is None:
             return cublaslt_mm(x, operand.weight, output, algorithm or "")
         return _multiply(x, operand.weight, output, algorithm, out)
@@ -160,7 +160,7 @@ def _default(M, N, K, dtype, output):
     """The library's first proposal, with exact accumulation."""
     proposals = _heuristic(problem(M, N, K, dtype, output), DEFAULT_WORKSPACE, REDUCTIONS[-1], 1)
     if not proposals:
-        raise MeasurementError(f"cuBLASLt has no algorithm for M={M} N={N} K={K} {DTYPES[dtype]} to {output}")
+        raise MeasurementError(f"cuBLASLt has no algorithm for M={M} N={N} K={K} {NAMES[dtype]} to {output}")
     return b64encode(bytes(proposals[0].algorithm)).decode()
 
 

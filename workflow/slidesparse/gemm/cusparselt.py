@@ -15,7 +15,7 @@ import torch
 from slidesparse import gemm
 from slidesparse.errors import MeasurementError
 from slidesparse.gemm import Algorithm
-from slidesparse.gemm.dense import DTYPES, OUTPUTS, padded, whole_rows
+from slidesparse.gemm.dense import OUTPUTS, padded, whole_rows
 from slidesparse.gemm.library import Problem, load, problem, stream
 
 SPLITS = (1, -1)
@@ -77,6 +77,9 @@ class Backend(gemm.Backend):
     def outputs(self, dtype):
         return ("BF16", "INT32") if dtype == "INT8" else ("BF16",)
 
+    def scales(self, dtype):
+        return ("channel",) if dtype == "INT8" else ()
+
     def prepare(self, codes):
         codes = codes.to(self.device).contiguous()
         N, K = codes.shape
@@ -95,7 +98,7 @@ class Backend(gemm.Backend):
         return Operand(compressed, N, K, codes.dtype)
 
     def algorithms(self, operand, M, output=None):
-        output = output or self.outputs(DTYPES[operand.dtype])[0]
+        output = self.default(operand, output)
         count, preset = c_int32(), c_int32()
         shape = problem(whole_rows(M), operand.N, operand.K, operand.dtype, output)
         library().call("algorithms", shape, byref(count), byref(preset))
@@ -109,11 +112,11 @@ class Backend(gemm.Backend):
         return listed
 
     def workspace(self, operand, M, algorithm, output=None):
-        output = output or self.outputs(DTYPES[operand.dtype])[0]
+        output = self.default(operand, output)
         return _workspace(whole_rows(M), operand.N, operand.K, operand.dtype, output, 0, algorithm)
 
     def found(self, operand, x, output=None):
-        output = output or self.outputs(DTYPES[operand.dtype])[0]
+        output = self.default(operand, output)
         M = x.shape[0]
         needed = max(algorithm.workspace for algorithm in self.algorithms(operand, M, output))
         workspace = torch.empty(needed, dtype=torch.uint8, device=x.device)
@@ -135,7 +138,7 @@ class Backend(gemm.Backend):
 
     def matmul(self, operand, x, algorithm=None, output=None, out=None, channel_scale=None):
         """channel_scale [N] float32, INT8 only: the product of output channel n is multiplied by its factor."""
-        output = output or self.outputs(DTYPES[operand.dtype])[0]
+        output = self.default(operand, output)
         if out is None:
             return cusparselt_mm(x, operand.compressed, operand.N, output, algorithm or "", channel_scale)
         return _multiply(x, operand.compressed, operand.N, output, algorithm, channel_scale, out)

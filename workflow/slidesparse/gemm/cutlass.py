@@ -41,6 +41,9 @@ class Backend(gemm.Backend):
     def outputs(self, dtype):
         return ("BF16",)
 
+    def scales(self, dtype):
+        return ("token", "channel")
+
     def prepare(self, codes):
         return Operand(codes.to(self.device).contiguous())
 
@@ -48,10 +51,10 @@ class Backend(gemm.Backend):
         return [Algorithm(0, "the kernel that vLLM picks")]
 
     def matmul(self, operand, x, algorithm=None, output=None, out=None, token_scale=None, channel_scale=None):
-        """token_scale [M, 1] and channel_scale [N, 1], float32, multiply the product; without them ones do."""
+        """token_scale [M, 1] and channel_scale [N], float32, multiply the product; without them ones do."""
         M, N = x.shape[0], operand.N
         out = torch.empty(M, N, dtype=OUTPUTS["BF16"], device=x.device) if out is None else out
         token_scale = ones(M, 1, x.device) if token_scale is None else token_scale
-        channel_scale = ones(N, 1, x.device) if channel_scale is None else channel_scale
+        channel_scale = ones(N, 1, x.device) if channel_scale is None else channel_scale.view(N, 1)
         _operator()(out, x, operand.weight.t(), token_scale, channel_scale, None)
         return out

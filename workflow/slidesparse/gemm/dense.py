@@ -8,8 +8,6 @@ import torch
 OUTPUTS = {"INT32": torch.int32, "BF16": torch.bfloat16, "FP32": torch.float32}
 """Names of a product's type, as points and tables spell them."""
 
-DTYPES = {torch.int8: "INT8", torch.float8_e4m3fn: "FP8"}
-
 ROWS = 16
 """Tensor cores take rows of activations in multiples of this."""
 

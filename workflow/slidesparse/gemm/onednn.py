@@ -5,33 +5,14 @@ from dataclasses import dataclass
 import torch
 
 from slidesparse import gemm
-from slidesparse.gemm import Algorithm
+from slidesparse.gemm import Algorithm, dense
 
 
 @dataclass
-class Operand:
-    """A dense weight in both layouts that an algorithm may ask for."""
+class Operand(dense.Operand):
+    """A dense weight [N, K], and transposed for the algorithm that asks for it; a product reads one of the two."""
 
-    weight: torch.Tensor
     packed: torch.Tensor
-
-    @property
-    def N(self):
-        return self.weight.shape[0]
-
-    @property
-    def K(self):
-        return self.weight.shape[1]
-
-    @property
-    def dtype(self):
-        return self.weight.dtype
-
-    @property
-    def bytes(self):
-        return self.weight.numel()
-
-    footprint = bytes  # an algorithm reads one of the two layouts
 
     def clone(self):
         return Operand(self.weight.clone(), self.packed.clone())

@@ -18,6 +18,9 @@ class Backend(gemm.Backend):
     def outputs(self, dtype):
         return ("INT32",) if dtype == "INT8" else ("BF16",)
 
+    def scales(self, dtype):
+        return ("token", "channel") if dtype == "FP8" else ()
+
     def prepare(self, codes):
         return Operand(codes.to(self.device).contiguous())
 
@@ -27,7 +30,7 @@ class Backend(gemm.Backend):
         return [Algorithm(0, "_scaled_mm, row-wise"), Algorithm(1, "_scaled_mm, row-wise, fast accumulation")]
 
     def matmul(self, operand, x, algorithm=None, output=None, out=None, token_scale=None, channel_scale=None):
-        """token_scale [M, 1] and channel_scale [1, N], float32, multiply an FP8 product; without them ones do."""
+        """token_scale [M, 1] and channel_scale [N], float32, multiply an FP8 product; without them ones do."""
         M, N = x.shape[0], operand.N
         weight = operand.weight.t()
         if operand.dtype == torch.int8:
@@ -38,7 +41,7 @@ class Backend(gemm.Backend):
             x,
             weight,
             scale_a=ones(M, 1, x.device) if token_scale is None else token_scale,
-            scale_b=ones(1, N, x.device) if channel_scale is None else channel_scale,
+            scale_b=ones(1, N, x.device) if channel_scale is None else channel_scale.view(1, N),
             out_dtype=out.dtype,
             use_fast_accum=algorithm == 1,
             out=out,

@@ -1,7 +1,9 @@
 """The fastest way to cut the quantise and lift kernel for a row length, pattern, dtype and number of rows."""
 
 import multiprocessing
+import os
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from statistics import median
 
 import torch
@@ -15,18 +17,22 @@ from slidesparse.patterns import Pattern
 from slidesparse.quantize import DTYPES
 
 ROWS = (64, 1024, 4096, 16384)
-FINALISTS = 4
-FIRST = timing.Stopping(warmup=1, min_samples=3, max_samples=3, relative_ci=0.01, time_limit_s=1)
-FINAL = timing.Stopping(warmup=1, min_samples=16, max_samples=64, relative_ci=0.002, time_limit_s=0.1)
+FINALISTS = 3
+FIRST = timing.Stopping(warmup_s=0, min_samples=4, max_samples=4, relative_ci=0.01, time_limit_s=1)
+FINAL = timing.Stopping(warmup_s=0.002, min_samples=8, max_samples=32, relative_ci=0.005, time_limit_s=0.02)
 
 
-def compile_ahead(shapes, processes):
-    """Compile every candidate of shapes (K, pattern, dtype) into Triton's cache on disk, in so many processes."""
+@contextmanager
+def compiling(shapes, processes=None):
+    """Compile every candidate of shapes (K, pattern, dtype) into Triton's cache on disk, in so many processes.
+
+    Gives a function that waits until all are compiled and returns their number.
+    """
     jobs = [(pattern, K, dtype, configuration) for K, pattern, dtype in shapes for configuration in candidates(K)]
+    processes = processes or max(1, min(8, len(os.sched_getaffinity(0)) - 1))
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        for _ in pool.map(_compile, jobs, chunksize=4):
-            pass
-    return len(jobs)
+        compiled = pool.map(_compile, jobs, chunksize=2)
+        yield lambda: sum(1 for _ in compiled)
 
 
 def _compile(job):
@@ -76,10 +82,11 @@ def tune(K, pattern, dtype, Ms=ROWS, tried=None):
                 raise MeasurementError(
                     f"quantise and lift is wrong at M={M} K={K} {pattern} {dtype} cut into {configuration}"
                 )
-            samplers[configuration] = timing_cuda.Replays(operands.call(configuration), operands.sets)
-        first = {name: median(samples) for name, samples in timing.measure(samplers, FIRST).items()}
+            samplers[configuration] = timing_cuda.Launches(operands.call(configuration), operands.sets)
+        first = {name: min(samples) for name, samples in timing.measure(samplers, FIRST).items()}
         best = sorted(first, key=first.get)[:FINALISTS]
-        final = timing.measure({name: samplers[name] for name in best}, FINAL)
+        finalists = {name: timing_cuda.Replays(operands.call(name), operands.sets) for name in best}
+        final = timing.measure(finalists, FINAL)
         final = {name: median(samples) for name, samples in final.items()}
         fastest = min(final, key=final.get)
         entries.append(

@@ -33,6 +33,9 @@ PUBLISHED = {
 RIVALS = ("cublaslt", "cublaslt_int32", "cutlass", "torch", "torch_int32")
 """Dense rivals that take turns with a kernel point, by the type of their product: INT32 where named, else BF16."""
 
+LIBRARIES = ("cublaslt", "cutlass", "torch")
+"""Dense rivals whose whole linears (quantise, product, both scales) take turns with a kernel point's."""
+
 COLUMNS = {
     "prefill": {**PUBLISHED["prefill"], **STEADY, **TAIL},
     "decode": {**PUBLISHED["decode"], **STEADY, **TAIL},
@@ -63,6 +66,22 @@ COLUMNS = {
         "speedup_best_dense": float,
         "speedup_best_dense_ci_low": float,
         "speedup_best_dense_ci_high": float,
+        "best_dense_alg": str,
+        "speedup_cublaslt": float,
+        "speedup_cublaslt_ci_low": float,
+        "speedup_cublaslt_ci_high": float,
+        "clock_mhz": float,
+        "roofline_us": float,
+        "roofline_pct": float,
+        "roofline_limit": str,
+        "linear_us": float,
+        "linear_folded_us": float,
+        **{f"{name}_linear_us": float for name in LIBRARIES},
+        "best_dense_linear": str,
+        "best_dense_linear_us": float,
+        "speedup_linear": float,
+        "speedup_linear_ci_low": float,
+        "speedup_linear_ci_high": float,
         **TAIL,
     },
 }

@@ -152,7 +152,7 @@ def kernel_rows(point):
 def gemm_columns(gemm):
     """The columns of one linear."""
     algorithm = gemm["algorithm"]
-    cold, hot = gemm["cold"], gemm.get("hot") or {}
+    cold, hot, least = gemm["cold"], gemm.get("hot") or {}, gemm.get("roofline") or {}
     return {
         "N": gemm["N"],
         "K": gemm["K"],
@@ -171,7 +171,12 @@ def gemm_columns(gemm):
         "exact": gemm["exact"],
         "error_max_abs": as_float(gemm["error_max_abs"]),
         "samples": cold["n"],
+        "clock_mhz": as_float(gemm.get("clock_mhz")),
+        "roofline_us": as_float(least.get("seconds"), 1e6),
+        "roofline_pct": least and 100 * least["seconds"] / cold["median_s"] or None,
+        "roofline_limit": least.get("limit"),
         **rival_columns(gemm),
+        **whole_columns(gemm.get("whole") or []),
     }
 
 
@@ -189,17 +194,46 @@ def rival_columns(gemm):
     for rival in rivals:
         suffix = "_int32" if rival["output"] == "INT32" else ""
         columns[f"{rival['backend']}{suffix}_us"] = as_float(rival["cold"]["median_s"], 1e6)
+        if rival["backend"] == "cublaslt" and rival.get("speedup"):
+            columns |= speedup_columns("speedup_cublaslt", rival)
     same = [rival for rival in rivals if rival["output"] == gemm["output"] and rival.get("speedup")]
     if same:
         best = min(same, key=lambda rival: rival["cold"]["median_s"])
         columns |= {
             "best_dense": best["backend"],
             "best_dense_us": as_float(best["cold"]["median_s"], 1e6),
-            "speedup_best_dense": as_float(best["speedup"]["median"]),
-            "speedup_best_dense_ci_low": as_float(best["speedup"]["ci_low"]),
-            "speedup_best_dense_ci_high": as_float(best["speedup"]["ci_high"]),
+            "best_dense_alg": best.get("algorithm_name"),
+            **speedup_columns("speedup_best_dense", best),
         }
     return {name: value for name, value in columns.items() if name in COLUMNS["kernel"]}
+
+
+def whole_columns(linears):
+    """The whole linear of the backend (the first of `linears`), of its dense rivals, and of the fastest of these."""
+    if not linears:
+        return {}
+    own, rivals = linears[0], linears[1:]
+    folded = own.get("folded") or {}
+    columns = {
+        "linear_us": as_float(own["cold"]["median_s"], 1e6),
+        "linear_folded_us": as_float(folded.get("median_s"), 1e6),
+        **{f"{rival['backend']}_linear_us": as_float(rival["cold"]["median_s"], 1e6) for rival in rivals},
+    }
+    if rivals:
+        best = min(rivals, key=lambda rival: rival["cold"]["median_s"])
+        columns |= {
+            "best_dense_linear": best["backend"],
+            "best_dense_linear_us": as_float(best["cold"]["median_s"], 1e6),
+            **speedup_columns("speedup_linear", best),
+        }
+    return {name: value for name, value in columns.items() if name in COLUMNS["kernel"]}
+
+
+def speedup_columns(name, rival):
+    """Median and confidence interval of the paired ratios of a rival over the backend."""
+    ratio = rival["speedup"]
+    statistics = {name: "median", f"{name}_ci_low": "ci_low", f"{name}_ci_high": "ci_high"}
+    return {column: as_float(ratio[statistic]) for column, statistic in statistics.items()}
 
 
 def as_float(value, factor=1.0):
