@@ -41,6 +41,25 @@ def made(dtype="INT8", name="onednn"):
     return Product(Problem(weight, 16), gemm.backend(name), None, 1 << 20, 4)
 
 
+def test_linears_that_do_not_fit_together_are_measured_one_by_one(tmp_path, monkeypatch):
+    measured = kernel_points._measured
+
+    def small(request, linears, *rest):
+        if len(linears) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return measured(request, linears, *rest)
+
+    linears = [{"name": "o", "N": 64, "K": 96}, {"name": "down", "N": 32, "K": 128}]
+    request = REQUEST | {"backend": "reference", "dtype": "INT8", "linears": linears}
+    path = tmp_path / "2_8.json"
+    path.write_text(json.dumps(kernel_points.tune(request | {"M": [16]})))
+    request |= {"M": 16, "tuning": str(path)}
+    assert kernel_points.measure(request)["linears_together"]
+    monkeypatch.setattr(kernel_points, "_measured", small)
+    results = kernel_points.measure(request)
+    assert not results["linears_together"] and [found["name"] for found in results["gemms"]] == ["o", "down"]
+
+
 def test_operand_sets_exceed_the_cache_twice_and_are_used_in_turn():
     product = made()
     assert product.sets == len(product.operands) == len(product.inputs) == len(product.outputs) == 4
@@ -66,16 +85,20 @@ def test_a_wrong_product_is_refused(dtype):
 def test_a_whole_linear_quantises_multiplies_and_scales(dtype, name):
     product = made(dtype, name)
     linear = Linear(product, 0)
-    linear.verify()
     problem, weight = product.problem, product.problem.weight
     x, scale = quantize_per_token(problem.activations, dtype)
     expected = (x.double() @ weight.codes.double().t()) * scale.double() * weight.scale.double()
+    product.verify(0, product.sets)
     for out in linear.outputs:
         assert out.dtype == torch.bfloat16
         torch.testing.assert_close(out.double(), expected, rtol=8e-3, atol=0)
-    problem.weight.scale = weight.scale * 1.02
+    for form in (linear.raw, linear.passed):
+        form(1)
+        product.check()
+    linear.check()
+    linear.outputs[3] *= 1.02
     with pytest.raises(MeasurementError, match=f"whole linear of backend {name}: o at M=16 .* is wrong by"):
-        linear.verify()
+        linear.check()
 
 
 def test_a_product_that_is_not_a_number_is_refused():

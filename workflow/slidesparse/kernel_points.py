@@ -82,10 +82,16 @@ def measure(request):
     machine = hardware.detect()
     before = hardware.state(machine)
     with _memory():
-        gemms = [_measured(request, linear, contenders, missing, machine) for linear in request["linears"]]
+        try:
+            together, gemms = True, _measured(request, request["linears"], contenders, missing, machine)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            each = [_measured(request, [linear], contenders, missing, machine) for linear in request["linears"]]
+            together, gemms = False, sum(each, [])
     return {
         "zero_rate": ZERO_RATE,
         "library": backend.version(),
+        "linears_together": together,
         "gemms": gemms,
         "peers_missing": missing,
         "state": {"before": before, "after": hardware.state(machine)},
@@ -99,120 +105,130 @@ def _weight(name, N, K, dtype, sparsity, device):
     return Weight(name, N, K, dtype, Pattern(sparsity), device)
 
 
+def _measured(request, linears, contenders, missing, machine):
+    """The entries of linears, all of which take turns, so that they run at the clock and power of a whole layer.
+
+    Why a peer takes no part goes into `missing`.
+    """
+    contests = [_Contest(request, linear, contenders, missing, machine) for linear in linears]
+    samplers = {(i, name): sampler for i, contest in enumerate(contests) for name, sampler in contest.samplers.items()}
+    samples = timing.measure(samplers, timing.Stopping(**request["parameters"]))
+    entries = [
+        contest.entry({name: taken for (at, name), taken in samples.items() if at == i}, machine)
+        for i, contest in enumerate(contests)
+    ]
+    for contest in contests:
+        contest.weight.release()
+    return entries
+
+
+class _Contest:
+    """One linear: the backend's products, those of its peers, and the whole linear of each, verified and ready."""
+
+    def __init__(self, request, linear, contenders, missing, machine):
+        own = contenders[0][0]
+        self.weight = _weight(
+            linear["name"], linear["N"], linear["K"], request["dtype"], request["sparsity"], own.device
+        )
+        problem = Problem(self.weight, request["M"])
+        self.runs = []
+        for backend, table in contenders:
+            for output in backend.outputs(request["dtype"]):
+                try:
+                    product = Product(problem, backend, output, machine.cache_bytes, _most_sets(backend, request))
+                    self.runs.append(_Run(product, table, backend is own))
+                except (RuntimeError, SlideSparseError) as error:  # torch and vLLM refuse with a RuntimeError
+                    if backend is own or isinstance(error, torch.OutOfMemoryError):
+                        raise
+                    missing[backend.name] = str(error).partition("\n")[0]
+        self.wholes = [Linear(run.product, run.algorithm) for run in self.runs if run.product.main]
+        for thing in (*(run.product for run in self.runs), *self.wholes):
+            thing.poison()
+        first = self.wholes[0]
+        self.folds = first.passes and first.product.output == "BF16"
+        forms = {"raw": first.raw, "passed": first.passed} if self.folds else {}
+        self.samplers = {
+            **{("cold", i): run.product.sampler(run.algorithm) for i, run in enumerate(self.runs)},
+            **{("whole", i): linear.sampler(linear.whole) for i, linear in enumerate(self.wholes)},
+            **{name: first.sampler(form) for name, form in forms.items()},
+            **{("hot", i): run.product.sampler(run.algorithm, hot=True) for i, run in enumerate(self.runs) if run.own},
+        }
+
+    def entry(self, samples, machine):
+        """What is reported of the linear; raises MeasurementError if what was multiplied last is wrong."""
+        rows = []
+        for i, run in enumerate(self.runs):
+            row = run.row(samples["cold", i], self.samplers["cold", i], machine)
+            if run.own:
+                row["hot"] = timing.summarize(samples["hot", i]).as_dict()
+            else:
+                same = (j for j, own in enumerate(self.runs) if own.own and own.product.output == run.product.output)
+                rival = next(same, None)
+                row |= {"backend": run.product.backend.name, "library": run.product.backend.version()}
+                row["speedup"] = None if rival is None else _ratio(samples["cold", i], samples["cold", rival])
+            rows.append(row)
+        own, peers = ([row for row in rows if ("hot" in row) is mine] for mine in (True, False))
+        shape = {
+            "name": self.weight.name,
+            "N": self.weight.N,
+            "K": self.weight.K,
+            "K_slid": self.runs[0].product.K_slid,
+        }
+        return shape | own[0] | {"other_outputs": own[1:], "peers": peers, "whole": self._whole(samples)}
+
+    def _whole(self, samples):
+        """The whole linears of the backend, which is the first, and of its peers."""
+        rows = []
+        for i, linear in enumerate(self.wholes):
+            linear.check(self.samplers["whole", i].used)
+            rows.append(
+                {
+                    "backend": linear.product.backend.name,
+                    "output": linear.product.output,
+                    "scales": "a pass of their own" if linear.passes else "in the epilogue",
+                    "cold": timing.summarize(samples["whole", i]).as_dict(),
+                    "samples_us": _microseconds(samples["whole", i]),
+                    "speedup": _ratio(samples["whole", i], samples["whole", 0]) if i else None,
+                }
+            )
+        if self.folds:
+            forms = zip(samples["whole", 0], samples["passed"], samples["raw"], strict=True)
+            folded = [raw + max(0.0, whole - passed) for whole, passed, raw in forms]
+            rows[0]["folded"] = timing.summarize(folded).as_dict()
+        return rows
+
+
 class _Run:
-    """One product that takes part in a point: its algorithm, what its table says of it, and its samples."""
+    """One product that takes part in a point, and its algorithm with what the tuning table says of it."""
 
     def __init__(self, product, table, own):
         self.product, self.own = product, own
         found = table and table.algorithm(product.backend, product.operand, product.M, product.output)
         self.algorithm = tuning.best_of_few(product) if found is None else found
-        self.entry = table.entry(product.N, product.K_slid, product.M, product.output) if table else None
+        self._entry = table.entry(product.N, product.K_slid, product.M, product.output) if table else None
         product.verify(self.algorithm, product.sets)
-        product.poison()
-        self.sampler = product.sampler(self.algorithm)
-        self.samples = None
 
-    def row(self, machine):
+    def row(self, samples, sampler, machine):
         """What is reported of it; raises MeasurementError if what it multiplied last is wrong."""
-        product, cold = self.product, timing.summarize(self.samples)
-        worst, exact = product.check(self.sampler.used)
-        clock = self.sampler.clock_mhz
-        operations = 2 * product.M * product.N * product.K_slid
-        least = roofline.least(
-            machine, product.problem.weight.dtype, product.backend.sparse, operations, product.bytes, clock
-        )
-        names = {found["algorithm"]: found["name"] for found in self.entry["top"]} if self.entry else {}
+        product, cold = self.product, timing.summarize(samples)
+        worst, exact = product.check(sampler.used)
+        clock, operations = sampler.clock_mhz, 2 * product.M * product.N * product.K_slid
+        dtype, sparse = product.problem.weight.dtype, product.backend.sparse
+        names = {found["algorithm"]: found["name"] for found in self._entry["top"]} if self._entry else {}
         return {
             "output": product.output,
             "algorithm": self.algorithm,
             "algorithm_name": names.get(self.algorithm) or tuning.name_of(product, self.algorithm),
-            "algorithms": self.entry["algorithms"] if self.entry else 0,
+            "algorithms": self._entry["algorithms"] if self._entry else 0,
             "operand_sets": product.sets,
             "cold": cold.as_dict(),
-            "samples_us": _microseconds(self.samples),
+            "samples_us": _microseconds(samples),
             "effective_tops": 2 * product.M * product.N * product.K / cold.median_s / 1e12,
             "clock_mhz": clock,
-            "roofline": least,
+            "roofline": roofline.least(machine, dtype, sparse, operations, product.bytes, clock),
             "error_max_abs": worst,
             "exact": exact,
         }
-
-
-def _measured(request, linear, contenders, missing, machine):
-    """One linear's entry: the backend's default output, with its other outputs, its peers, and the whole linear.
-
-    Why a peer takes no part goes into `missing`.
-    """
-    stopping = timing.Stopping(**request["parameters"])
-    own, device = contenders[0][0], contenders[0][0].device
-    weight = _weight(linear["name"], linear["N"], linear["K"], request["dtype"], request["sparsity"], device)
-    problem = Problem(weight, request["M"])
-    runs = []
-    for backend, table in contenders:
-        for output in backend.outputs(request["dtype"]):
-            try:
-                product = Product(problem, backend, output, machine.cache_bytes, _most_sets(backend, request))
-                runs.append(_Run(product, table, backend is own))
-            except (RuntimeError, SlideSparseError) as error:  # torch and vLLM refuse with a RuntimeError
-                if backend is own or isinstance(error, torch.OutOfMemoryError):
-                    raise
-                missing[backend.name] = str(error).partition("\n")[0]
-    rows = []
-    for run, samples in zip(runs, _in_turn([run.sampler for run in runs], stopping), strict=True):
-        run.samples = samples
-        row = run.row(machine)
-        if run.own:
-            hot = run.product.sampler(run.algorithm, hot=True)
-            row["hot"] = timing.summarize(_in_turn([hot], stopping)[0]).as_dict()
-            run.product.check(1)
-        else:
-            rival = next((rival for rival in runs if rival.own and rival.product.output == run.product.output), None)
-            row |= {"backend": run.product.backend.name, "library": run.product.backend.version()}
-            row["speedup"] = rival and _ratio(samples, rival.samples)
-        rows.append(row)
-    shape = {"name": weight.name, "N": weight.N, "K": weight.K, "K_slid": runs[0].product.K_slid}
-    own_rows, peers = ([row for row in rows if ("hot" in row) is mine] for mine in (True, False))
-    whole = _whole(runs, stopping)
-    weight.release()
-    return shape | own_rows[0] | {"other_outputs": own_rows[1:], "peers": peers, "whole": whole}
-
-
-def _whole(runs, stopping):
-    """The whole linears of a backend and of its peers, each with the first type of output that it has."""
-    first = {}
-    for run in runs:
-        first.setdefault(run.product.backend.name, run)
-    linears = [Linear(run.product, run.algorithm) for run in first.values()]
-    for linear in linears:
-        linear.verify()
-    own = linears[0]
-    folds = own.passes and own.product.output == "BF16"
-    forms = [own.raw, own.passed] if folds else []
-    samplers = [linear.sampler(linear.whole) for linear in linears] + [own.sampler(form) for form in forms]
-    samples = _in_turn(samplers, stopping)
-    rows = [
-        {
-            "backend": linear.product.backend.name,
-            "output": linear.product.output,
-            "scales": "a pass of their own" if linear.passes else "in the epilogue",
-            "cold": timing.summarize(taken).as_dict(),
-            "samples_us": _microseconds(taken),
-            "speedup": _ratio(taken, samples[0]) if linear is not own else None,
-        }
-        for linear, taken in zip(linears, samples, strict=False)
-    ]
-    if folds:
-        whole, raw, passed = samples[0], samples[-2], samples[-1]
-        folded = [c + max(0.0, a - b) for a, b, c in zip(whole, passed, raw, strict=True)]
-        rows[0]["folded"] = timing.summarize(folded).as_dict()
-    for linear in linears:
-        linear.verify()
-    return rows
-
-
-def _in_turn(samplers, stopping):
-    """Samples of every sampler, which take turns."""
-    return list(timing.measure(dict(enumerate(samplers)), stopping).values())
 
 
 def _microseconds(samples):

@@ -126,8 +126,8 @@ class Product:
     def algorithms(self):
         return self.backend.algorithms(self.operand, self.M, self.output)
 
-    def run(self, algorithm, i, **scales):
-        self.backend.matmul(self.operands[i], self.inputs[i], algorithm, self.output, self.outputs[i], **scales)
+    def run(self, algorithm, i):
+        self.backend.matmul(self.operands[i], self.inputs[i], algorithm, self.output, self.outputs[i])
 
     def poison(self):
         for output in self.outputs:
@@ -148,7 +148,7 @@ class Product:
 
     def sampler(self, algorithm, hot=False, quick=False):
         """Sampler of the algorithm's time, cold unless `hot`; a `quick` one is coarse."""
-        return sampler(self.backend.device, lambda i: self.run(algorithm, i), 1 if hot else self.sets, quick)
+        return sampler(self.backend.device, lambda i: self.run(algorithm, i), 1 if hot else self.sets, hot, quick)
 
     def kernels(self, algorithm):
         """Names of the kernels that an algorithm starts, on a GPU."""
@@ -168,18 +168,23 @@ class Linear:
 
     Scales that the library's epilogue does not apply take a pass of their own. Three forms are timed: `whole`; `raw`,
     which hands the unscaled product on; `passed`, whose pass only copies. The consumer of a raw product that folds the
-    scales into what it does anyway pays whole - passed.
+    scales into what it does anyway pays whole - passed. What `whole` writes, nothing else does.
     """
 
     def __init__(self, product, algorithm):
+        """Raises MeasurementError if the result is wrong."""
         self.product, self.algorithm = product, algorithm
         problem, weight = product.problem, product.problem.weight
         self.inputs = [problem.activations] + [problem.activations.clone() for _ in range(product.sets - 1)]
         self.token_scales = [torch.empty_like(problem.scale) for _ in range(product.sets)]
-        same = product.output == "BF16"
-        self.outputs = product.outputs if same else [torch.empty_like(y, dtype=torch.bfloat16) for y in product.outputs]
-        self.epilogue = product.backend.scales(weight.dtype) if same else ()
+        self.outputs = [torch.empty_like(out, dtype=torch.bfloat16) for out in product.outputs]
+        self.epilogue = product.backend.scales(weight.dtype) if product.output == "BF16" else ()
         self._pattern = weight.pattern.name if product.backend.sparse else "dense"
+        for i, codes in enumerate(product.inputs):
+            codes.view(torch.int8).fill_(0x55)
+            self.outputs[i].fill_(POISON)
+            self.whole(i)
+        self.check()
 
     @property
     def passes(self):
@@ -187,25 +192,26 @@ class Linear:
         return "token" not in self.epilogue
 
     def whole(self, i):
-        self._multiply(i, self.epilogue)
+        product = self.outputs[i] if self.product.output == "BF16" else self.product.outputs[i]
+        self._multiply(i, product, self.epilogue)
         if self.passes:
             channel = None if "channel" in self.epilogue else self.product.problem.weight.scale
-            self._scale(i, self.token_scales[i], channel)
+            self._scale(product, self.token_scales[i], channel, self.outputs[i])
 
     def raw(self, i):
-        self._multiply(i, ())
+        self._multiply(i, self.product.outputs[i], ())
 
     def passed(self, i):
-        self._multiply(i, ())
-        self._scale(i, None, None)
+        self.raw(i)
+        self._scale(self.product.outputs[i], None, None, self.product.outputs[i])
 
-    def verify(self):
-        """Run the whole of every operand set and check; raises MeasurementError if one is wrong."""
-        for i in range(self.product.sets):
-            self.product.inputs[i].view(torch.int8).fill_(0x55)
-            self.outputs[i].fill_(POISON)
-            self.whole(i)
-        for errors in self.product.problem.scaled_errors(self.outputs):
+    def poison(self):
+        for output in self.outputs:
+            output.fill_(POISON)
+
+    def check(self, sets=None):
+        """Raises MeasurementError if one of the outputs of `whole` is wrong."""
+        for errors in self.product.problem.scaled_errors(self.outputs[: sets or self.product.sets]):
             _right(self, errors, TOLERANCE_WHOLE)
 
     def sampler(self, form):
@@ -215,27 +221,26 @@ class Linear:
     def __str__(self):
         return f"whole linear of {self.product}"
 
-    def _multiply(self, i, scales):
-        product, scale = self.product, self.token_scales[i]
+    def _multiply(self, i, out, scales):
+        product, problem = self.product, self.product.problem
         if product.backend.device == "cuda":
-            kernels.run(self.inputs[i], self._pattern, product.problem.weight.dtype, product.inputs[i], scale)
+            kernels.run(self.inputs[i], self._pattern, problem.weight.dtype, product.inputs[i], self.token_scales[i])
         else:
-            codes, found = kernels.quantize(self.inputs[i], self._pattern, product.problem.weight.dtype)
-            product.inputs[i], self.token_scales[i] = codes, found.view(scale.shape)
-        given = {"token": self.token_scales[i], "channel": product.problem.weight.scale}
-        product.run(self.algorithm, i, **{f"{name}_scale": given[name] for name in scales})
+            codes, found = kernels.quantize(self.inputs[i], self._pattern, problem.weight.dtype)
+            product.inputs[i], self.token_scales[i] = codes, found.view(-1, 1)
+        given = {"token": self.token_scales[i], "channel": problem.weight.scale}
+        given = {f"{name}_scale": given[name] for name in scales}
+        product.backend.matmul(product.operands[i], product.inputs[i], self.algorithm, product.output, out, **given)
 
-    def _scale(self, i, token_scale, channel_scale):
-        y, out = self.product.outputs[i], self.outputs[i]
-        if self.product.backend.device == "cuda":
+    def _scale(self, product, token_scale, channel_scale, out):
+        if product.is_cuda:
             from slidesparse.kernels import scale
 
-            scale.launch(y, token_scale, channel_scale, out)
+            scale.launch(product, token_scale, channel_scale, out)
         else:
-            factors = [factor for factor in (token_scale, channel_scale) if factor is not None]
-            for factor in factors:
-                y = y * factor
-            out.copy_(y)
+            for factor in (token_scale, channel_scale):
+                product = product if factor is None else product * factor
+            out.copy_(product)
 
 
 def _right(what, errors, allowed):
@@ -248,10 +253,13 @@ def _right(what, errors, allowed):
     return most
 
 
-def sampler(device, call, sets, quick=False):
-    """Sampler of `call(i)`, i going round 0 … sets-1, for work on `cpu` or `cuda`; a `quick` one is coarse."""
+def sampler(device, call, sets, hot=False, quick=False):
+    """Sampler of `call(i)`, i going round 0 … sets-1, for work on `cpu` or `cuda`; a `quick` one is coarse.
+
+    hot: every sample comes after a call that does not count.
+    """
     if device == "cpu":
-        return timing.Calls(call, sets)
+        return timing.Calls(call, sets, hot)
     from slidesparse import timing_cuda
 
-    return (timing_cuda.Launches if quick else timing_cuda.Replays)(call, sets)
+    return timing_cuda.Launches(call, sets) if quick else timing_cuda.Replays(call, sets, hot)

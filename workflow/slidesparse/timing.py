@@ -73,20 +73,25 @@ def copies(bytes_read, cache_bytes, limit_bytes=1 << 30):
 
 
 class Calls:
-    """Sampler of `call(i)` on the host, i going round 0 … sets-1: one sample is the time of one call."""
+    """Sampler of `call(i)` on the host, i going round 0 … sets-1: one sample is the time of one call.
+
+    hot: each sample comes after a call that does not count.
+    """
 
     ahead = 1
     """Samples that are started before the first of them is read."""
 
     clock_mhz = None
 
-    def __init__(self, call, sets, clock=time.perf_counter):
-        self._call, self._sets, self._clock = call, sets, clock
+    def __init__(self, call, sets, hot=False, clock=time.perf_counter):
+        self._call, self._sets, self._hot, self._clock = call, sets, hot, clock
         self._next = 0
         self.used = 0
         """Operand sets that were run."""
 
     def __call__(self):
+        if self._hot:
+            self._call(self._next)
         begin = self._clock()
         self._call(self._next)
         seconds = self._clock() - begin

@@ -32,6 +32,7 @@ class _Sampler:
     def __call__(self):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self._wait(self.wait_ns)
+        self._before()
         start.record()
         calls = self._start()
         end.record()
@@ -41,6 +42,9 @@ class _Sampler:
             return start.elapsed_time(end) / 1e3 / calls
 
         return read
+
+    def _before(self):
+        """What comes before a sample and does not count."""
 
     @property
     def clock_mhz(self):
@@ -67,11 +71,16 @@ class Launches(_Sampler):
 
 
 class Replays(_Sampler):
-    """Sampler of `call(i)`, which starts work on the current stream; i goes round 0 … sets-1."""
+    """Sampler of `call(i)`, which starts work on the current stream; i goes round 0 … sets-1.
 
-    def __init__(self, call, sets):
+    hot: each sample comes after a round that does not count.
+    """
+
+    def __init__(self, call, sets, hot=False):
         super().__init__(call, sets)
+        self._first = None
         self._capture(1)
+        self._first = self._graph if hot else None
         self()()  # the first replay of a graph is slower
         rounds = min(math.ceil(LEAST_S / (self()() * sets)), max(1, MOST_CALLS // sets))
         if rounds > 1:
@@ -83,6 +92,10 @@ class Replays(_Sampler):
         self._calls = self.used * rounds
         work = [i for _ in range(rounds) for i in range(self.used)]
         self._graph = cuda_tools.captured(lambda: [self._call(i) for i in work])
+
+    def _before(self):
+        if self._first:
+            self._first.replay()
 
     def _start(self):
         self._graph.replay()
