@@ -68,7 +68,6 @@ CASES = {
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory):
     """{case: what was wrong}."""
-    pytest.importorskip("triton", reason="Triton is not installed")
     path = tmp_path_factory.mktemp("kernels") / "cases.pt"
     torch.save(list(CASES.values()), path)
     script = Path(__file__).with_name("interpreted_kernels.py")
@@ -87,9 +86,7 @@ def test_interpreted_kernel_writes_every_byte_of_the_reference_once(interpreted,
 @pytest.mark.parametrize("name", PATTERNS)
 def test_kernel_compiles_for_hopper_without_spilling(name, dtype, tmp_path):
     """Compiling needs no GPU. A kernel that spills has a stack."""
-    triton = pytest.importorskip("triton", reason="Triton is not installed")
-    if triton.knobs.runtime.interpret:
-        pytest.skip("interpreting")
+    import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
