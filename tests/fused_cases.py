@@ -20,8 +20,11 @@ def accumulators(M, N, device="cpu", seed=0):
 
 
 def norm_arguments(name, M, K, pattern, dtype, device="cpu", wide=False, is_scaled=True, seed=0):
-    """Arguments of a norm operator. From seven rows on, rows 1 to 6 are zeros, hold a NaN, an infinity, next to nothing,
-    numbers whose squares overflow, and a token scale that is NaN."""
+    """Arguments of a norm operator, whose weight is float32 if `wide`.
+
+    From seven rows on, rows 1 to 6 are zeros, hold a NaN, an infinity, next to nothing, numbers whose squares overflow,
+    and a token scale that is NaN.
+    """
     x, token_scale = accumulators(M, 2 * K if name.startswith("relu2") else K, device, seed)
     if name == "norm_quantize":
         x = (x.float() * token_scale[:, None]).bfloat16()
@@ -82,7 +85,7 @@ def ulp(a, b):
 
 
 def differences(name, got, expected):
-    """What is wrong, by output: places that differ, and for scales how many units in the last place; empty if nothing."""
+    """{number of the output: what is wrong with it}."""
     wrong = {}
     for i, (one, other) in enumerate(zip(got, expected, strict=True)):
         if one.shape != other.shape or one.dtype != other.dtype:

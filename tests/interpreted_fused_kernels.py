@@ -3,12 +3,12 @@
 import json
 import sys
 
-import interpreted_kernels  # first: it makes Triton interpret
 import numpy as np
 import torch
-from fused_cases import differences
 
-from slidesparse.kernels import fused, norms, rope
+import interpreted_kernels  # first: it makes Triton interpret
+from fused_cases import differences
+from slidesparse.kernels import fused, norms
 from slidesparse.kernels.configurations import Configuration
 
 torch.use_deterministic_algorithms(True)  # fills what is not written yet, too

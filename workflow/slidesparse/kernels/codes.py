@@ -77,9 +77,7 @@ def as_pair(a, b, PORTABLE: tl.constexpr):
     """Two float32 rounded half to even to BF16, as the halves of an int32."""
     if PORTABLE:
         return (_bits_bf16(a) & 0xFFFF) | (_bits_bf16(b) << 16)
-    return tl.inline_asm_elementwise(
-        "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [a, b], tl.int32, is_pure=True, pack=1
-    )
+    return tl.inline_asm_elementwise("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [a, b], tl.int32, is_pure=True, pack=1)
 
 
 @triton.jit

@@ -23,6 +23,7 @@ from slidesparse.patterns import Pattern
 from slidesparse.quantize import DTYPES, LARGEST, SMALLEST_AMAX
 from slidesparse.slide import lift
 
+
 def scaled(accumulators, token_scale, factor):
     """Accumulators [M, N] BF16 as float32 values, by a scale for each token [M] and one of their matrix, or none."""
     values = accumulators.float()
@@ -60,9 +61,7 @@ def norm_quantize_reference(x, gamma, eps, pattern, dtype):
     return quantized(x.float(), gamma, eps, pattern, dtype)
 
 
-def add_norm_quantize_reference(
-    accumulators, token_scale, weight_scale, residual, gamma, eps, pattern, dtype
-):
+def add_norm_quantize_reference(accumulators, token_scale, weight_scale, residual, gamma, eps, pattern, dtype):
     total = summed(accumulators, token_scale, weight_scale, residual)
     return total, *quantized(total.float(), gamma, eps, pattern, dtype)
 
@@ -98,9 +97,7 @@ def rope_scale_reference(qkv, token_scale, weight_scale, positions, cos_sin_cach
 def rope_scale_cache_reference(
     qkv, token_scale, weight_scale, positions, cos_sin_cache, heads, kv_heads, key_cache, value_cache, slot_mapping
 ):
-    query, key, value = rope_scale_reference(
-        qkv, token_scale, weight_scale, positions, cos_sin_cache, heads, kv_heads
-    )
+    query, key, value = rope_scale_reference(qkv, token_scale, weight_scale, positions, cos_sin_cache, heads, kv_heads)
     tokens = (slot_mapping >= 0).nonzero()[:, 0]
     slots = slot_mapping[tokens]
     at = slots // key_cache.shape[1], slots % key_cache.shape[1]
@@ -283,9 +280,7 @@ def _(qkv, token_scale, weight_scale, positions, cos_sin_cache, heads, kv_heads)
 
 
 @rope_scale_cache.register_fake
-def _(
-    qkv, token_scale, weight_scale, positions, cos_sin_cache, heads, kv_heads, key_cache, value_cache, slot_mapping
-):
+def _(qkv, token_scale, weight_scale, positions, cos_sin_cache, heads, kv_heads, key_cache, value_cache, slot_mapping):
     return _queries(qkv, cos_sin_cache, heads)
 
 

@@ -2,7 +2,7 @@
 
 One program serves one row, whose inputs are read once. Two reductions over what was read, the sum of squares and the
 largest magnitude behind the norm's weight, decide everything else: the codes do not depend on the root mean square,
-which is a factor of the scale alone. So the codes are those of the reference bit for bit, whatever the order of the sum.
+which is a factor of the scale alone. So they are those of the reference bit for bit, whatever the order of the sum.
 
 The values stay in float32 registers until they are codes. Windows are then made of codes, not of inputs: the row's
 codes are written where they belong if they are the even windows (dense, L a multiple of 4, 2:inf), else anywhere in
