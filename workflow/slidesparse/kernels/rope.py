@@ -1,7 +1,8 @@
 """Triton: scale the accumulators of the qkv GEMM, rotate queries and keys, and write all three where they belong.
 
-One program serves one token. A head's inputs i and i + D/2 are read together, as two quads, and rotated by the angle of
-the token's position (neox style). Keys and values go into rows of their own or into the pages of a cache.
+One program serves one token. A thread reads four inputs of a head and the four that stand D/2 after them, and rotates
+each pair by its angle at the token's position (neox style); every thread then takes the same place in further heads, so
+that it reads its angles once. Keys and values go into rows of their own or into the pages of a cache.
 
 Compiled without fusing a product and a sum, so that every operation is rounded as it is in the reference.
 """
@@ -17,9 +18,8 @@ DEFAULT = 4
 
 
 @triton.jit
-def _load(row, quad, mask):
-    """Four BF16 as float32."""
-    both = tl.load(row + quad, mask=mask, other=0, eviction_policy="evict_first")
+def _four(both):
+    """Four BF16 of an int64 as float32."""
     a, b = as_floats(both.to(tl.int32))
     c, d = as_floats((both >> 32).to(tl.int32))
     return a, b, c, d
@@ -29,15 +29,10 @@ def _load(row, quad, mask):
 def _angles(table, quad, WIDE: tl.constexpr):
     """Four cosines or sines, BF16 or (`WIDE`) float32, as float32."""
     if WIDE:
-        table = table.to(tl.pointer_type(tl.int64)) + 2 * quad
-        low, high = tl.load(table), tl.load(table + 1)
-        a, b = low.to(tl.int32).to(tl.float32, bitcast=True), (low >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-        c, d = high.to(tl.int32).to(tl.float32, bitcast=True), (high >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+        table += 4 * quad
+        return tl.load(table), tl.load(table + 1), tl.load(table + 2), tl.load(table + 3)
     else:
-        both = tl.load(table.to(tl.pointer_type(tl.int64)) + quad)
-        a, b = as_floats(both.to(tl.int32))
-        c, d = as_floats((both >> 32).to(tl.int32))
-    return a, b, c, d
+        return _four(tl.load(table.to(tl.pointer_type(tl.int64)) + quad))
 
 
 @triton.jit
@@ -74,63 +69,77 @@ def _rope(
     HEADS: tl.constexpr,  # of queries
     KV: tl.constexpr,  # heads of keys, and of values
     D: tl.constexpr,  # inputs of a head, a multiple of 8
-    ROWS: tl.constexpr,  # HEADS + 2 KV, as a power of two
-    COLUMNS: tl.constexpr,  # quads of half a head, as a power of two
     SCALED: tl.constexpr,
     WIDE: tl.constexpr,
     CACHE: tl.constexpr,
     PORTABLE: tl.constexpr,
+    CHUNK: tl.constexpr,  # pairs of quads that are read and stored at once
 ):
     row = tl.program_id(0).to(tl.int64)
-    head = tl.arange(0, ROWS)[:, None]
-    quad = tl.arange(0, COLUMNS)[None, :] + tl.zeros([ROWS, 1], tl.int32)
-    half: tl.constexpr = D // 8  # quads
-    inside = quad < half
-    rotates = head < HEADS + KV
+    half: tl.constexpr = D // 8  # quads of half a head
+    queries: tl.constexpr = HEADS * half
+    keys: tl.constexpr = queries + KV * half  # and queries
+    total: tl.constexpr = keys + KV * half
     qkv = (qkv + row * stride).to(tl.pointer_type(tl.int64))
-    at = head * (2 * half) + quad
-    mask = inside & (head < HEADS + 2 * KV)
-    a, b, c, d = _load(qkv, at, mask)
-    e, f, g, h = _load(qkv, at + half, mask)
-
+    query = (query + row * (HEADS * D)).to(tl.pointer_type(tl.int64))
+    table += tl.load(positions + row) * D
+    query_factor, key_factor, value_factor = 1.0, 1.0, 1.0
     if SCALED:
         token = tl.load(token_scale + row)
+        query_factor = token * tl.load(weight_scale)
         key_factor, value_factor = token * tl.load(weight_scale + 1), token * tl.load(weight_scale + 2)
-        factor = tl.where(rotates, key_factor, value_factor)
-        factor = tl.where(head < HEADS, token * tl.load(weight_scale), factor)
-        a, b, c, d = a * factor, b * factor, c * factor, d * factor
-        e, f, g, h = e * factor, f * factor, g * factor, h * factor
-    table += tl.load(positions + row) * D
-    angle = tl.where(inside, quad, 0)
-    cos_a, cos_b, cos_c, cos_d = _angles(table, angle, WIDE)
-    sin_a, sin_b, sin_c, sin_d = _angles(table + D // 2, angle, WIDE)
-    a, e = _rotated(a, e, cos_a, sin_a, rotates)
-    b, f = _rotated(b, f, cos_b, sin_b, rotates)
-    c, g = _rotated(c, g, cos_c, sin_c, rotates)
-    d, h = _rotated(d, h, cos_d, sin_d, rotates)
-    first, second = _quad(a, b, c, d, PORTABLE), _quad(e, f, g, h, PORTABLE)
-
-    query = (query + row * (HEADS * D)).to(tl.pointer_type(tl.int64))
-    mask = inside & (head < HEADS)
-    tl.store(query + at, first, mask=mask)
-    tl.store(query + at + half, second, mask=mask)
-    key_heads, value_heads = head - HEADS, head - (HEADS + KV)
-    is_key, is_value = inside & (key_heads >= 0) & (key_heads < KV), inside & (value_heads >= 0) & (value_heads < KV)
     if CACHE:
         slot = tl.load(slots + row, mask=row < tokens, other=-1)
-        is_key, is_value = is_key & (slot >= 0), is_value & (slot >= 0)
+        stored = slot >= 0
         block, slot = slot // BLOCK, slot % BLOCK
         key = (key + block * key_block + slot * key_slot).to(tl.pointer_type(tl.int64))
         value = (value + block * value_block + slot * value_slot).to(tl.pointer_type(tl.int64))
-        key_at, value_at = key_heads * (key_head // 4) + quad, value_heads * (value_head // 4) + quad
+        key_quads, value_quads = key_head // 4, value_head // 4
     else:
+        stored = True
         key = (key + row * (KV * D)).to(tl.pointer_type(tl.int64))
         value = (value + row * (KV * D)).to(tl.pointer_type(tl.int64))
-        key_at, value_at = key_heads * (2 * half) + quad, value_heads * (2 * half) + quad
-    tl.store(key + key_at, first, mask=is_key)
-    tl.store(key + key_at + half, second, mask=is_key)
-    tl.store(value + value_at, first, mask=is_value)
-    tl.store(value + value_at + half, second, mask=is_value)
+        key_quads, value_quads = 2 * half, 2 * half
+
+    read = ()
+    for start in tl.static_range(0, total, CHUNK):
+        item = start + tl.arange(0, CHUNK)
+        at = qkv + item // half * (2 * half) + item % half
+        first = tl.load(at, mask=item < total, other=0, eviction_policy="evict_first")
+        second = tl.load(at + half, mask=item < total, other=0, eviction_policy="evict_first")
+        read = read + ((first, second),)
+    quad = tl.arange(0, CHUNK) % half
+    cosines, sines = _angles(table, quad, WIDE), _angles(table + D // 2, quad, WIDE)
+    for start in tl.static_range(0, total, CHUNK):
+        item = start + tl.arange(0, CHUNK)
+        head, quad = item // half, item % half
+        if CHUNK % half:
+            cosines, sines = _angles(table, quad, WIDE), _angles(table + D // 2, quad, WIDE)
+        rotates = item < keys
+        first, second = read[start // CHUNK]
+        a, b, c, d = _four(first)
+        e, f, g, h = _four(second)
+        if SCALED:
+            factor = tl.where(item < queries, query_factor, tl.where(rotates, key_factor, value_factor))
+            a, b, c, d = a * factor, b * factor, c * factor, d * factor
+            e, f, g, h = e * factor, f * factor, g * factor, h * factor
+        a, e = _rotated(a, e, cosines[0], sines[0], rotates)
+        b, f = _rotated(b, f, cosines[1], sines[1], rotates)
+        c, g = _rotated(c, g, cosines[2], sines[2], rotates)
+        d, h = _rotated(d, h, cosines[3], sines[3], rotates)
+        first, second = _quad(a, b, c, d, PORTABLE), _quad(e, f, g, h, PORTABLE)
+        if start < queries:
+            at = query + head * (2 * half) + quad
+            tl.store(at, first, mask=item < queries)
+            tl.store(at + half, second, mask=item < queries)
+        if start + CHUNK > queries and start < keys:
+            at = key + (head - HEADS) * key_quads + quad
+            tl.store(at, first, mask=(item >= queries) & (item < keys) & stored)
+            tl.store(at + half, second, mask=(item >= queries) & (item < keys) & stored)
+        if start + CHUNK > keys:
+            at = value + (head - HEADS - KV) * value_quads + quad
+            tl.store(at, first, mask=(item >= keys) & (item < total) & stored)
+            tl.store(at + half, second, mask=(item >= keys) & (item < total) & stored)
 
 
 def launch(
@@ -181,12 +190,11 @@ def settings(heads, kv_heads, D, block, token_scale, table_dtype, cache, warps):
         "HEADS": heads,
         "KV": kv_heads,
         "D": D,
-        "ROWS": triton.next_power_of_2(heads + 2 * kv_heads),
-        "COLUMNS": triton.next_power_of_2(D // 8),
         "SCALED": token_scale is not None,
         "WIDE": table_dtype == torch.float32,
         "CACHE": cache,
         "PORTABLE": INTERPRETED,
+        "CHUNK": 32 * warps,
         "num_warps": warps,
         "enable_fp_fusion": False,
     }
