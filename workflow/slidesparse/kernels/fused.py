@@ -39,13 +39,15 @@ def root_mean_square(values, eps):
 def quantized(values, gamma, eps, pattern, dtype):
     """Codes [M, K'] and scales [M] of RMSNorm(values) * gamma, values [M, K] float32.
 
-    code = round(v * (largest code / max|v|)) of v = gamma * value, and scale = max|v| / (largest code * rms).
+    code = round(v * (largest code / max|v|)) of v = gamma * value; the product is rounded once, to the code, for INT8,
+    and to float32 before that for FP8. scale = max|v| / (largest code * rms).
     """
     weighted = values * gamma.float()
     amax = weighted.abs().amax(-1, keepdim=True).clamp(min=SMALLEST_AMAX)
     largest = torch.full_like(amax, LARGEST[dtype])
-    codes = weighted * (largest / amax)
-    codes = (codes.round() if dtype == "INT8" else codes).to(DTYPES[dtype])
+    factor = largest / amax
+    codes = (weighted.double() * factor).round() if dtype == "INT8" else weighted * factor
+    codes = codes.to(DTYPES[dtype])
     codes.view(torch.int8).masked_fill_(~amax.isfinite(), 0)
     scale = amax / (largest * root_mean_square(values, eps))
     return lift(codes, Pattern(pattern)), scale[:, 0]
@@ -74,8 +76,10 @@ def add_norm_reference(accumulators, token_scale, weight_scale, residual, gamma,
 
 def relu2_mul_norm_quantize_reference(gate_up, token_scale, weight_scale, gamma, eps, pattern, dtype):
     gate, up = gate_up.chunk(2, dim=-1)
-    gate_scale, up_scale = (None, None) if weight_scale is None else weight_scale
-    gate, up = scaled(gate, token_scale, gate_scale).relu(), scaled(up, token_scale, up_scale)
+    gate, up = gate.float().relu(), up.float()
+    if token_scale is not None:
+        gate_factor, up_factor = (token_scale * factor for factor in weight_scale)
+        up = up * (gate_factor * gate_factor * up_factor)[:, None]
     return quantized(gate * gate * up, gamma, eps, pattern, dtype)
 
 

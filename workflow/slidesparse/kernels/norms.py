@@ -9,7 +9,8 @@ codes are written where they belong if they are the even windows (dense, L a mul
 the row's own K' bytes, and after a barrier the program reads the pairs of codes that the other windows consist of, from
 the cache: K bytes of a row again, where reading the inputs again would take 2K to 8K and their arithmetic once more.
 
-Compiled without fusing a product and a sum, so that every operation is rounded as it is in the reference.
+Compiled without fusing a product and a sum, so that every operation is rounded as it is in the reference; where a fused
+one is meant, it is called so.
 """
 
 from functools import lru_cache
@@ -23,12 +24,12 @@ from slidesparse.kernels.codes import (
     INFINITY,
     INTERPRETED,
     NAN,
-    ROUND,
     as_floats,
     as_pair,
     codes_of,
     load_quad,
     pack_codes,
+    round_to_int,
     row_of,
     store_quad,
     store_word,
@@ -65,11 +66,21 @@ def _four(loaded, WIDE: tl.constexpr):
 
 
 @triton.jit
-def _relu2(gate, up, gate_factor, up_factor, SCALED: tl.constexpr):
-    if SCALED:
-        gate, up = gate * gate_factor, up * up_factor
+def _relu2(gate, up, factor, SCALED: tl.constexpr):
     gate = tl.maximum(gate, 0.0, propagate_nan=NAN)
+    if SCALED:
+        up = up * factor
     return gate * gate * up
+
+
+@triton.jit
+def _round_once(x, factor, PORTABLE: tl.constexpr):
+    """x * factor rounded once, half to even, in the lowest byte of an int32; the interpreter rounds a product, too."""
+    if PORTABLE:
+        exact = x.to(tl.float64) * factor.to(tl.float64)
+        return (exact + 6755399441055744.0).to(tl.int64, bitcast=True).to(tl.int32)  # 1.5 * 2^52
+    else:
+        return round_to_int(x, factor)
 
 
 @triton.jit
@@ -161,12 +172,11 @@ def _norm(
     quads: tl.constexpr = (K + 3) // 4
 
     factor = 1.0
-    up_factor = 1.0
     if SCALED:
         token = tl.load(token_scale + row)
         factor = token * tl.load(weight_scale)
         if GATED:
-            up_factor = token * tl.load(weight_scale + 1)
+            factor = factor * factor * (token * tl.load(weight_scale + 1))
     if ADD:
         residual = row_of(residual, row, residual_stride, WORDS)
     if TOTAL:
@@ -194,8 +204,8 @@ def _norm(
         a, b, c, d = _four(one, False)
         if GATED:
             a_up, b_up, c_up, d_up = _four(other, False)
-            a, b = _relu2(a, a_up, factor, up_factor, SCALED), _relu2(b, b_up, factor, up_factor, SCALED)
-            c, d = _relu2(c, c_up, factor, up_factor, SCALED), _relu2(d, d_up, factor, up_factor, SCALED)
+            a, b = _relu2(a, a_up, factor, SCALED), _relu2(b, b_up, factor, SCALED)
+            c, d = _relu2(c, c_up, factor, SCALED), _relu2(d, d_up, factor, SCALED)
         elif ADD:
             if SCALED:
                 a, b, c, d = a * factor, b * factor, c * factor, d * factor
@@ -204,37 +214,37 @@ def _norm(
             if TOTAL:
                 store_quad(total, i * CHUNK + tl.arange(0, CHUNK), low, high, K, WORDS)
             a, b, c, d = _four((low, high), False)
-        squares += (a * a + b * b) + (c * c + d * d)
+        squares = tl.fma(d, d, tl.fma(c, c, tl.fma(b, b, tl.fma(a, a, squares))))
         a_weight, b_weight, c_weight, d_weight = _four(weights[i], WIDE)
         a, b, c, d = a * a_weight, b * b_weight, c * c_weight, d * d_weight
         largest = _larger(largest, _larger(_larger(tl.abs(a), tl.abs(b)), _larger(tl.abs(c), tl.abs(d))))
         values = values + ((a, b, c, d),)
     # The bits of floats that are not negative are ordered as the floats are, and NaN lies above infinity.
     square, bits = tl.reduce((squares, largest.to(tl.int32, bitcast=True)), 0, _sum_and_largest)
-    root = tl.math.sqrt_rn(tl.math.div_rn(square, K * 1.0) + eps)
+    inverse = tl.math.rsqrt(square * (1.0 / K) + eps)
 
     if CODES:
         finite = bits < INFINITY
         amax = tl.maximum(bits.to(tl.float32, bitcast=True), _SMALLEST, propagate_nan=NAN)
-        tl.store(scales + row, tl.math.div_rn(amax, LARGEST_CODE * root))
+        tl.store(scales + row, amax * (1.0 / LARGEST_CODE) * inverse)
         factor = tl.math.div_rn(LARGEST_CODE, amax)
         out = codes_of(out, row, K_SLID)
         for i in tl.static_range(len(values)):
             a, b, c, d = values[i]
-            a, b, c, d = a * factor, b * factor, c * factor, d * factor
-            if not FP8:
-                a, b = (a + ROUND).to(tl.int32, bitcast=True), (b + ROUND).to(tl.int32, bitcast=True)
-                c, d = (c + ROUND).to(tl.int32, bitcast=True), (d + ROUND).to(tl.int32, bitcast=True)
+            if FP8:
+                a, b, c, d = a * factor, b * factor, c * factor, d * factor
+            else:
+                a, b = _round_once(a, factor, PORTABLE), _round_once(b, factor, PORTABLE)
+                c, d = _round_once(c, factor, PORTABLE), _round_once(d, factor, PORTABLE)
             p = i * CHUNK + tl.arange(0, CHUNK)
             store_word(out, p, pack_codes(a, b, c, d, finite, FP8, PORTABLE), p < quads, K_SLID)
         if (quads if PLAIN else 0) < K_SLID // 4:
             _windows(out, K, K_SLID, LENGTH, COUNT, EVEN, ODD, PLAIN, LIFT_CHUNK)
     else:
         out = row_of(out, row, K, WORDS)
-        factor = tl.math.div_rn(1.0, root)
         for i in tl.static_range(len(values)):
             a, b, c, d = values[i]
-            low, high = as_pair(a * factor, b * factor, PORTABLE), as_pair(c * factor, d * factor, PORTABLE)
+            low, high = as_pair(a * inverse, b * inverse, PORTABLE), as_pair(c * inverse, d * inverse, PORTABLE)
             store_quad(out, i * CHUNK + tl.arange(0, CHUNK), low, high, K, WORDS)
 
 
