@@ -7,7 +7,7 @@ scales are within SCALE_ULP units in the last place, and BF16 norms within one i
 import torch
 
 SCALE_ULP = 4
-"""On a GPU squares are summed in another order and the root is approximate: about one unit each, and three roundings."""
+"""On a GPU squares are summed in another order and the root is approximate: about a unit each, and three roundings."""
 
 
 def accumulators(M, N, device="cpu", seed=0):
