@@ -24,7 +24,7 @@ _store = InterpreterBuilder.create_masked_store
 
 def _recording_store(self, pointers, value, mask, *options):
     size = value.data.dtype.itemsize
-    addresses = np.broadcast_to(pointers.data, mask.data.shape)[mask.data].astype(np.int64)
+    addresses = pointers.data[mask.data.astype(bool)].astype(np.int64)
     written.append((addresses[:, None] + np.arange(size)).reshape(-1))
     return _store(self, pointers, value, mask, *options)
 

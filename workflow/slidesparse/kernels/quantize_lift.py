@@ -18,62 +18,30 @@ import torch
 import triton
 import triton.language as tl
 
+from slidesparse.kernels.codes import (
+    INFINITY,
+    INTERPRETED,
+    NAN,
+    ROUND,
+    as_floats,
+    codes_of,
+    load_pair,
+    load_quad,
+    pack_codes,
+    round_to_int,
+    row_of,
+    store_word,
+)
 from slidesparse.patterns import WINDOW, Pattern
 from slidesparse.quantize import DTYPES, LARGEST, SMALLEST_AMAX
 
-INTERPRETED = triton.knobs.runtime.interpret
-
 _SMALLEST = tl.constexpr(SMALLEST_AMAX)
-_INFINITY = tl.constexpr(0x7F800000)
-_ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds half to even, the integer stands in the lowest bits
-_NAN = tl.constexpr(tl.PropagateNan.ALL)
-_PACK_INT8 = tl.constexpr(
-    "{ .reg .b32 low, high; prmt.b32 low, $1, $2, 0x0040; prmt.b32 high, $3, $4, 0x0040;"
-    " prmt.b32 $0, low, high, 0x5410; }"
-)
-# Never of four inputs that are known at compile time to be zero: where both halves are one value, Triton 3.6's ptxas
-# converts only the lower. `_codes` is told where inputs are `live`, which leaves no such code.
-_PACK_E4M3 = tl.constexpr(
-    "{ .reg .b16 low, high; cvt.rn.satfinite.e4m3x2.f32 low, $2, $1;"
-    " cvt.rn.satfinite.e4m3x2.f32 high, $4, $3; mov.b32 $0, {low, high}; }"
-)
-
-
-@triton.jit
-def _pair(row, pair, mask, K: tl.constexpr, WORDS: tl.constexpr):
-    """BF16 inputs 2 pair and 2 pair + 1 of a row (a pointer to its first pair or input), as the halves of an int32."""
-    if WORDS:
-        return tl.load(row + pair, mask=mask & (pair < K // 2), other=0)
-    low = tl.load(row + 2 * pair, mask=mask & (2 * pair < K), other=0).to(tl.int32)
-    high = tl.load(row + 2 * pair + 1, mask=mask & (2 * pair + 1 < K), other=0).to(tl.int32)
-    return (low & 0xFFFF) | (high << 16)
-
-
-@triton.jit
-def _quad(row, quad, K: tl.constexpr, WORDS: tl.constexpr):
-    """Inputs 4 quad … 4 quad + 3 as two pairs."""
-    if WORDS:
-        both = tl.load(row.to(tl.pointer_type(tl.int64)) + quad, mask=quad < K // 4, other=0)
-        return both.to(tl.int32), (both >> 32).to(tl.int32)
-    return _pair(row, 2 * quad, quad >= 0, K, WORDS), _pair(row, 2 * quad + 1, quad >= 0, K, WORDS)
-
-
-@triton.jit
-def _floats(pair):
-    """The two BF16 of a pair as float32."""
-    return (pair << 16).to(tl.float32, bitcast=True), (pair & -65536).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def _largest(pair):
-    a, b = _floats(pair)
-    return tl.maximum(tl.abs(a), tl.abs(b), propagate_nan=_NAN)
-
-
-@triton.jit
-def _round(x, factor):
-    """x * factor rounded half to even, in the lowest byte of an int32."""
-    return tl.fma(x, factor, _ROUND).to(tl.int32, bitcast=True)
+    a, b = as_floats(pair)
+    return tl.maximum(tl.abs(a), tl.abs(b), propagate_nan=NAN)
 
 
 @triton.jit
@@ -86,8 +54,8 @@ def _factor_int8(amax, scale):
     """
     inverse = tl.math.div_rn(1.0, scale)
     half = 0.5 * amax
-    right = (tl.math.div_rn(half, scale) + _ROUND).to(tl.int32, bitcast=True)
-    return (inverse.to(tl.int32, bitcast=True) + 4 * (right - _round(half, inverse))).to(tl.float32, bitcast=True)
+    right = (tl.math.div_rn(half, scale) + ROUND).to(tl.int32, bitcast=True)
+    return (inverse.to(tl.int32, bitcast=True) + 4 * (right - round_to_int(half, inverse))).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -100,47 +68,19 @@ def _divide(x, scale, inverse, PORTABLE: tl.constexpr):
 
 
 @triton.jit
-def _byte_e4m3(x):
-    """x rounded half to even to E4M3, in the lowest byte of an int32; |x| <= 464."""
-    bits = x.to(tl.int32, bitcast=True)
-    size = bits & 0x7FFFFFFF
-    normal = ((size + 0x7FFFF + ((size >> 20) & 1)) >> 20) - (120 << 3)
-    small = (tl.abs(x) + 16384.0).to(tl.int32, bitcast=True) & 0xFF  # in units of 2^-9
-    return tl.where(size < 0x3C800000, small, normal) | ((bits >> 24) & 0x80)
-
-
-@triton.jit
 def _codes(low, high, scale, factor, live, FP8: tl.constexpr, PORTABLE: tl.constexpr):
     """Four inputs, as two pairs, to a word of four codes; zeros where not `live`."""
-    a, b = _floats(low)
-    c, d = _floats(high)
+    a, b = as_floats(low)
+    c, d = as_floats(high)
     if FP8:
         a = _divide(a, scale, factor, PORTABLE)
         b = _divide(b, scale, factor, PORTABLE)
         c = _divide(c, scale, factor, PORTABLE)
         d = _divide(d, scale, factor, PORTABLE)
-        if PORTABLE:
-            a, b, c, d = _byte_e4m3(a), _byte_e4m3(b), _byte_e4m3(c), _byte_e4m3(d)
     else:
-        a, b, c, d = _round(a, factor), _round(b, factor), _round(c, factor), _round(d, factor)
-    if PORTABLE:
-        word = (a & 0xFF) | ((b & 0xFF) << 8) | ((c & 0xFF) << 16) | (d << 24)
-    elif FP8:
-        word = tl.inline_asm_elementwise(_PACK_E4M3, "=r,f,f,f,f", [a, b, c, d], tl.int32, is_pure=True, pack=1)
-    else:
-        word = tl.inline_asm_elementwise(_PACK_INT8, "=r,r,r,r,r", [a, b, c, d], tl.int32, is_pure=True, pack=1)
-    return tl.where(live, word, 0)
-
-
-@triton.jit
-def _store(row, p, word, mask, K_SLID: tl.constexpr):
-    """Write word p of a row (a pointer to its first word, or to its first byte if rows are not whole words)."""
-    if K_SLID % 4 == 0:
-        tl.store(row + p, word, mask=mask)
-    else:
-        for byte in tl.static_range(4):
-            code = (word >> (8 * byte)).to(tl.int8)
-            tl.store(row + 4 * p + byte, code, mask=mask & (4 * p + byte < K_SLID))
+        a, b = round_to_int(a, factor), round_to_int(b, factor)
+        c, d = round_to_int(c, factor), round_to_int(d, factor)
+    return pack_codes(a, b, c, d, live, FP8, PORTABLE)
 
 
 @triton.jit
@@ -175,12 +115,12 @@ def _lift(
                 pair = (2 * n + ODD).to(tl.int32)
             else:
                 pair = (n // COUNT * (LENGTH // 2) + n % COUNT * 2 + ODD).to(tl.int32)
-            pairs = (_pair(x, pair, reads, K, WORDS), _pair(x, pair + 1, reads, K, WORDS), finite & reads)
+            pairs = (load_pair(x, pair, reads, K, WORDS), load_pair(x, pair + 1, reads, K, WORDS), finite & reads)
             held = held + (pairs,)
         for i in tl.static_range(DEPTH):
             low, high, live = held[i]
             p = first + i * CHUNK + tl.arange(0, CHUNK)
-            _store(codes, p, _codes(low, high, scale, factor, live, FP8, PORTABLE), p < END, K_SLID)
+            store_word(codes, p, _codes(low, high, scale, factor, live, FP8, PORTABLE), p < END, K_SLID)
 
 
 @triton.jit
@@ -205,27 +145,21 @@ def _quantize_lift(
     DEPTH: tl.constexpr,  # so many are read before the first is written
 ):
     row = tl.program_id(0).to(tl.int64)
-    if WORDS:
-        x = x.to(tl.pointer_type(tl.int32)) + row * (stride // 2)
-    else:
-        x = x.to(tl.pointer_type(tl.int16)) + row * stride
-    if K_SLID % 4 == 0:
-        codes = codes.to(tl.pointer_type(tl.int32)) + row * (K_SLID // 4)
-    else:
-        codes = codes.to(tl.pointer_type(tl.int8)) + row * K_SLID
+    x = row_of(x, row, stride, WORDS)
+    codes = codes_of(codes, row, K_SLID)
 
     quads: tl.constexpr = (K + 3) // 4
     held = ()
     for first in tl.static_range(0, quads, CHUNK):
-        held = held + (_quad(x, first + tl.arange(0, CHUNK), K, WORDS),)
+        held = held + (load_quad(x, first + tl.arange(0, CHUNK), K, WORDS, ""),)
     top = tl.zeros([CHUNK], tl.float32)
     for i in tl.static_range(len(held)):
         low, high = held[i]
-        top = tl.maximum(top, tl.maximum(_largest(low), _largest(high), propagate_nan=_NAN), propagate_nan=_NAN)
+        top = tl.maximum(top, tl.maximum(_largest(low), _largest(high), propagate_nan=NAN), propagate_nan=NAN)
     # The bits of floats that are not negative are ordered as the floats are, and NaN lies above infinity.
     bits = tl.max(top.to(tl.int32, bitcast=True))
-    finite = bits < _INFINITY
-    amax = tl.maximum(bits.to(tl.float32, bitcast=True), _SMALLEST, propagate_nan=_NAN)
+    finite = bits < INFINITY
+    amax = tl.maximum(bits.to(tl.float32, bitcast=True), _SMALLEST, propagate_nan=NAN)
     scale = tl.math.div_rn(amax, LARGEST_CODE)
     tl.store(scales + row, scale)
     factor = tl.math.div_rn(1.0, scale) if FP8 else _factor_int8(amax, scale)
@@ -234,7 +168,7 @@ def _quantize_lift(
         for i in tl.static_range(len(held)):
             low, high = held[i]
             p = i * CHUNK + tl.arange(0, CHUNK)
-            _store(codes, p, _codes(low, high, scale, factor, finite, FP8, PORTABLE), p < quads, K_SLID)
+            store_word(codes, p, _codes(low, high, scale, factor, finite, FP8, PORTABLE), p < quads, K_SLID)
     else:
         _lift(
             x, codes, scale, factor, finite, 0, EVEN, 0, EVEN, COUNT, LENGTH, 0,
