@@ -56,7 +56,7 @@ def engine():
     open_engines = []
 
     def make(directory, backend, size=None):
-        size = size or Size(128, 8, 48)
+        size = size or Size(128, 8, 48, ((8, 48),), ())
         open_engines.append(Engine(directory, backend, None, size))
         return open_engines[-1]
 
@@ -77,14 +77,14 @@ def observed(engine):
     engine.model.compute_logits = record_logits
     for name, module in engine.model.named_modules():
         method = getattr(module, "quant_method", None)
-        if hasattr(method, "accumulate"):
+        if hasattr(method, "multiply"):
 
-            def record(x, name=name, accumulate=method.accumulate):
-                result = accumulate(x)
+            def record(codes, scale, name=name, multiply=method.multiply):
+                result = multiply(codes, scale)
                 accumulators.setdefault(name, result[0].clone())
                 return result
 
-            method.accumulate = record
+            method.multiply = record
     engine.scheduler.limit(128, 8)
     engine.submit([16] * 8, 1)
     engine.run(math.inf)
@@ -151,6 +151,53 @@ def test_the_model_is_bitnet(checkpoint, engine, sparsity):
     both = torch.stack([ours.flatten(), theirs.flatten()])
     assert torch.corrcoef(both)[0, 1] >= 0.995
     assert (ours - theirs).std() <= 0.1 * theirs.std()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_unquantised_class_has_transformers_logprobs(root, model, dtype):
+    """In BF16 it is as far from the exact ones as transformers' own BF16 is."""
+    import gc
+
+    from transformers import BitNetForCausalLM
+    from vllm import LLM, SamplingParams, TokensPrompt
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    from slidesparse import vllm_plugin
+    from slidesparse.engine import prompt
+
+    directory = models.ensure(model, root)
+    tokens = [prompt(number, 16, 512) for number in range(8)]
+
+    def transformers_logprobs(dtype):
+        reference = BitNetForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
+        with torch.no_grad():
+            return reference(torch.tensor(tokens)).logits[:, -1].float().log_softmax(-1)
+
+    vllm_plugin.register()
+    ours = LLM(
+        str(directory),
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        dtype=dtype,
+        max_model_len=48,
+        kv_cache_memory_bytes=1 << 24,
+        max_logprobs=512,
+    )
+    outputs = ours.generate(
+        [TokensPrompt(prompt_token_ids=one) for one in tokens],
+        SamplingParams(max_tokens=1, logprobs=512, detokenize=False),
+        use_tqdm=False,
+    )
+    found = torch.tensor([[o.outputs[0].logprobs[0][token].logprob for token in range(512)] for o in outputs])
+    del ours
+    cleanup_dist_env_and_memory()
+    gc.collect()
+    exact = transformers_logprobs("float32")
+    error, theirs = (found - exact).abs(), (transformers_logprobs(dtype) - exact).abs()
+    if dtype == "float32":
+        assert error.max() <= 1e-3
+    else:
+        assert error.max() <= 1.5 * theirs.max() and error.mean() <= 1.2 * theirs.mean()
 
 
 def test_stock_vllm_loads_the_dense_checkpoint(checkpoint, engine):

@@ -2,6 +2,7 @@
 
 import gc
 import time
+from itertools import pairwise
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +12,11 @@ from slidesparse.errors import MeasurementError
 from slidesparse.files import read_json, sha256_file
 from slidesparse.timing import summarize
 
-BLOCK = 128
-"""Largest number of tokens that a block of the KV cache holds by default (CPU backend)."""
+BLOCK = {"cpu": 128, "cuda": 16}
+"""Tokens that a block of the KV cache holds by default."""
+
+LARGEST_GRAPH = 8192
+"""Tokens of the largest step that is captured as a CUDA graph; starting a larger one costs less than it takes."""
 
 
 class Engine:
@@ -26,28 +30,29 @@ class Engine:
 
         vllm_plugin.register()
         self.size = size
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         config = read_json(Path(checkpoint) / "config.json")
         head_dim = config["hidden_size"] // config["num_attention_heads"]
         token_bytes = 2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim
-        blocks = (size.sequences + 1) * (size.model_len // BLOCK + 1) + 1
+        block = BLOCK[self.device]
+        blocks = max(steps * (model_len // block + 1) for steps, model_len in size.cached) + size.model_len // block + 2
+        chosen = {"backend": backend, "tuning": str(tuning) if tuning else None}
         default = torch.get_default_dtype()
         try:
             self.llm = LLM(
                 model=str(checkpoint),
                 quantization="slidesparse",
-                additional_config={"slidesparse": {"backend": backend, "tuning": str(tuning) if tuning else None}},
-                scheduler_cls="slidesparse.vllm_plugin.scheduler.RecordingScheduler",
-                async_scheduling=False,
+                additional_config={"slidesparse": chosen | {"graphs": size.graphs}},
                 dtype="bfloat16",
                 seed=0,
                 skip_tokenizer_init=True,
-                enforce_eager=True,
                 enable_prefix_caching=False,
                 max_model_len=size.model_len,
                 max_num_batched_tokens=max(size.tokens, size.model_len),
                 max_num_seqs=size.sequences,
-                kv_cache_memory_bytes=blocks * BLOCK * token_bytes,
+                kv_cache_memory_bytes=blocks * block * token_bytes,
                 disable_log_stats=True,
+                **self._running(size),
             )
         finally:
             torch.set_default_dtype(default)  # vLLM leaves its own behind when loading fails
@@ -56,6 +61,26 @@ class Engine:
         self.worker = core.model_executor.driver_worker.worker
         self.vocabulary = config["vocab_size"]
         self._prompts = 0
+
+    def _running(self, size):
+        """How steps run: on a GPU planned ahead and as CUDA graphs, nothing compiled by vLLM."""
+        scheduler = "slidesparse.vllm_plugin.scheduler."
+        if self.device == "cpu":
+            return {
+                "enforce_eager": True,
+                "async_scheduling": False,
+                "scheduler_cls": scheduler + "RecordingScheduler",
+            }
+        from slidesparse.vllm_plugin import graphs
+
+        graphs.install()
+        sizes = sorted({tokens for tokens, _ in size.graphs})
+        return {
+            "compilation_config": {"mode": 0, "cudagraph_mode": "FULL", "cudagraph_capture_sizes": sizes},
+            "attention_config": {"flash_attn_max_num_splits_for_cuda_graph": 1},
+            "async_scheduling": True,
+            "scheduler_cls": scheduler + "AsyncRecordingScheduler",
+        }
 
     @property
     def model(self):
@@ -81,26 +106,39 @@ class Engine:
             self._prompts += 1
 
     def run(self, deadline):
-        """Step until nothing is left. Returns (seconds of every step, what every step carried)."""
+        """Step until nothing is left. Returns (seconds between the ends of steps, what every step carried).
+
+        Raises MeasurementError at the deadline, and if a step ran in another way than planned.
+        """
         self.scheduler.steps.clear()
-        seconds = []
-        engine = self.llm.llm_engine
+        manager = getattr(self.worker.model_runner, "cudagraph_manager", None)
+        if manager:
+            manager.dispatched.clear()
+        engine, ends = self.llm.llm_engine, [time.perf_counter()]
         while engine.has_unfinished_requests():
-            begin = time.perf_counter()
-            engine.step()
-            seconds.append(time.perf_counter() - begin)
+            if engine.step():
+                ends.append(time.perf_counter())
             if time.monotonic() > deadline:
                 engine.abort_request(list(self.scheduler.requests), internal=True)
-                raise MeasurementError(f"the time limit ended the measurement after {len(seconds)} steps; raise it")
+                raise MeasurementError(f"the time limit ended the measurement after {len(ends) - 1} steps; raise it")
+        seconds = [end - begin for begin, end in pairwise(ends)]
         steps = list(self.scheduler.steps)
         if len(steps) != len(seconds):
             raise MeasurementError(f"{len(seconds)} engine steps carried {len(steps)} batches; the timing is not exact")
+        if manager:
+            planned = [tuple(shape) for shape in self.size.graphs]
+            expected = ["FULL" if (step.tokens, step.sequences) in planned else "NONE" for step in steps]
+            if manager.dispatched != expected:
+                raise MeasurementError(
+                    f"steps ran with CUDA graphs of the modes {sorted(set(manager.dispatched))} where"
+                    f" {sorted(set(expected))} were planned"
+                )
         return seconds, steps
 
     def prefill(self, M, parameters):
         """Results of a prefill point: `steps` engine steps of exactly M prompt tokens each, one output token."""
         lengths = split(M, parameters["prompt_cap"])
-        self.scheduler.limit(M, len(lengths))
+        self.scheduler.limit(M, self.size.sequences)  # those of the step before are still there when one is planned
         deadline = time.monotonic() + parameters["time_limit_s"]
         self.submit(lengths * parameters["warmup_steps"], 1)
         self.run(deadline)
@@ -173,23 +211,36 @@ def split(M, cap):
 
 
 class Size(NamedTuple):
-    """What an engine must hold: tokens of a step, running sequences, tokens of a sequence."""
+    """What an engine must hold."""
 
     tokens: int
+    """of a step"""
     sequences: int
+    """that run at once"""
     model_len: int
+    """tokens of a sequence"""
+    cached: tuple
+    """pairs of sequences and their length that the KV cache must hold, one pair at a time"""
+    graphs: tuple
+    """pairs of tokens and sequences of the steps that are measured"""
 
     @classmethod
     def of(cls, stage, M, parameters):
         """The smallest engine that can measure M in `stage`."""
         if stage == "prefill":
             lengths = split(M, parameters["prompt_cap"])
-            return cls(M, len(lengths), lengths[0] + 1)
-        return cls(M * parameters["prompt_len"], M, parameters["prompt_len"] + parameters["output_len"])
+            tokens, sequences, model_len = M, 2 * len(lengths), lengths[0] + 1
+            graph = (M, len(lengths))
+        else:
+            tokens, sequences = M * parameters["prompt_len"], M
+            model_len, graph = parameters["prompt_len"] + parameters["output_len"], (M, M)
+        graphs = (graph,) if M <= LARGEST_GRAPH else ()
+        return cls(tokens, sequences, model_len, ((sequences, model_len),), graphs)
 
     def union(self, other):
         """The smallest engine that is both."""
-        return Size(*map(max, self, other))
+        pairs = (tuple(sorted({*mine, *theirs})) for mine, theirs in zip(self[3:], other[3:], strict=True))
+        return Size(*map(max, self[:3], other[:3]), *pairs)
 
 
 _kept = {"key": None, "engine": None}
@@ -198,15 +249,15 @@ _kept = {"key": None, "engine": None}
 def measure(request):
     """Results of one prefill or decode point; keeps its engine for the next point of the same configuration.
 
-    request: stage, M, parameters, manifest (path), tuning (path), backend, root; `largest`, [[stage, M, parameters],
-    …], names further points that the same engine shall be able to serve.
+    request: stage, M, parameters, manifest (path), tuning (path), backend, root; `others`, [[stage, M, parameters], …],
+    names further points that the same engine shall be able to serve.
     """
     manifest = read_json(request["manifest"])
     size = Size.of(request["stage"], request["M"], request["parameters"])
     key = (checkpoints.content_digest(manifest), request["backend"], sha256_file(request["tuning"]))
     if _kept["key"] != key or _kept["engine"].size.union(size) != _kept["engine"].size:
         close()
-        for point in request.get("largest", ()):
+        for point in request.get("others", ()):
             size = size.union(Size.of(*point))
         directory = checkpoints.ensure(manifest, request["root"])
         _kept["engine"] = Engine(directory, request["backend"], request["tuning"], size)

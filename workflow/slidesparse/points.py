@@ -49,7 +49,7 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
             request |= {"linears": read_json(basis, RecordError)["linears"], "peers": peers}
         else:
             kind = "engine"
-            request |= {"manifest": str(basis), "root": str(resources), "largest": _largest(worker.plan)}
+            request |= {"manifest": str(basis), "root": str(resources), "others": _others(worker.plan, key)}
         reason = None
         try:
             results = _ask(kind, request, parameters["time_limit_s"], worker)
@@ -62,12 +62,13 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
     records.write_point(output, asked, results, seconds=seconds, resident=worker.resident, reason=reason)
 
 
-def _largest(plan):
-    """[[stage, largest M, parameters]] of the engine stages of a plan."""
+def _others(plan, key):
+    """[[stage, M, parameters]] of all points of a plan that the engine of a point can measure."""
+    names = "/".join(key[name] for name in ("model", "dtype", "backend", "sparsity"))
     return [
-        [stage, max(M for Ms in plan["points"][stage].values() for M in Ms), plan["parameters"][stage]]
+        [stage, M, plan["parameters"][stage]]
         for stage in ("prefill", "decode")
-        if plan.get("points", {}).get(stage)
+        for M in plan.get("points", {}).get(stage, {}).get(names, ())
     ]
 
 

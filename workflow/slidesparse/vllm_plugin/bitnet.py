@@ -1,15 +1,31 @@
 """BitNet b1.58 for vLLM: Llama's blocks with relu² gating and a norm before each output projection.
 
 Source: arXiv 2504.12285 (BitNet b1.58 2B4T), section 2; checkpoint names as in transformers' BitNetForCausalLM.
+
+With the quantisation method `slidesparse` a block is its four products and what `kernels.fused` does between them:
+activations exist as codes, accumulators and the residual only. Otherwise, for vLLM's own methods, it is spelled out in
+modules (`forward`), and vLLM compiles it.
 """
+
+from itertools import pairwise
 
 import torch
 from torch import nn
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig
+from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import MergedColumnParallelLinear, RowParallelLinear
 from vllm.model_executor.models.llama import LlamaAttention, LlamaForCausalLM, LlamaModel
+from vllm.sequence import IntermediateTensors
+
+from slidesparse.kernels import fused
+from slidesparse.vllm_plugin.quantization import SlideSparseConfig
+
+
+def codes_for(linear):
+    """Window order and type of the codes that a linear multiplies."""
+    return linear.quant_method.pattern.name, linear.quant_method.dtype
 
 
 class BitNetAttention(LlamaAttention):
@@ -25,6 +41,28 @@ class BitNetAttention(LlamaAttention):
         q, k = self.rotary_emb(positions, q, k)
         output, _ = self.o_proj(self.attn_sub_norm(self.attn(q, k, v)))
         return output
+
+    def fused(self, positions, codes, scale):
+        """Codes [M, K'] and scales [M] of the block's input -> the product of o_proj with its scales."""
+        qkv = self.qkv_proj.quant_method.multiply(codes, scale)
+        heads = (positions, self.rotary_emb.cos_sin_cache, self.num_heads, self.num_kv_heads)
+        cache = self._cache()
+        if cache:
+            y = self.attn(fused.rope_scale_cache(*qkv, *heads, *cache), None, None)
+        else:
+            y = self.attn(*fused.rope_scale(*qkv, *heads))
+        norm = self.attn_sub_norm
+        codes = fused.norm_quantize(y, norm.weight, norm.variance_epsilon, *codes_for(self.o_proj))
+        return self.o_proj.quant_method.multiply(*codes)
+
+    def _cache(self):
+        """(keys, values, slots) where the attention backend leaves it to others to fill its cache, else None."""
+        slots = get_forward_context().slot_mapping
+        slots = slots.get(self.attn.layer_name) if isinstance(slots, dict) else None
+        cache = self.attn.kv_cache
+        if slots is None or self.attn.attn_backend.get_name() != "FLASH_ATTN" or not cache.numel():
+            return None
+        return *cache.transpose(1, 2).split(self.head_dim, dim=-1), slots
 
 
 class BitNetMLP(nn.Module):
@@ -53,6 +91,13 @@ class BitNetMLP(nn.Module):
         gate, up = gate_up.chunk(2, dim=-1)
         output, _ = self.down_proj(self.ffn_sub_norm(torch.relu(gate).square() * up))
         return output
+
+    def fused(self, codes, scale):
+        """Codes [M, K'] and scales [M] of the MLP's input -> the product of down_proj with its scales."""
+        gate_up = self.gate_up_proj.quant_method.multiply(codes, scale)
+        norm = self.ffn_sub_norm
+        codes = fused.relu2_mul_norm_quantize(*gate_up, norm.weight, norm.variance_epsilon, *codes_for(self.down_proj))
+        return self.down_proj.quant_method.multiply(*codes)
 
 
 class BitNetDecoderLayer(nn.Module):
@@ -87,6 +132,14 @@ class BitNetDecoderLayer(nn.Module):
         hidden_states, residual = self.post_attention_layernorm(hidden_states, residual)
         return self.mlp(hidden_states), residual
 
+    def fused(self, positions, codes, scale, residual):
+        """Codes and scales of the block's input, and the residual -> the product of down_proj, and the residual."""
+        norm, y = self.post_attention_layernorm, self.self_attn.fused(positions, codes, scale)
+        residual, *codes = fused.add_norm_quantize(
+            *y, residual, norm.weight, norm.variance_epsilon, *codes_for(self.mlp.gate_up_proj)
+        )
+        return self.mlp.fused(*codes), residual
+
 
 @support_torch_compile
 class BitNetModel(LlamaModel):
@@ -94,6 +147,26 @@ class BitNetModel(LlamaModel):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "", layer_type=BitNetDecoderLayer):
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=layer_type)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if not isinstance(self.quant_config, SlideSparseConfig):
+            return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds)
+        residual = self.embed_input_ids(input_ids) if inputs_embeds is None else inputs_embeds
+        order = codes_for(self.layers[0].self_attn.qkv_proj)
+        norm = self.layers[0].input_layernorm
+        codes = fused.norm_quantize(residual, norm.weight, norm.variance_epsilon, *order)
+        for layer, following in pairwise([*self.layers, None]):
+            y, residual = layer.fused(positions, *codes, residual)
+            if following:
+                norm = following.input_layernorm
+                residual, *codes = fused.add_norm_quantize(*y, residual, norm.weight, norm.variance_epsilon, *order)
+        return fused.add_norm(*y, residual, self.norm.weight, self.norm.variance_epsilon)
 
 
 class BitNetForCausalLM(LlamaForCausalLM):

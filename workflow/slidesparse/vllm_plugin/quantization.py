@@ -13,8 +13,9 @@ from vllm.model_executor.parameter import ChannelQuantScaleParameter, ModelWeigh
 
 from slidesparse import checkpoints, gemm, slide, tuning
 from slidesparse.errors import CheckpointError, ConfigurationError
+from slidesparse.kernels import configurations
 from slidesparse.patterns import ALIGNMENT, Pattern
-from slidesparse.quantize import DTYPES, quantize_per_token
+from slidesparse.quantize import DTYPES
 
 NAME = "slidesparse"
 
@@ -80,25 +81,32 @@ class SlideSparseConfig(QuantizationConfig):
         if backend.sparse and self.pattern.dense:
             raise ConfigurationError(f"backend {backend.name} needs a slid checkpoint and this one is dense")
         table = tuning.Table.read(chosen["tuning"], backend.version()) if chosen.get("tuning") else None
+        for quantiser in table.quantize_lift if table else []:
+            configurations.use(quantiser)
         return SlideSparseLinearMethod(self.dtype, self.pattern, backend, table)
 
 
 class SlideSparseLinearMethod(LinearMethodBase):
-    """y = (codes(x) W^T) * s_x * s_w: quantise per token, lift if the backend is sparse, multiply, scale."""
+    """The product of a linear, codes in and accumulators out; what stands between products is the model's."""
 
     def __init__(self, dtype, pattern, backend, table):
-        self.dtype, self.pattern, self.backend, self.table = dtype, pattern, backend, table
+        self.dtype, self.backend, self.table = dtype, backend, table
+        self._stored = pattern
+        self.pattern = pattern if backend.sparse else Pattern("dense")
+        """The window order of the codes that it multiplies."""
+        self.epilogue = {"token", "channel"} <= set(backend.scales(dtype))
+        """True if products leave with both scales applied."""
+        self._algorithms = {}
 
     def create_weights(
         self, layer, input_size_per_partition, output_partition_sizes, input_size, output_size, params_dtype, **extra
     ):
         if input_size_per_partition != input_size or sum(output_partition_sizes) != output_size:
             raise ConfigurationError("slid checkpoints are not sharded: use tensor_parallel_size 1")
-        N, self.K = output_size, input_size
+        self._K, self._parts = input_size, output_partition_sizes
         loader = extra["weight_loader"]
-        shape = (N, self.pattern.K_slid(self.K))
-        weight = torch.empty(shape, dtype=DTYPES[self.dtype])
-        scale = torch.empty((N, 1), dtype=torch.float32)
+        weight = torch.empty((output_size, self._stored.K_slid(input_size)), dtype=DTYPES[self.dtype])
+        scale = torch.empty((output_size, 1), dtype=torch.float32)
         layer.register_parameter(
             "weight", ModelWeightParameter(data=weight, input_dim=1, output_dim=0, weight_loader=loader)
         )
@@ -108,27 +116,34 @@ class SlideSparseLinearMethod(LinearMethodBase):
 
     def process_weights_after_loading(self, layer):
         codes = layer.weight.data
-        if not self.backend.sparse and not self.pattern.dense:
-            bits = slide.unslide(codes.view(torch.int8), self.pattern, self.K)
-            codes = bits.view(codes.dtype)
+        if self.pattern != self._stored:
+            dense = slide.unslide(codes.view(torch.int8).cpu(), self._stored, self._K)
+            codes = dense.view(codes.dtype).to(codes.device)
         self.operand = self.backend.prepare(codes)
-        self.scale = layer.weight_scale.data.t().contiguous()  # [1, N]
+        self.channel_scale = layer.weight_scale.data.flatten().contiguous()
+        parts = self.channel_scale.split(self._parts)
+        self.weight_scale = torch.stack([part[0] for part in parts])
+        """One scale for each original matrix of the linear, float32."""
+        if any((part != part[0]).any() for part in parts):
+            raise CheckpointError("a weight matrix has several scales, and a BitNet matrix has one: convert it again")
         layer.register_parameter("weight", None)
 
-    def accumulate(self, x):
-        """x [M, K] BF16 -> (accumulators [M, N], per-token scales [M, 1])."""
-        codes, scale = quantize_per_token(x, self.dtype)
-        if self.backend.sparse:
-            codes = slide.lift(codes, self.pattern)
-        M = codes.shape[0]
-        output = self.backend.outputs(self.dtype)[0]
-        algorithm = self.table.algorithm(self.backend, self.operand, M, output) if self.table else None
-        return self.backend.matmul(self.operand, codes, algorithm, output), scale
+    def multiply(self, codes, token_scale):
+        """codes [M, K'] and scales [M] -> product [M, N], token_scale, weight_scale, as `kernels.fused` takes them.
+
+        The scales are None if they were applied to the product.
+        """
+        scales = {}
+        if self.epilogue:
+            scales = {"token_scale": token_scale[:, None], "channel_scale": self.channel_scale}
+        product = self.backend.matmul(self.operand, codes, self._algorithm(len(codes)), **scales)
+        return (product, None, None) if self.epilogue else (product, token_scale, self.weight_scale)
+
+    def _algorithm(self, M):
+        if self.table and M not in self._algorithms:
+            output = self.backend.outputs(self.dtype)[0]
+            self._algorithms[M] = self.table.algorithm(self.backend, self.operand, M, output)
+        return self._algorithms.get(M)
 
     def apply(self, layer, x, bias=None):
-        rows = x.reshape(-1, x.shape[-1])
-        accumulators, scale = self.accumulate(rows)
-        y = (accumulators.to(torch.float32) * scale * self.scale).to(x.dtype)
-        if bias is not None:
-            y = y + bias
-        return y.reshape(*x.shape[:-1], -1)
+        raise ConfigurationError("the quantisation method slidesparse runs in the BitNet model class only")

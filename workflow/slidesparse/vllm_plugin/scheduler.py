@@ -1,7 +1,8 @@
-"""A vLLM scheduler that writes down what every step carried, so that a point can say what was measured."""
+"""vLLM schedulers that write down what every step carried, so that a point can say what was measured."""
 
 from typing import NamedTuple
 
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
 
@@ -13,8 +14,8 @@ class Step(NamedTuple):
     new_sequences: int
 
 
-class RecordingScheduler(Scheduler):
-    """vLLM's scheduler with a `steps` list of `Step`, cleared by whoever reads it."""
+class _Recording:
+    """A scheduler with a `steps` list of `Step`, cleared by whoever reads it."""
 
     def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)
@@ -39,3 +40,11 @@ class RecordingScheduler(Scheduler):
             self.max_num_active_reqs = sequences
         else:
             self.max_num_running_reqs = sequences
+
+
+class RecordingScheduler(_Recording, Scheduler):
+    """vLLM's scheduler, which plans a step when the one before has ended."""
+
+
+class AsyncRecordingScheduler(_Recording, AsyncScheduler):
+    """vLLM's scheduler that plans a step while the one before runs."""
