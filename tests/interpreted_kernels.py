@@ -1,4 +1,4 @@
-"""Runs the quantise and lift kernel in Triton's interpreter and prints what was wrong; see test_kernels.py.
+"""Runs kernels in Triton's interpreter and prints what was wrong; see test_kernels.py.
 
 A process of its own, because Triton decides when it is imported whether it interprets.
 """
@@ -14,7 +14,7 @@ import torch
 from triton.runtime.interpreter import InterpreterBuilder
 
 from slidesparse import kernels
-from slidesparse.kernels import quantize_lift
+from slidesparse.kernels import quantize_lift, scale
 from slidesparse.kernels.configurations import Configuration
 
 written = []  # addresses of the bytes that the kernel wrote
@@ -48,6 +48,20 @@ def differences(x, pattern, dtype, configuration):
     }
 
 
+def scale_differences(product, token_scale, channel_scale):
+    """Outputs of the scaling pass that are further from the exact ones than BF16's rounding, and bytes not written."""
+    expected = product.double()
+    for factor in (token_scale, channel_scale):
+        expected = expected if factor is None else expected * factor
+    out = torch.full(product.shape, float("nan"), dtype=torch.bfloat16)
+    written.clear()
+    scale.launch(product, token_scale, channel_scale, out)
+    wrong = ~((out.double() - expected).abs() <= expected.abs() / 128)
+    addresses, times = np.unique(np.concatenate(written), return_counts=True)
+    return {"values": int(wrong.sum()), "written": 2 * out.numel() - len(addresses) + int((times != 1).sum())}
+
+
 if __name__ == "__main__":
-    cases = torch.load(sys.argv[1])
-    print(json.dumps([differences(*case) for case in cases]))
+    cases, scaling = torch.load(sys.argv[1])
+    found = {"cases": [differences(*case) for case in cases], "scaling": [scale_differences(*case) for case in scaling]}
+    print(json.dumps(found))

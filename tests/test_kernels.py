@@ -65,21 +65,39 @@ CASES = {
 }
 
 
+PRODUCT = torch.randint(-(10**6), 10**6, (3, 2050), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+SCALING = {
+    f"scaling-{product.dtype}-{'token' if token else ''}-{'channel' if channel else ''}": (
+        product,
+        torch.linspace(0.5, 2, 3)[:, None] if token else None,
+        torch.linspace(0.1, 1, 2050) if channel else None,
+    )
+    for product in (PRODUCT, PRODUCT.bfloat16(), PRODUCT.float())
+    for token, channel in itertools.product((True, False), repeat=2)
+}
+
+
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory):
     """{case: what was wrong}."""
     path = tmp_path_factory.mktemp("kernels") / "cases.pt"
-    torch.save(list(CASES.values()), path)
+    torch.save((list(CASES.values()), list(SCALING.values())), path)
     script = Path(__file__).with_name("interpreted_kernels.py")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": ""}
     run = subprocess.run([sys.executable, script, path], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
-    return dict(zip(CASES, json.loads(run.stdout), strict=True))
+    found = json.loads(run.stdout)
+    return dict(zip([*CASES, *SCALING], found["cases"] + found["scaling"], strict=True))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_interpreted_kernel_writes_every_byte_of_the_reference_once(interpreted, case):
     assert interpreted[case] == {"codes": 0, "scales": 0, "written": 0}
+
+
+@pytest.mark.parametrize("case", SCALING)
+def test_interpreted_pass_applies_the_scales_that_are_given(interpreted, case):
+    assert interpreted[case] == {"values": 0, "written": 0}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
