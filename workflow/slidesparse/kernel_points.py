@@ -43,7 +43,7 @@ def tune(request):
         backend = find_backend(request["backend"])
         with _tuned_quantisers(request, backend) as quantisers:
             table = tuning.search(backend, products(request), stopping)
-            return table | {"quantize_lift": quantisers()}
+            return table | {"quantize_lift": quantisers(), "capacity": hardware.capacity(hardware.detect())}
 
 
 @contextmanager

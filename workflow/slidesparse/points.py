@@ -74,7 +74,7 @@ def _others(plan, key):
 
 def tune(output, basis, Ms, parameters, *, worker):
     """Search the backend that `output` names (`…/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json`)."""
-    path = Path(output)
+    path, start = Path(output), time.monotonic()
     hardware_key, _, _, dtype, backend, _ = path.parts[-6:]
     hardware.check(hardware_key)
     request = {
@@ -88,6 +88,8 @@ def tune(output, basis, Ms, parameters, *, worker):
         "parameters": parameters,
     }
     found = _ask("kernel", request, None, worker)
+    found |= {"protocol": records.PROTOCOL["tune"], "parameters": parameters}
+    found |= records.provenance(time.monotonic() - start, worker.resident, found.pop("capacity"))
     write_atomic(path.with_suffix(".csv"), tuning.to_csv(found))
     write_json(path, found)
 

@@ -77,7 +77,7 @@ def write_point(path, asked, results, *, seconds, resident, reason=None):
 
     `results` None means out of memory, for the `reason` given. results["capacity"], if there, is of the hardware block.
     """
-    capacity = (results or {}).pop("capacity", {})
+    made = provenance(seconds, resident, (results or {}).pop("capacity", {}))
     write_json(
         path,
         {
@@ -87,18 +87,25 @@ def write_point(path, asked, results, *, seconds, resident, reason=None):
             "reason": reason,
             "request": asked,
             "results": results or {},
-            "hardware": hardware.provenance() | capacity,
-            "software": hardware.software() | {"settings": SETTINGS},
-            "run": {
-                "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "seconds": round(seconds, 3),
-                "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
-                "git": hardware.git_state(Path(__file__).parent),
-                "resident": resident,
-            },
+            **made,
         },
     )
     failure_of(path).unlink(missing_ok=True)
+
+
+def provenance(seconds, resident, capacity=None):
+    """The blocks `hardware`, `software` and `run` of what was measured just now; capacity: of the GPU, if known."""
+    return {
+        "hardware": hardware.provenance() | (capacity or {}),
+        "software": hardware.software() | {"settings": SETTINGS},
+        "run": {
+            "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": round(seconds, 3),
+            "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "git": hardware.git_state(Path(__file__).parent),
+            "resident": resident,
+        },
+    }
 
 
 def failure_of(path):
