@@ -6,7 +6,7 @@ from pathlib import Path
 import synthetic
 from slidesparse.report.gather import gather_all
 from slidesparse.report.render import to_markdown
-from slidesparse.report.write import held_sources, report
+from slidesparse.report.write import analysed, held_sources, report
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "resources" / "published"
@@ -27,7 +27,7 @@ def rows_under(text, title):
 def markdown(*sources, hardware=HARDWARE, language="en"):
     """(text of the report, refused sentences)."""
     held = held_sources(hardware, sources)
-    text = to_markdown(report(hardware, held, sources), language, "report")
+    text = to_markdown(report(hardware, held, analysed(held), sources), language, "report")
     return text, [sentence for source in held for sentence in source.refused]
 
 

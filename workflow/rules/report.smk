@@ -83,9 +83,10 @@ rule report:
     params:
         sources=config["report"]["sources"],
         languages=LANGUAGES,
+    threads: 2
     shell:
         "python3 workflow/scripts/write_reports.py --sources {params.sources} --languages {params.languages}"
-        " --owner $PPID 2> {log}"
+        " --processes {threads} --owner $PPID 2> {log}"
 
 
 # After a failure the report is made of what there is.

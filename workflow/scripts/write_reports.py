@@ -12,10 +12,12 @@ parser.add_argument("--sources", nargs="+", required=True, metavar="ROOT", help=
 parser.add_argument("--results", default="results", metavar="DIR", help="where to gather and to write")
 parser.add_argument("--hardware", metavar="KEY", help="only this one, and no comparison")
 parser.add_argument("--languages", nargs="+", default=["en"])
+parser.add_argument("--processes", type=int, default=1, metavar="N", help="reports that are written side by side")
 
 
 def main(arguments):
-    for sentence in write_reports(arguments.results, arguments.sources, arguments.hardware, arguments.languages):
+    asked = (arguments.sources, arguments.hardware, arguments.languages, arguments.processes)
+    for sentence in write_reports(arguments.results, *asked):
         print(f"refused: {sentence}", file=sys.stderr)
 
 

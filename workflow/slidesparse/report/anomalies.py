@@ -158,8 +158,8 @@ def bounds(comparisons):
 def out_of_line(source):
     """Kernel sums that take far longer than those of the next milder and the next stricter pattern."""
     found = []
-    for rows in grouped(source.stage("kernel")).values():
-        sums = of_layers(source, rows, "latency_us")
+    for (model, dtype), rows in grouped(source.stage("kernel")).items():
+        sums = of_layers(source, model, dtype, "latency_us")
         caches = say(caches_of(rows))
         for backend in sorted({name.backend for name, _ in sums if name.sparse_kernel}):
             names = sorted({n for n, _ in sums if n.backend == backend and n.sparse_kernel}, key=configuration_order)

@@ -5,10 +5,10 @@ from statistics import geometric_mean
 
 from slidesparse import hardware
 from slidesparse.errors import HardwareError
-from slidesparse.report import anomalies, checks, overview
+from slidesparse.report import checks, overview
 from slidesparse.report.document import NONE, Bullets, Figure, Section, Table, fixed, number, say, whole
 from slidesparse.report.performance import step_value
-from slidesparse.report.ratios import comparisons, of_layers
+from slidesparse.report.ratios import of_layers
 from slidesparse.report.rows import DTYPES, caches_of, configuration_order, grouped
 
 SHOWN_BARS = 12
@@ -37,9 +37,8 @@ class Summary:
     bases: dict = field(default_factory=dict)
 
 
-def summary(key, source):
-    """The Summary of one source."""
-    compared = comparisons(source)
+def summary(key, source, compared, found):
+    """The Summary of one source, its comparisons and its anomalies."""
     kept = Summary(
         key,
         source.root,
@@ -51,7 +50,7 @@ def summary(key, source):
             word: len({(r.stage, r.configuration, r.M) for r in source.rows if r.status == word})
             for word in ("failed", "out_of_memory")
         },
-        sum(len(findings) for *_, findings in anomalies.anomalies(source, compared)),
+        sum(len(findings) for *_, findings in found),
     )
     for stage in ("prefill", "decode"):
         for (model, dtype), rows in grouped(source.stage(stage)).items():
@@ -66,7 +65,7 @@ def summary(key, source):
             kept.values[stage, "step (ms)", model, dtype] = steps
     for (model, dtype), rows in grouped(source.stage("kernel")).items():
         for column, caches in (("latency_us", caches_of(rows)), ("latency_hot_us", "hot")):
-            sums = {key: value.value for key, value in of_layers(source, rows, column).items()}
+            sums = {key: value.value for key, value in of_layers(source, model, dtype, column).items()}
             if sums:
                 kept.values["kernel", f"{caches} GEMMs of a layer (µs)", model, dtype] = sums
     for one in compared:

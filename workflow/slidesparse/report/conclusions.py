@@ -188,8 +188,8 @@ def dtypes(source):
                 sentences.append(between(stage, name, "tokens/s", {M: second[M] / first[M] for M in shared}))
     sums = {}
     caches = caches_of(source.stage("kernel"))
-    for rows in grouped(source.stage("kernel")).values():
-        sums |= of_layers(source, rows, "latency_us")
+    for model, dtype in grouped(source.stage("kernel")):
+        sums |= of_layers(source, model, dtype, "latency_us")
     for name in sorted({name for name, _ in sums if name.dtype == DTYPES[0] and name.sparsity == "dense"}):
         other = name._replace(dtype=DTYPES[1])
         values = {

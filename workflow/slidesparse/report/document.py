@@ -5,6 +5,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import NamedTuple
 
 NONE = "—"
+PLACES = [Decimal(1).scaleb(-digits) for digits in range(10)]
 
 
 class Text(NamedTuple):
@@ -39,7 +40,7 @@ def fixed(value, digits, thousands=False):
     """`value` with so many decimals, halves rounded up as written; a dash for None."""
     if value is None:
         return NONE
-    rounded = Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+    rounded = Decimal(repr(float(value))).quantize(PLACES[digits], ROUND_HALF_UP)
     return number(f"{rounded:,f}" if thousands else f"{rounded:f}", value)
 
 

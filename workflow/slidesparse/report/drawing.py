@@ -34,6 +34,8 @@ SIZE = (4.6, 3.1)
 """Inches of a panel."""
 DPI = 110
 HEAT = "PuOr"
+TICKS = 12
+"""Values of M that an axis names at most."""
 
 
 def key_of(figure):
@@ -153,7 +155,9 @@ def lines(axis, panel):
     ticks = sorted({x for series in panel["series"] for x in series["x"]})
     for series in panel["series"]:
         look = style(series["style"])
-        axis.plot(series["x"], series["y"], label=series["label"], **look)
+        axis.plot(
+            series["x"], series["y"], label=series["label"], markevery=math.ceil(len(series["x"]) / TICKS), **look
+        )
         band = [(x, *ends) for x, ends in zip(series["x"], series.get("band") or [], strict=False) if ends]
         if band:
             axis.fill_between(*zip(*band, strict=True), color=look["color"], alpha=0.18, linewidth=0)
@@ -162,8 +166,7 @@ def lines(axis, panel):
     if panel.get("one"):
         axis.axhline(1, color=INK, linewidth=0.9)
     axis.set_xscale("log", base=2)
-    if len(ticks) > 10:
-        ticks = ticks[:: math.ceil(len(ticks) / 10)]
+    ticks = ticks[:: math.ceil(len(ticks) / TICKS)]
     axis.set_xticks(ticks, [short(tick) for tick in ticks], minor=False)
     axis.set_xlabel("M")
     axis.set_ylabel(panel["y"])
@@ -206,9 +209,11 @@ def heat(axis, panel):
     axis.grid(False)
     values = [[math.nan if value is None else value for value in row] for row in panel["values"]]
     axis.imshow(values, cmap=HEAT, norm=LogNorm(1 / top, top), aspect="auto")
-    axis.set_xticks(range(len(panel["columns"])), [short(M) for M in panel["columns"]], rotation=90, fontsize=6)
+    every = math.ceil(len(panel["columns"]) / TICKS)
+    shown = [short(M) for M in panel["columns"][::every]]
+    axis.set_xticks(range(0, len(panel["columns"]), every), shown, rotation=90, fontsize=6)
     axis.set_yticks(range(len(panel["rows"])), panel["rows"], fontsize=6)
-    if len(panel["columns"]) > 12:
+    if every > 1:
         return
     for i, row in enumerate(values):
         for j, value in enumerate(row):

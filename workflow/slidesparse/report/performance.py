@@ -158,7 +158,7 @@ def estimated_share(source, stage, model, dtype, steps):
     """GEMM share of a step, from the kernel stage's sums at the same M and the number of layers, where both are."""
     layers = source.layers.get(model)
     rows = [row for row in source.stage("kernel") if row.configuration[:2] == (model, dtype)]
-    sums = of_layers(source, rows, "latency_us")
+    sums = of_layers(source, model, dtype, "latency_us")
     cells = {
         key: fixed(100 * layers * sums[key].value / 1000 / step, 1)
         for key, (step, _) in steps.items()
@@ -199,7 +199,7 @@ def kernel_blocks(source, labels):
             table = wide_table(f"kernel_{model}_{dtype}_{linear}", cells)
             blocks.append(Section(say("{what}, {title}", what=what, title=title), [table], folded=True))
         for column, word in (("latency_us", caches), ("latency_hot_us", say("hot"))):
-            sums = of_layers(source, group, column)
+            sums = of_layers(source, model, dtype, column)
             if sums:
                 cells = {key: interval(value.value, value.low, value.high, 3) for key, value in sums.items()}
                 what = say("kernel {model} {dtype} sum over the linears of a layer", model=model, dtype=dtype)

@@ -110,18 +110,16 @@ def of_points(rows, column):
     }
 
 
-def of_layers(source, rows, column):
+def of_layers(source, model, dtype, column):
     """(configuration, M) -> Quantity of a column summed over a layer's linears, where all of them were measured."""
-    points = {}
-    for row in rows:
-        if row.status == "ok" and row.values.get(column) is not None:
-            points.setdefault((row.configuration, row.M), []).append(row)
-    need = {model: linears_of(source, model) for model in {name.model for name, _ in points}}
-    return {
-        key: summed([of_row(row, column) for row in found])
-        for key, found in points.items()
-        if len(found) == need[key[0].model]
-    }
+    if (model, dtype, column) not in source.sums:
+        points, need = {}, linears_of(source, model)
+        for row in grouped(source.stage("kernel")).get((model, dtype), ()):
+            if row.status == "ok" and row.values.get(column) is not None:
+                points.setdefault((row.configuration, row.M), []).append(of_row(row, column))
+        sums = {key: summed(found) for key, found in points.items() if len(found) == need}
+        source.sums[model, dtype, column] = sums
+    return source.sums[model, dtype, column]
 
 
 def of_row(row, column):
@@ -158,7 +156,7 @@ def comparisons(source):
                 found += divided(new, values, higher=column == "tokens_per_s")
     for (model, dtype), rows in grouped(source.stage("kernel")).items():
         for column, caches in (("latency_us", caches_of(rows)), ("latency_hot_us", "hot")):
-            values = of_layers(source, rows, column)
+            values = of_layers(source, model, dtype, column)
             what = say("sum of {caches} GEMM latencies of a layer", caches=say(caches))
             found += divided(
                 Comparison("kernel", model, dtype, what, "", "dense", "µs", column, caches), values, higher=False

@@ -1,13 +1,14 @@
 """A document -> Markdown, one HTML page that needs nothing else, and the CSV of every table."""
 
 import csv
+import html
 import io
 import re
 from functools import cache
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from slidesparse.report.columns import cell
 from slidesparse.report.document import Bullets, Figure, Number, Section, Table, plain
@@ -15,6 +16,9 @@ from slidesparse.report.languages import available, speaker
 
 TEMPLATES = Path(__file__).parent / "templates"
 NAMES = {"en": "English", "zh": "中文"}
+WRAPPED, LONG = 44, ' class="w"'
+"""Characters beyond which a cell wraps, and how."""
+
 SHOWN_DEPTH = 3
 """Levels of sections that the page's navigation shows."""
 
@@ -29,9 +33,11 @@ def environment():
         keep_trailing_newline=True,
     )
     jinja.filters["code"] = code
-    jinja.globals |= {"kind": kind, "plain": plain, "markdown_table": None, "Section": Section, "names": NAMES}
-    jinja.tests["number"] = lambda value: isinstance(value, int | float) and not isinstance(value, bool)
+    jinja.globals |= {"kind": kind, "Section": Section, "names": NAMES}
     return jinja
+
+
+SPECIAL = re.compile(r"[&<>\"'`]")
 
 
 def kind(block):
@@ -42,7 +48,8 @@ def kind(block):
 
 def code(text):
     """HTML of a text in which `this` is code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    text = html.escape(str(text)) if SPECIAL.search(str(text)) else str(text)
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", text) if "`" in text else text)
 
 
 def markdown_cell(value):
@@ -55,6 +62,22 @@ def markdown_table(table, say):
     rules = ["---" if table.side(column) == "l" else "---:" for column in range(len(table.headers))]
     lines = [table.headers, rules, *table.rows]
     return "\n".join("| " + " | ".join(markdown_cell(say(value)) for value in line) + " |" for line in lines)
+
+
+def html_table(table, say):
+    """A table in HTML, whose columns' heads are buttons."""
+    sides = [' class="r"' if table.side(column) == "r" else "" for column in range(len(table.headers))]
+    heads = [
+        f'<th scope="col"{s}><button>{code(say(h))}</button></th>' for s, h in zip(sides, table.headers, strict=True)
+    ]
+    lines = [f"<table><thead><tr>{''.join(heads)}</tr></thead>", "<tbody>"]
+    for row in table.rows:
+        cells = []
+        for side, value in zip(sides, row, strict=True):
+            text = value if type(value) is Number else code(plain(say(value)))
+            cells.append(f"<td{side or (LONG if len(text) > WRAPPED else '')}>{text}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return Markup("\n".join([*lines, "</tbody></table>"]))
 
 
 def to_markdown(document, language, folder):
@@ -70,6 +93,7 @@ def to_markdown(document, language, folder):
 
 def to_html(document, language, folder, stem, drawings, languages=None):
     """The document as one page. drawings: name of a figure -> its SVG. stem: name of the file without language."""
+    say = speaker(language)
     anchors, depths = {}, {}
 
     def number(section, depth=1):
@@ -84,13 +108,14 @@ def to_html(document, language, folder, stem, drawings, languages=None):
         .get_template("report.html.jinja")
         .render(
             document=document,
-            say=speaker(language),
+            say=say,
             language=language,
             languages=languages or [language],
             folder=folder,
             stem=stem,
             style=Markup(TEMPLATES.joinpath("report.css").read_text()),
             script=Markup(TEMPLATES.joinpath("report.js").read_text()),
+            html_table=lambda table: html_table(table, say),
             drawing=lambda figure: Markup(f"<div>{inline(drawings[figure.name])}</div>"),
             anchor=lambda section, deep=True: (
                 anchors[id(section)] if deep or depths[id(section)] <= SHOWN_DEPTH else ""

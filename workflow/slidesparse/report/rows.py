@@ -97,6 +97,7 @@ class Source:
     layers: dict = field(default_factory=dict)
     tuning: list = field(default_factory=list)
     lifts: list = field(default_factory=list)
+    sums: dict = field(default_factory=dict)
     ungathered: list = field(default_factory=list)
     dates: list = field(default_factory=list)
     plan: object = None

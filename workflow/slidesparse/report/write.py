@@ -1,5 +1,8 @@
 """Sources -> reports of hardware keys and their comparison, in every form and language; times come from the data."""
 
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from slidesparse.errors import RecordError
@@ -30,46 +33,57 @@ def write_report(hardware, sources, output, languages=("en",)):
     same inputs give the same bytes, and files whose content would not change stay untouched. Returns one sentence per
     refused file. Raises RecordError if no source holds anything of this hardware.
     """
-    languages = check_languages(languages)
     held = held_sources(hardware, sources)
-    document = report(hardware, held, sources)
-    publish.publish([(document, Path(output), "report")], languages)
+    document = report(hardware, held, analysed(held), sources)
+    publish.publish(document, Path(output), "report", check_languages(languages))
     return [sentence for source in held for sentence in source.refused]
 
 
-def write_reports(results, sources, hardware=None, languages=("en",)):
+def write_reports(results, sources, hardware=None, languages=("en",), processes=1):
     """Gather what there is below `results`, write its task tables, a report of `sources` for every hardware key, and,
     unless only one key was asked for, their comparison.
 
-    Returns one sentence per refused file. Raises RecordError if no source holds anything of the one key.
+    processes: how many write reports side by side. Returns one sentence per refused file. Raises RecordError if no
+    source holds anything of the one key.
     """
-    languages = check_languages(languages)
-    all_refused, written, summaries = [], [], []
-    for key in [hardware] if hardware else hardware_keys(sources):
-        refused = gather_all(results, key)
-        if key in hardware_directories(results):
-            try:
-                write_tasks(results, key)
-            except RecordError as error:
-                refused.append(str(error))
-        held = held_sources(key, sources, {str(results): refused})
-        written.append((report(key, held, sources), Path(results, key), "report"))
-        summaries += [comparison.summary(key, source) for source in held]
-        all_refused += [s for source in held for s in source.refused if s not in all_refused]
+    one = partial(write_hardware, str(results), [str(root) for root in sources], check_languages(languages))
+    keys = [hardware] if hardware else hardware_keys(sources)
+    if processes > 1 and len(keys) > 1:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            written = list(pool.map(one, keys))
+    else:
+        written = [one(key) for key in keys]
+    summaries = [summary for _, summaries in written for summary in summaries]
     if not hardware and summaries:
-        written.append((comparison.document(summaries), Path(results), "comparison"))
-    publish.publish(written, languages)
-    return all_refused
+        publish.publish(comparison.document(summaries), Path(results), "comparison", languages)
+    return list(dict.fromkeys(sentence for refused, _ in written for sentence in refused))
+
+
+def write_hardware(results, sources, languages, key):
+    """Gather and report one hardware key; returns (sentences about refused files, its summaries)."""
+    refused = gather_all(results, key)
+    if key in hardware_directories(results):
+        try:
+            write_tasks(results, key)
+        except RecordError as error:
+            refused.append(str(error))
+    held = held_sources(key, sources, {results: refused})
+    analyses = analysed(held)
+    publish.publish(report(key, held, analyses, sources), Path(results, key), "report", languages)
+    refused = [sentence for source in held for sentence in source.refused]
+    return refused, summaries_of(key, held, analyses)
 
 
 def write_comparison(results, sources, languages=("en",)):
     """Write `{results}/comparison.{language}.{md,html}`, all hardware keys of the sources side by side."""
     languages = check_languages(languages)
-    keys = hardware_keys(sources)
-    summaries = [comparison.summary(key, source) for key in keys for source in held_sources(key, sources)]
+    summaries = []
+    for key in hardware_keys(sources):
+        held = held_sources(key, sources)
+        summaries += summaries_of(key, held, analysed(held))
     if not summaries:
         raise RecordError("no source holds anything that could be compared")
-    publish.publish([(comparison.document(summaries), Path(results), "comparison")], languages)
+    publish.publish(comparison.document(summaries), Path(results), "comparison", languages)
 
 
 def held_sources(hardware, roots, refused=None):
@@ -86,21 +100,35 @@ def held_sources(hardware, roots, refused=None):
     return held
 
 
-def report(hardware, held, roots):
+def analysed(held):
+    """[(comparisons, anomalies)] of every source of one hardware key."""
+    compared = [comparisons(source) for source in held]
+    return [
+        (found, anomalies.anomalies(source, found, [other for other in held if other is not source]))
+        for source, found in zip(held, compared, strict=True)
+    ]
+
+
+def summaries_of(key, held, analyses):
+    """What the comparison keeps of every source of one hardware key."""
+    return [comparison.summary(key, source, *analysis) for source, analysis in zip(held, analyses, strict=True)]
+
+
+def report(hardware, held, analyses, roots):
     """The document of one hardware key."""
     labels = overview.provenance_labels(held)
     prefixes = source_names(held)
-    sections = [one_source(source, held, labels, prefixes[source.root]) for source in held]
+    sections = [
+        one_source(source, *analysis, labels, prefixes[source.root])
+        for source, analysis in zip(held, analyses, strict=True)
+    ]
     capability = Section(say("What this hardware can run"), [comparison.capability_table([hardware])])
     origin = Section(say("Provenance"), overview.provenance_blocks(held, labels))
     return Section(hardware, [Bullets(head(held, roots)), *sections, capability, origin])
 
 
-def one_source(source, held, labels, prefix):
-    """The section of one source. Its tables' names begin with `prefix`."""
-    compared = comparisons(source)
-    others = [other for other in held if other is not source]
-    found = anomalies.anomalies(source, compared, others)
+def one_source(source, compared, found, labels, prefix):
+    """The section of one source, its comparisons and its anomalies. Its tables' names begin with `prefix`."""
     parts = [
         (say("Summary"), [Bullets(conclusions.totals(source))]),
         (say("Conclusions"), conclusions.conclusion_blocks(source, compared, found)),

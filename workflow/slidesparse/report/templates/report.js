@@ -9,9 +9,8 @@ document.addEventListener("click", (event) => {
   head.setAttribute("aria-sort", down ? "descending" : "ascending");
   const body = head.closest("table").tBodies[0];
   const key = (row) => {
-    const cell = row.cells[column];
-    const text = cell.textContent;
-    const value = parseFloat(cell.dataset.v ?? text.replaceAll(",", ""));
+    const text = row.cells[column].textContent;
+    const value = parseFloat(text.replaceAll(",", ""));
     return { text, value, missing: text === "—" };
   };
   const rows = [...body.rows].map((row) => [key(row), row]);
