@@ -113,7 +113,7 @@ def document(summaries):
     labels = labels_of(summaries)
     keys = list(dict.fromkeys(item.key for item in summaries))
     blocks = [
-        Bullets([say("{n} hardware keys from {m} sources.", n=len(keys), m=len({item.root for item in summaries}))]),
+        Bullets([say("Hardware keys: {n}. Sources: {m}.", n=len(keys), m=len({item.root for item in summaries}))]),
         Section(say("What each can run"), [capability_table(keys)]),
         Section(say("What was measured"), [measured_table(summaries, labels)]),
         Section(

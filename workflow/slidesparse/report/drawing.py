@@ -84,9 +84,9 @@ def draw(panels, path, key):
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis, panel in zip(axes.flat, panels, strict=False):
             DRAW[panel["kind"]](axis, panel)
-            axis.set_title(panel["title"])
+            axis.set_title(panel["title"], y=1.0)
             if panel["kind"] == "heat" and columns == 4 and axis not in axes[:, 0]:
-                axis.set_yticklabels([])
+                axis.tick_params(labelleft=False)
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         heat_map = columns == 4

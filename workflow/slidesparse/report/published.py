@@ -149,10 +149,7 @@ def read_kernel(path, hardware, backend):
     if len(table) < len(shapes) * len(Ms):
         raise RecordError(f"{path} is truncated: it holds {len(table)} of {len(shapes) * len(Ms)} announced rows")
     refuse_zeros(path, table, ("M", "N", "K", "tops_1", "lat_us_1"))
-    driver, _, runtime = header.get("CUDA driver", "").partition(", runtime: ")
-    provenance = Provenance(
-        header.get("GPU", ""), f"CUDA {driver}, runtime {runtime}" if driver else "", header.get("torch", "")
-    )
+    provenance = origin(header)
     configuration = Configuration(match["model"], short_dtype(path.parent.name), backend, sparsity)
     rows = []
     for row in table:
@@ -184,6 +181,13 @@ def read_kernel(path, hardware, backend):
             )
         )
     return rows
+
+
+def origin(header):
+    """Provenance of what stands below the leading words of a file."""
+    driver = header.get("driver", "") or header.get("CUDA driver", "").replace("runtime: ", "runtime ")
+    name = f"CUDA {driver}" if "CUDA driver" in header else driver
+    return Provenance(header.get("GPU", ""), name, header.get("torch", ""))
 
 
 def check_header(path, header, hardware, backend, sparsity):

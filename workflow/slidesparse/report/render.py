@@ -19,8 +19,8 @@ NAMES = {"en": "English", "zh": "中文"}
 WRAPPED, LONG = 44, ' class="w"'
 """Characters beyond which a cell wraps, and how."""
 
-SHOWN_DEPTH = 3
-"""Levels of sections that the page's navigation shows."""
+SHOWN_DEPTH, SHOWN_LENGTH = 3, 40
+"""Deepest level and longest title of the sections that the page's navigation shows."""
 
 
 @cache
@@ -117,9 +117,8 @@ def to_html(document, language, folder, stem, drawings, languages=None):
             script=Markup(TEMPLATES.joinpath("report.js").read_text()),
             html_table=lambda table: html_table(table, say),
             drawing=lambda figure: Markup(f"<div>{inline(drawings[figure.name])}</div>"),
-            anchor=lambda section, deep=True: (
-                anchors[id(section)] if deep or depths[id(section)] <= SHOWN_DEPTH else ""
-            ),
+            anchor=lambda section: anchors[id(section)],
+            shown=lambda section: depths[id(section)] <= SHOWN_DEPTH and len(str(say(section.title))) <= SHOWN_LENGTH,
             depth=lambda section: depths[id(section)],
         )
     )

@@ -10,16 +10,16 @@ NOISE = " ≈"
 """Mark of a ratio whose confidence interval holds 1."""
 
 
-def speedup_blocks(comparisons):
+def speedup_blocks(source, comparisons):
     """A table for every comparison, with the bound of each pattern."""
     blocks = [block for comparison in comparisons if comparison.ratios for block in comparison_section(comparison)]
     dense = {comparison.stage for comparison in comparisons if comparison.kind == "dense"}
     notes = [
         say("{stage}: no speed-up over dense, because no dense backend was measured.", stage=stage)
-        for stage in dict.fromkeys(comparison.stage for comparison in comparisons)
-        if stage not in dense
+        for stage in ("prefill", "decode", "kernel")
+        if stage not in dense and any(row.configuration.sparse_kernel for row in source.stage(stage))
     ]
-    if not comparisons:
+    if not comparisons and not notes:
         notes = [say("No speed-up: nothing was measured beside a dense backend or 2:4.")]
     apart = [
         say(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.report.columns import M_COLUMN
-from slidesparse.report.rows import HARDWARE, LINEARS, Configuration, Provenance, Row
+from slidesparse.report.published import origin
+from slidesparse.report.rows import HARDWARE, LINEARS, Configuration, Row
 from slidesparse.report.strict import read_csv, refuse_duplicates, refuse_zeros
 
 KEY = {"gpu": str, "cc": int}
@@ -120,15 +121,6 @@ def read_table(path, name, hardware):
         if name == "throughput" and row["stage"] not in ("prefill", "decode"):
             raise RecordError(f"{path} is damaged: row {number} has the unknown stage {row['stage']}")
     return table, header
-
-
-def origin(header):
-    """Provenance of all rows of a file."""
-    return Provenance(
-        header.get("GPU", ""),
-        f"CUDA {header['CUDA driver']}" if "CUDA driver" in header else "",
-        header.get("torch", ""),
-    )
 
 
 def kernel_rows(table, hardware, provenance):

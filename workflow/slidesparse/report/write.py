@@ -138,7 +138,7 @@ def one_source(source, compared, found, labels, prefix):
         (say("Missing, failed, left out"), checks.problem_blocks(source)),
         (say("Models and checkpoints"), overview.model_blocks(source)),
         (say("Figures"), figures(source, compared, prefix) or [say("Nothing to draw.")]),
-        (say("Speed-up"), speedups.speedup_blocks(compared)),
+        (say("Speed-up"), speedups.speedup_blocks(source, compared)),
         (say("Prefill"), performance.throughput_blocks(source, "prefill", labels)),
         (say("Decode"), performance.throughput_blocks(source, "decode", labels)),
         (say("Step time"), performance.step_blocks(source)),
