@@ -14,7 +14,9 @@ from pathlib import Path
 
 from slidesparse.files import write_atomic
 
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5230", "#6F6F6F", "#B8A800")
+INK = "#1b1f24"
+"""Colour of text, which becomes the page's own where a figure stands inside one."""
+COLOURS = (INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5230", "#6F6F6F", "#B8A800")
 MARKERS = "osD^vP*X<>"
 DASHES = (
     "-",
@@ -28,8 +30,6 @@ DASHES = (
     (0, (4, 1, 1, 1, 1, 1)),
     (0, (2, 2)),
 )
-INK = "#1b1f24"
-"""Colour of text, which becomes the page's own where a figure stands inside one."""
 SIZE = (4.6, 3.1)
 """Inches of a panel."""
 DPI = 110
