@@ -80,10 +80,10 @@ rule write_comparison:
 rule report:
     log:
         "results/report.log",
+    threads: 2
     params:
         sources=config["report"]["sources"],
         languages=LANGUAGES,
-    threads: 2
     shell:
         "python3 workflow/scripts/write_reports.py --sources {params.sources} --languages {params.languages}"
         " --processes {threads} --owner $PPID 2> {log}"
