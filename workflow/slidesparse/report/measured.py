@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.report.columns import COLUMNS, M_COLUMN, POSITIVE, PUBLISHED, STEADY, TAIL, TASKS, cell
+from slidesparse.report.columns import COLUMNS, M_COLUMN, POSITIVE, PUBLISHED, TASKS, cell
 from slidesparse.report.gather import configuration_directories, point_files
 from slidesparse.report.plan import read_plan
 from slidesparse.report.rows import Configuration, Provenance, Row
@@ -37,12 +37,19 @@ TUNING = {
 }
 """Columns of the CSV beside a tuning table."""
 
-LATER = {
-    "prefill": [name for name in COLUMNS["prefill"] if name not in {**PUBLISHED["prefill"], **STEADY, **TAIL}],
-    "decode": [name for name in COLUMNS["decode"] if name not in {**PUBLISHED["decode"], **STEADY, **TAIL}],
-    "kernel": list(COLUMNS["kernel"])[list(COLUMNS["kernel"]).index("samples") + 1 : -len(TAIL)],
+STEP = ("step_ms", "step_ms_p5", "step_ms_p95", "step_ms_ci_low", "step_ms_ci_high", "samples", "steady_tokens_per_s")
+LATENCY = ("latency_us", "latency_us_p5", "latency_us_p95", "latency_us_ci_low", "latency_us_ci_high", "latency_hot_us")
+RUN = ("status", "reason", "utc", "seconds", "git_commit", "git_dirty", "request_digest", "protocol")
+MACHINE = ("gpu_name", "driver", "torch", "vllm")
+FIRST = {
+    "prefill": (*PUBLISHED["prefill"], *STEP, *RUN, *MACHINE),
+    "decode": (*PUBLISHED["decode"], *STEP, *RUN, *MACHINE),
+    "kernel": (
+        *("M", "N", "K", "linear", "K_slid", "alg_count", "alg_id", *LATENCY, "effective_tops", "output", "exact"),
+        *("error_max_abs", "samples", *RUN, *MACHINE),
+    ),
 }
-"""Columns that a CSV of an earlier version may lack: what a linear was measured beside, and what else a step tells."""
+"""Columns that every CSV of ours has had; those that came later may be missing in an old one."""
 
 
 def read(source, hardware):
@@ -81,7 +88,8 @@ def read(source, hardware):
 
 def read_configuration(path, hardware, stage, configuration):
     """Rows of one gathered CSV. Raises RecordError if the file is not whole and sound."""
-    table, _ = read_csv(path, COLUMNS[stage], optional=LATER[stage])
+    later = [column for column in COLUMNS[stage] if column not in FIRST[stage]]
+    table, _ = read_csv(path, COLUMNS[stage], optional=later)
     if not table:
         raise RecordError(f"{path} is truncated: it holds no rows")
     M = M_COLUMN[stage]

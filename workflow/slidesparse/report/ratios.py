@@ -209,7 +209,7 @@ def divided(empty, values, higher):
         )
     sparse = {name.backend: name for name, _ in values if name.sparsity == HALF and name.sparse_kernel}
     if sparse:
-        over = say("{backend} of the same M", backend=[name.column for name in sparse.values()])
+        over = ", ".join(sorted(name.column for name in sparse.values()))
         new = replace(empty, over=over, kind="half")
         found.append(ratios(new, values, lambda name, M: sparse.get(name.backend), higher))
     return [comparison for comparison in found if comparison.ratios or comparison.apart]

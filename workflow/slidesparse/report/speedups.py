@@ -87,9 +87,9 @@ def comparison_section(comparison):
         )
     else:
         notes.append(say("One figure a point, no repeats: how much of a ratio is noise is not known."))
-    above = [f"{name.column} at M={M}" for name, M in comparison.above_bound()]
+    above = [say("{name} at M={M}", name=name.column, M=M) for name, M in comparison.above_bound()]
     if above:
-        notes.append(say("Above the bound, which supposes GEMMs of equal efficiency: {above}.", above=", ".join(above)))
+        notes.append(say("Above the bound, which supposes GEMMs of equal efficiency: {above}.", above=above))
     if comparison.apart:
         notes.append(
             say(

@@ -19,5 +19,7 @@ document.addEventListener("click", (event) => {
   rows.sort(([a], [b]) => a.missing - b.missing || sign * (numeric && !a.missing ? a.value - b.value : a.text.localeCompare(b.text)));
   body.append(...rows.map(([, row]) => row));
 });
-// What is folded is printed as well.
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => (part.open = true)));
+// What is folded is printed as well, but for the tables behind figures.
+addEventListener("beforeprint", () => {
+  for (const part of document.querySelectorAll("section details")) part.open ||= !part.closest("figure");
+});
