@@ -183,7 +183,7 @@ def test_the_roofline_is_shown_where_it_was_computed():
     assert found[0] == ["cublaslt/dense", "qkv", "64", "10.000", "5.000", "50.0", "memory", "1980", "80.0"]
     (figure,) = [f for f in figures(Source("", rows=rows), [], "results") if f.name.endswith("roofline")]
     operations = 2 * 64 * 3840 * 2560
-    assert max(tops for _, tops in figure.panels[0]["roof"]) >= operations / 5.0 / 1e6
+    assert max(tops for _, tops in figure.panels[0]["series"][0]["roof"]) >= operations / 5.0 / 1e6
     assert "No roof" in text_of(kernel(DENSE, 64, 10.0))
 
 

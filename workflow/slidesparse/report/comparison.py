@@ -19,9 +19,9 @@ SHOWN_BARS = 12
 class Summary:
     """What the comparison keeps of one source of one hardware key.
 
-    values: (stage, metric, model, dtype) -> {(Configuration, M): value}; metric says tokens/s, step or latency with its
-    caches. ratios: the same without values, for speed-ups over dense. passed: stage -> (passed, asked for). found:
-    number of anomalies. span: first and last time.
+    values: (stage, metric, model, dtype) -> {(Configuration, M): value}; a kernel metric says its caches. ratios:
+    (stage, what, over, model, dtype) -> Comparison. passed: stage -> (passed, asked for). problems: status -> points.
+    found: number of anomalies. span: first and last time.
     """
 
     key: str
@@ -34,7 +34,6 @@ class Summary:
     found: int
     values: dict = field(default_factory=dict)
     ratios: dict = field(default_factory=dict)
-    bases: dict = field(default_factory=dict)
 
 
 def summary(key, source, compared, found):
@@ -222,7 +221,8 @@ def value_sections(summaries, labels):
         slug = {"tokens/s": "tokens", "step (ms)": "step"}.get(metric, metric.partition(" ")[0])
         table = Table(f"{stage}_{model}_{dtype}_{slug}", headers, rows, "ll")
         title = say("{stage} {model} {dtype}, {metric}", stage=stage, model=model, dtype=dtype, metric=say(metric))
-        sections.append(Section(title, [table], folded=True))
+        note = [say("Elapsed time over steps where no step was measured.")] if metric == "step (ms)" else []
+        sections.append(Section(title, [*note, table], folded=True))
     return sections
 
 

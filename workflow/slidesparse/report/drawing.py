@@ -115,7 +115,7 @@ def panel_foot(panel):
     if panel["kind"] == "heat":
         return 0.36
     turned = panel["kind"] == "bars" or panel.get("turn")
-    return 0.3 + 0.055 * max(len(label) for label in panel["labels"]) if turned else 0.42
+    return 0.3 + 0.043 * max(len(label) for label in panel["labels"]) if turned else 0.42
 
 
 def legend(figure, panels, height):
@@ -191,8 +191,10 @@ def points(axis, panel):
             linestyle="none",
             alpha=0.85,
         )
-    if panel["roof"]:
-        axis.plot(*zip(*panel["roof"], strict=True), color=INK, linewidth=1.0, label="roof")
+        if series["roof"]:
+            axis.plot(
+                *zip(*series["roof"], strict=True), color=look["color"], linestyle=look["linestyle"], linewidth=0.8
+            )
     axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
     for each in (axis.xaxis, axis.yaxis):

@@ -158,15 +158,14 @@ def roofline_figure(source, model, prefix):
         caches = caches_of(good)
         names = sorted({row.configuration for row in good}, key=configuration_order)
         shown = [n for n in names if n.sparsity in ("dense", "2_4", "2_8", "2_inf")] or names
-        series, roof = [], {}
+        series = []
         for configuration in names:
-            found = []
+            found, roof = [], []
             for row in good:
                 if row.configuration == configuration:
                     intensity, tops, best = roofline_point(row)
                     found.append((intensity, tops))
-                    if best:
-                        roof[round(intensity, 3)] = max(best, roof.get(round(intensity, 3), 0))
+                    roof += [(intensity, best)] if best else []
                     rows.append(
                         (
                             dtype,
@@ -180,7 +179,8 @@ def roofline_figure(source, model, prefix):
                         )
                     )
             if configuration in shown:
-                series.append(line(configuration, names, [x for x, _ in found], [y for _, y in found]))
+                x, y = zip(*found, strict=True)
+                series.append(line(configuration, names, x, y, roof=sorted(roof)))
         panels.append(
             {
                 "kind": "points",
@@ -188,7 +188,6 @@ def roofline_figure(source, model, prefix):
                 "x": "useful operations per byte",
                 "y": "useful TOPS",
                 "series": series,
-                "roof": sorted(roof.items()),
             }
         )
     if not panels:
@@ -204,13 +203,13 @@ def roofline_figure(source, model, prefix):
         "of the roofline (%)",
     )
     table = Table(f"{prefix}_roofline", headers, rows, "lll")
-    known = any(panel["roof"] for panel in panels)
+    known = any(series["roof"] for panel in panels for series in panel["series"])
     values = {"model": model, "caches": say(caches)}
     caption = (
         say(
             "Useful TOPS (2·M·N·K of the unpruned product over {caches} latency) over useful "
-            "operations per byte of operands and product, {model}. The line is the highest roof at "
-            "the clock that was read.",
+            "operations per byte of operands and product, {model}. Lines: the roof of each "
+            "configuration at the clock that was read.",
             **values,
         )
         if known
