@@ -39,6 +39,7 @@ rule all:
     default_target: True
     input:
         REPORTS,
+        f"results/comparison.{LANGUAGES[0]}.md",
         planned(),
 
 

@@ -111,7 +111,7 @@ def test_the_default_configuration_ends_with_a_report(default):
     clone, call = default
     measured = {"measure_kernel": 36, "measure_prefill": 20, "measure_decode": 20}
     made = {"describe_model": 1, "fetch_model": 1, "convert_checkpoint": 10, "tune_backend": 18}
-    assert call.jobs == measured | made | {"gather_points": 38, "write_report": 1, "all": 1}
+    assert call.jobs == measured | made | {"gather_points": 38, "write_report": 1, "write_comparison": 1, "all": 1}
     assert [len(clone.points(stage)) for stage in STAGES] == [36, 20, 20]
     assert clone.failures() == []
     report = clone.report()
@@ -133,7 +133,7 @@ def test_a_deleted_point_is_measured_again_and_no_other(default, copy):
     before = clone.points()
     (clone.directory / deleted).unlink()
     call = clone.run("all")
-    assert call.jobs == {"measure_prefill": 1, "gather_points": 1, "write_report": 1, "all": 1}
+    assert call.jobs == {"measure_prefill": 1, "gather_points": 1, "write_report": 1, "write_comparison": 1, "all": 1}
     assert call.points == {deleted}
     after = clone.points()
     assert after.keys() == before.keys()
@@ -144,7 +144,13 @@ def test_a_deleted_point_is_measured_again_and_no_other(default, copy):
 def test_one_more_M_is_one_more_point_of_each_configuration(default, stage, Ms, count):
     clone, _ = default
     call = clone.dry_run("all", config=f"cpu: {{{stage}: {{M: {Ms}}}}}")
-    assert call.jobs == {f"measure_{stage}": count, "gather_points": count, "write_report": 1, "all": 1}
+    assert call.jobs == {
+        f"measure_{stage}": count,
+        "gather_points": count,
+        "write_report": 1,
+        "write_comparison": 1,
+        "all": 1,
+    }
     known = clone.points(stage)
     assert call.points == {re.sub(r"M\d+", f"M{Ms[1]}", path) for path in known}
     assert not call.points & known.keys()
@@ -159,7 +165,7 @@ def test_a_point_is_built_by_its_path_with_its_needs_only(single):
     assert call.jobs == dict.fromkeys(made, 1)
     assert list(clone.points()) == [point("prefill", "reference", "2_8", 32)]
     assert not clone.files("results/**/*.csv").keys() - clone.files("results/*/tuning/**/*.csv").keys()
-    assert not clone.files("results/*/report.md")
+    assert not clone.files("results/*/report.*.md")
 
 
 def test_the_rest_leaves_that_point_as_it_is(single, tiny):
@@ -254,7 +260,14 @@ def test_without_weights_one_more_M_is_one_more_point_of_each_configuration(fini
     before = finished.points()
     finished.forget_weights()
     call = finished.run("all", config=[TINY, "cpu: {prefill: {M: [32, 48]}, decode: {M: [4, 8]}}"])
-    assert call.jobs == {"measure_prefill": 2, "measure_decode": 2, "gather_points": 4, "write_report": 1, "all": 1}
+    assert call.jobs == {
+        "measure_prefill": 2,
+        "measure_decode": 2,
+        "gather_points": 4,
+        "write_report": 1,
+        "write_comparison": 1,
+        "all": 1,
+    }
     after = finished.points()
     assert {path: after[path] for path in before} == before
     manifests = finished.files("results/checkpoints/*/*/*.json") | finished.files("results/models/*/manifest.json")
@@ -271,7 +284,7 @@ def expect(call, points, **made):
     assert call.points == set(points)
     counts = {f"measure_{stage}": sum(f"/{stage}/" in path for path in points) for stage in STAGES}
     folders = {path.rpartition("/")[0] for path in points}
-    expected = counts | {"gather_points": len(folders), "write_report": 1, "all": 1} | made
+    expected = counts | {"gather_points": len(folders), "write_report": 1, "write_comparison": 1, "all": 1} | made
     assert call.jobs == {rule: count for rule, count in expected.items() if count}
 
 
@@ -316,7 +329,7 @@ def planned(finished):
     """The paths of the points that MANY adds to what is there, and one that was deleted."""
     lost = point("decode", "onednn", "dense", 4)
     (finished.directory / lost).unlink()
-    finished.only("results/cpu-*/report.md").unlink()
+    finished.only("results/cpu-*/report.en.md").unlink()
     configurations = (("onednn", "dense"), ("reference", "2_8"))
     return {lost, *(point("prefill", *configuration, M) for configuration in configurations for M in (40, 48, 56))}
 

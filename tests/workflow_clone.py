@@ -163,7 +163,7 @@ class Clone:
 
     def report(self):
         """Text of this machine's report."""
-        return self.only("results/cpu-*/report.md").read_text()
+        return self.only("results/cpu-*/report.en.md").read_text()
 
     def only(self, pattern):
         """The one path that matches `pattern`."""

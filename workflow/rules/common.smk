@@ -21,7 +21,8 @@ try:
 except SlideSparseError as error:
     raise WorkflowError(str(error))
 
-REPORTS = [f"results/{key}/report.md" for key in PLANS]
+LANGUAGES = config["report"]["languages"]
+REPORTS = [f"results/{key}/report.{language}.md" for key in PLANS for language in LANGUAGES]
 REGISTRY = {name: json.dumps(entry, sort_keys=True) for name, entry in config["registry"].items()}
 SHAPES = {name: json.dumps({"shape": entry["shape"]}, sort_keys=True) for name, entry in config["registry"].items()}
 

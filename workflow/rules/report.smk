@@ -15,19 +15,64 @@ rule gather_points:
         " --output {output} --owner $PPID 2> {log}"
 
 
+# The folder keeps what is in it, so that only figures whose data changed are drawn again.
 rule write_report:
     input:
         lambda w: [TABLE.format(*key) for key in POINTS if key[0] == w.hardware],
     output:
-        "results/{hardware}/report.md",
+        expand("results/{{hardware}}/report.{language}.md", language=LANGUAGES),
+        *[
+            report(
+                f"results/{{hardware}}/report.{language}.html",
+                caption="../report/report.rst",
+                category="Reports",
+                labels={"hardware": "{hardware}", "language": language},
+            )
+            for language in LANGUAGES
+        ],
+        report(
+            update(directory("results/{hardware}/report")),
+            patterns=["{figure}.svg"],
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{hardware}",
+            labels={"figure": "{figure}"},
+        ),
         "results/{hardware}/tasks.csv",
     log:
         "results/{hardware}/report.log",
     params:
         sources=config["report"]["sources"],
+        languages=LANGUAGES,
         left_out=lambda w: LEFT_OUT[w.hardware],
     shell:
         "python3 workflow/scripts/write_reports.py --hardware {wildcards.hardware} --sources {params.sources}"
+        " --languages {params.languages} --owner $PPID 2> {log}"
+
+
+# The planned hardware beside whatever else the sources hold.
+rule write_comparison:
+    input:
+        [path for path in REPORTS if path.endswith(f"report.{LANGUAGES[0]}.md")],
+    output:
+        expand("results/comparison.{language}.md", language=LANGUAGES),
+        *[
+            report(
+                f"results/comparison.{language}.html",
+                caption="../report/comparison.rst",
+                category="Reports",
+                labels={"hardware": "all", "language": language},
+            )
+            for language in LANGUAGES
+        ],
+        update(directory("results/comparison")),
+    log:
+        "results/comparison.log",
+    params:
+        sources=config["report"]["sources"],
+        languages=LANGUAGES,
+    shell:
+        "python3 workflow/scripts/write_comparison.py --sources {params.sources} --languages {params.languages}"
         " --owner $PPID 2> {log}"
 
 
@@ -35,13 +80,19 @@ rule write_report:
 rule report:
     log:
         "results/report.log",
+    threads: 2
     params:
         sources=config["report"]["sources"],
+        languages=LANGUAGES,
     shell:
-        "python3 workflow/scripts/write_reports.py --sources {params.sources} --owner $PPID 2> {log}"
+        "python3 workflow/scripts/write_reports.py --sources {params.sources} --languages {params.languages}"
+        " --processes {threads} --owner $PPID 2> {log}"
 
 
 # After a failure the report is made of what there is.
 onerror:
     for key in PLANS:
-        shell("python3 workflow/scripts/write_reports.py --hardware {key} --sources {config[report][sources]}")
+        shell(
+            "python3 workflow/scripts/write_reports.py --hardware {key} --sources {config[report][sources]}"
+            " --languages {LANGUAGES}"
+        )

@@ -1,4 +1,5 @@
-"""Gather what there is and write task table and report of every hardware key; unchanged files stay untouched."""
+"""Gather what there is, write task table and report of every hardware key, and their comparison; what would not change
+stays untouched."""
 
 import argparse
 import sys
@@ -9,11 +10,14 @@ from slidesparse.report.write import write_reports
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--sources", nargs="+", required=True, metavar="ROOT", help="in our layout or the published one")
 parser.add_argument("--results", default="results", metavar="DIR", help="where to gather and to write")
-parser.add_argument("--hardware", metavar="KEY", help="only this one")
+parser.add_argument("--hardware", metavar="KEY", help="only this one, and no comparison")
+parser.add_argument("--languages", nargs="+", default=["en"])
+parser.add_argument("--processes", type=int, default=1, metavar="N", help="reports that are written side by side")
 
 
 def main(arguments):
-    for sentence in write_reports(arguments.results, arguments.sources, arguments.hardware):
+    asked = (arguments.sources, arguments.hardware, arguments.languages, arguments.processes)
+    for sentence in write_reports(arguments.results, *asked):
         print(f"refused: {sentence}", file=sys.stderr)
 
 

@@ -1,18 +1,11 @@
 """Sections that say what passed, and what is missing, failed, out of memory or left out, and why."""
 
 from slidesparse.records import STAGES
-from slidesparse.report.markdown import bullets, table
+from slidesparse.report.document import Bullets, Table, say
+from slidesparse.report.ratios import linears_of
 from slidesparse.report.rows import configuration_order, configurations
 
 WORDS = {"ok": "ok", "failed": "failed", "out_of_memory": "out of memory"}
-
-
-def linears_of(source, model):
-    """Number of linears of a model: from its shape, else from what was measured, else 1."""
-    if model in source.linears:
-        return source.linears[model]
-    rows = [row for row in source.stage("kernel") if row.configuration.model == model and row.linear]
-    return len({row.linear for row in rows}) or 1
 
 
 def names_of(source, stage):
@@ -20,37 +13,44 @@ def names_of(source, stage):
     return sorted({*configurations(source.stage(stage)), *source.planned(stage)}, key=configuration_order)
 
 
-def passed(source, stage, configuration):
-    """(points that passed, points asked for) of one configuration; a kernel point counts once per linear.
+def passed(source, stage):
+    """Configuration -> (points that passed, points asked for) of a stage; a kernel point counts once per linear.
 
     What is not in the plan counts as asked for if it is there.
     """
-    rows = [row for row in source.stage(stage) if row.configuration == configuration]
-    Ms = source.planned(stage).get(configuration) or {row.M for row in rows}
-    each = linears_of(source, configuration.model) if stage == "kernel" else 1
-    return len({(row.M, row.linear) for row in rows if row.status == "ok" and row.M in Ms}), len(Ms) * each
+    there, good = {}, {}
+    for row in source.stage(stage):
+        there.setdefault(row.configuration, set()).add(row.M)
+        if row.status == "ok":
+            good.setdefault(row.configuration, set()).add((row.M, row.linear))
+    counts = {}
+    each = {name.model: linears_of(source, name.model) if stage == "kernel" else 1 for name in names_of(source, stage)}
+    for name in names_of(source, stage):
+        Ms = source.planned(stage).get(name) or there.get(name, set())
+        counts[name] = sum(M in Ms for M, _ in good.get(name, ())), len(Ms) * each[name.model]
+    return counts
 
 
-def check_section(source):
+def check_blocks(source):
     """n/n passed for every dtype, backend and sparsity of every stage."""
-    lines = []
+    blocks = []
     for stage in ("prefill", "decode", "kernel"):
-        names = names_of(source, stage)
-        if not names:
-            lines += [f"{stage}: nothing measured.", ""]
+        counts = passed(source, stage)
+        if not counts:
+            blocks.append(say("{stage}: nothing measured.", stage=stage))
             continue
-        counts = {name: passed(source, stage, name) for name in names}
-        groups = list(dict.fromkeys((name.model, name.dtype) for name in names))
-        totals = [(group, add(counts[n] for n in names if (n.model, n.dtype) == group)) for group in groups]
-        summary = ", ".join(f"{' '.join(group)} {ratio(total)}" for group, total in totals)
-        lines += [f"{stage}: {summary}; total {ratio(add(counts.values()))}", ""]
-        columns = list(dict.fromkeys(name.column for name in names))
+        groups = list(dict.fromkeys(name[:2] for name in counts))
+        totals = [(group, add(counts[n] for n in counts if n[:2] == group)) for group in groups]
+        summary = [f"{' '.join(group)} {ratio(total)}" for group, total in totals]
+        total = ratio(add(counts.values()))
+        blocks.append(say("{stage}: {summary}; total {total}", stage=stage, summary=summary, total=total))
+        columns = list(dict.fromkeys(name.column for name in counts))
         rows = []
         for group, total in totals:
-            cells = {name.column: ratio(counts[name]) for name in names if (name.model, name.dtype) == group}
+            cells = {name.column: ratio(counts[name]) for name in counts if name[:2] == group}
             rows.append((" ".join(group), *(cells.get(column) for column in columns), ratio(total)))
-        lines += table((stage, *columns, "total"), rows, "l")
-    return lines
+        blocks.append(Table(f"passed_{stage}", (stage, *columns, "total"), rows, "l"))
+    return blocks
 
 
 def add(pairs):
@@ -64,10 +64,10 @@ def ratio(pair):
     return f"{pair[0]}/{pair[1]}"
 
 
-def problem_section(source):
+def problem_blocks(source):
     """What is missing, failed (with its log), out of memory, unsupported, refused, or not gathered."""
-    lines = []
-    for status, title in (("failed", "Failed"), ("out_of_memory", "Out of memory")):
+    blocks = []
+    for status, title in (("failed", say("Failed:")), ("out_of_memory", say("Out of memory:"))):
         rows = [row for row in source.rows if row.status == status]
         if rows:
             cells = [
@@ -77,24 +77,23 @@ def problem_section(source):
                 )
             ]
             headers = ("stage", "configuration", "M", "linear", "reason", "log")
-            lines += [f"{title}:", "", *table(headers, cells, "llrlll")]
+            blocks += [title, Table(status, headers, cells, "llrlll")]
     missing = missing_points(source)
     if missing:
-        lines += ["Not measured:", ""]
         cells = [(stage, "/".join(name), ", ".join(map(str, Ms))) for stage, name, Ms in missing]
-        lines += table(("stage", "configuration", "M"), cells, "lll")
+        blocks += [say("Not measured:"), Table("missing", ("stage", "configuration", "M"), cells, "lll")]
     if source.plan and source.plan.left_out:
-        lines += ["Left out, because this hardware cannot run it:", ""]
-        lines += bullets([f"{item['dtype']}: {item['reason']}" for item in source.plan.left_out])
+        sentences = [f"{item['dtype']}: {item['reason']}" for item in source.plan.left_out]
+        blocks += [say("Left out, because this hardware cannot run it:"), Bullets(sentences)]
     if source.refused:
-        lines += ["Refused, nothing of it is in this report:", "", *bullets(source.refused)]
+        blocks += [say("Refused, nothing of it is in this report:"), Bullets(source.refused)]
     if source.ungathered:
-        lines += ["Points that are in no CSV yet:", "", *bullets(source.ungathered)]
-    if not lines:
-        lines = ["Nothing failed, ran out of memory, or was refused.", ""]
+        blocks += [say("Points that are in no CSV yet:"), Bullets(source.ungathered)]
+    if not blocks:
+        blocks = [say("Nothing failed, ran out of memory, or was refused.")]
     if source.plan is None:
-        lines += ["What was asked for is not recorded in this source; only what is there is counted.", ""]
-    return lines
+        blocks.append(say("What was asked for is not recorded in this source; only what is there is counted."))
+    return blocks
 
 
 def missing_points(source):

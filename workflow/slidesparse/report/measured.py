@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.report.columns import COLUMNS, M_COLUMN, POSITIVE, TASKS, cell
+from slidesparse.report.columns import COLUMNS, M_COLUMN, POSITIVE, PUBLISHED, TASKS, cell
 from slidesparse.report.gather import configuration_directories, point_files
 from slidesparse.report.plan import read_plan
 from slidesparse.report.rows import Configuration, Provenance, Row
@@ -16,6 +16,40 @@ REQUIRED = {
     "kernel": ("latency_us",),
 }
 """An ok row has at least one of these."""
+
+
+TUNING = {
+    "linear": str,
+    "N": int,
+    "K": int,
+    "K_slid": int,
+    "M": int,
+    "output": str,
+    "algorithms": int,
+    "rank": int,
+    "algorithm": str,
+    "name": str,
+    "latency_us": float,
+    "default_us": float,
+    "library_us": float,
+    "workspace": int,
+    "kernels": str,
+}
+"""Columns of the CSV beside a tuning table."""
+
+STEP = ("step_ms", "step_ms_p5", "step_ms_p95", "step_ms_ci_low", "step_ms_ci_high", "samples", "steady_tokens_per_s")
+LATENCY = ("latency_us", "latency_us_p5", "latency_us_p95", "latency_us_ci_low", "latency_us_ci_high", "latency_hot_us")
+RUN = ("status", "reason", "utc", "seconds", "git_commit", "git_dirty", "request_digest", "protocol")
+MACHINE = ("gpu_name", "driver", "torch", "vllm")
+FIRST = {
+    "prefill": (*PUBLISHED["prefill"], *STEP, *RUN, *MACHINE),
+    "decode": (*PUBLISHED["decode"], *STEP, *RUN, *MACHINE),
+    "kernel": (
+        *("M", "N", "K", "linear", "K_slid", "alg_count", "alg_id", *LATENCY, "effective_tops", "output", "exact"),
+        *("error_max_abs", "samples", *RUN, *MACHINE),
+    ),
+}
+"""Columns that every CSV of ours has had; those that came later may be missing in an old one."""
 
 
 def read(source, hardware):
@@ -42,6 +76,11 @@ def read(source, hardware):
         if not expected.is_file() and point_files(directory):
             source.ungathered.append(str(directory))
         source.rows += failures(directory, hardware, stage, configuration)
+    for path in sorted((root / hardware / "tuning").glob("*/*/*/*.csv")):
+        name = Configuration(*path.with_suffix("").parts[-4:])
+        collect(
+            source, "tuning", path, lambda path, name=name: [row | {"configuration": name} for row in read_tuning(path)]
+        )
     tasks = root / hardware / "tasks.csv"
     if tasks.is_file():
         collect(source, "tasks", tasks, read_tasks)
@@ -49,7 +88,8 @@ def read(source, hardware):
 
 def read_configuration(path, hardware, stage, configuration):
     """Rows of one gathered CSV. Raises RecordError if the file is not whole and sound."""
-    table, _ = read_csv(path, COLUMNS[stage])
+    later = [column for column in COLUMNS[stage] if column not in FIRST[stage]]
+    table, _ = read_csv(path, COLUMNS[stage], optional=later)
     if not table:
         raise RecordError(f"{path} is truncated: it holds no rows")
     M = M_COLUMN[stage]
@@ -122,6 +162,14 @@ def failures(directory, hardware, stage, configuration):
     return sorted(rows, key=lambda row: row.M)
 
 
+def read_tuning(path):
+    """Rows of the CSV beside a tuning table."""
+    table, _ = read_csv(path, TUNING)
+    refuse_duplicates(path, table, ("linear", "M", "output", "rank"))
+    refuse_zeros(path, table, ("latency_us",))
+    return table
+
+
 def read_tasks(path):
     """Rows of a tasks.csv."""
     table, _ = read_csv(path, TASKS)
@@ -140,7 +188,7 @@ def read_manifests(source):
         return [path for path in paths if not models or path.relative_to(root).parts[1] in models]
 
     for path in named("models/*/shape.json"):
-        collect(source, None, path, lambda path: source.linears.update({path.parent.name: count_linears(path)}))
+        collect(source, None, path, lambda path: read_shape(source, path))
     for path in named("models/*/manifest.json"):
         collect(source, "models", path, lambda path: [read_json(path) | {"model": path.parent.name}])
     for path in named("checkpoints/*/*/*.json"):
@@ -149,12 +197,15 @@ def read_manifests(source):
         collect(source, "checkpoints", path, lambda path, key=key: [read_json(path) | key])
 
 
-def count_linears(path):
-    """Number of linears in a shape file."""
-    linears = read_json(path).get("linears")
+def read_shape(source, path):
+    """Note how many linears a layer of a model has, and how many layers the model."""
+    shape = read_json(path)
+    linears = shape.get("linears")
     if not isinstance(linears, list) or not linears:
         raise RecordError(f"{path} is damaged: it lists no linears")
-    return len(linears)
+    source.linears[path.parent.name] = len(linears)
+    if isinstance(shape.get("num_hidden_layers"), int):
+        source.layers[path.parent.name] = shape["num_hidden_layers"]
 
 
 def collect(source, name, path, read):

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from slidesparse.records import STAGES
-from slidesparse.report.markdown import NONE, bullets, fixed, table, whole
+from slidesparse.report.document import NONE, Bullets, Table, fixed, say, whole
 from slidesparse.report.rows import Provenance, configuration_order
 
 STATUS = ("success", "failed", "skipped", "missing")
@@ -24,10 +24,10 @@ def dates(source):
     return (known[0], known[-1]) if known else None
 
 
-def task_section(source):
+def task_blocks(source):
     """Overview of tasks with status and duration, and their totals."""
     if not source.tasks:
-        return ["No task table: durations of tasks are not recorded in this source.", ""]
+        return [say("No task table: durations of tasks are not recorded in this source.")]
     rows = [
         (f"Task {row['task']}", row["status"], fixed(row["seconds"], 1), items(row), row["note"])
         for row in source.tasks
@@ -35,40 +35,42 @@ def task_section(source):
     count = Counter(row["status"] for row in source.tasks)
     known = [row["seconds"] for row in source.tasks if row["seconds"] is not None]
     unknown = sum(row["seconds"] is None and row["status"] in ("success", "failed") for row in source.tasks)
-    words = [f"{count[word]} {word}" for word in STATUS if count[word] or word in ("success", "failed")]
-    total = f"total {fixed(sum(known), 1)} s ({fixed(sum(known) / 3600, 2)} h)"
+    words = [say("{n} " + word, n=count[word]) for word in STATUS if count[word] or word in ("success", "failed")]
+    values = {"words": words, "seconds": fixed(sum(known), 1), "hours": fixed(sum(known) / 3600, 2)}
+    total = say("{words}; total {seconds} s ({hours} h).", **values)
     if unknown:
-        total += f", without {unknown} task{'s' * (unknown > 1)} of unknown duration"
-    lines = table(("task", "status", "duration (s)", "items", "note"), rows, "llrrl")
-    return [*lines, f"{', '.join(words)}; {total}.", ""]
+        total = say(
+            "{words}; total {seconds} s ({hours} h), without {n} tasks of unknown duration.", **values, n=unknown
+        )
+    return [Table("tasks", ("task", "status", "duration (s)", "items", "note"), rows, "llrrl"), total]
 
 
 def items(row):
     """`ok/expected` of a task, with what failed."""
     if row["items_expected"] is None:
         return NONE
-    failed = f" ({row['items_failed']} failed)" if row["items_failed"] else ""
-    return f"{row['items_ok']}/{row['items_expected']}{failed}"
+    passed = f"{row['items_ok']}/{row['items_expected']}"
+    return say("{passed} ({n} failed)", passed=passed, n=row["items_failed"]) if row["items_failed"] else passed
 
 
-def model_section(source):
+def model_blocks(source):
     """Base models, and what quantising, pruning and sliding changed."""
     if not source.models and not source.checkpoints:
-        return ["This source holds no manifests of models or checkpoints.", ""]
-    lines = []
+        return [say("This source holds no manifests of models or checkpoints.")]
+    blocks = []
     if source.models:
         rows = [
             (item["model"], origin(item.get("source")), whole(len(files(item))), whole(total_bytes(item)))
             for item in source.models
         ]
-        lines += table(("base model", "source", "files", "bytes"), rows, "ll")
+        blocks.append(Table("models", ("base model", "source", "files", "bytes"), rows, "ll"))
     if source.checkpoints:
         order = sorted(
             source.checkpoints, key=lambda c: configuration_order((c["model"], c["dtype"], "", c["sparsity"]))
         )
         headers = ("checkpoint", "weights", "zeros before", "changed by pruning", "changed (%)", "bytes")
-        lines += table(headers, [checkpoint_row(item) for item in order], "l")
-    return lines
+        blocks.append(Table("checkpoints", headers, [checkpoint_row(item) for item in order], "l"))
+    return blocks
 
 
 def checkpoint_row(item):
@@ -83,10 +85,10 @@ def origin(source):
     """Where a base model came from, in words."""
     source = source or {}
     if source.get("kind") == "hub":
-        return f"{source.get('repository')} at {source.get('revision')}"
+        return say("{name} at {revision}", name=source.get("repository"), revision=source.get("revision"))
     if source.get("kind") == "generated":
-        return f"generated from seed {source.get('seed')}"
-    return f"local directory {source.get('path')}" if source.get("kind") == "local" else NONE
+        return say("generated from seed {seed}", seed=source.get("seed"))
+    return say("local directory {path}", path=source.get("path")) if source.get("kind") == "local" else NONE
 
 
 def files(manifest):
@@ -99,33 +101,45 @@ def total_bytes(manifest):
     return sum(file.get("size", 0) for file in files(manifest).values())
 
 
-def file_section(source):
+def file_blocks(source):
     """Every file that the figures come from."""
     root = Path(source.root)
-    rows = [(f"`{Path(path).relative_to(root).as_posix()}`", str(count)) for path, count in sorted(source.files)]
-    return table((f"file below `{source.root}`", "rows"), rows, "l") if rows else ["None.", ""]
+    rows = [(f"`{Path(path).relative_to(root).as_posix()}`", whole(count)) for path, count in sorted(source.files)]
+    if not rows:
+        return [say("None.")]
+    return [Table("files", (say("file below {root}", root=f"`{source.root}`"), "rows"), rows, "l")]
 
 
-def provenance_section(sources, labels):
-    """One line for every distinct provenance, with what was measured under it."""
+def provenance_blocks(sources, labels):
+    """One line for every distinct provenance, with what was measured under it, and clocks where they were recorded."""
+    under = {}
+    for source in sources:
+        for row in source.rows:
+            if row.status != "failed":
+                under.setdefault((source.root, row.provenance), []).append(row)
     rows = []
     for (root, provenance), label in labels.items():
-        under = [
-            row
-            for source in sources
-            if source.root == root
-            for row in source.rows
-            if row.status != "failed" and row.provenance == provenance
-        ]
-        stages = [stage for stage in STAGES if any(row.stage == stage for row in under)]
-        points = {(row.stage, row.configuration, row.M) for row in under}
-        times = sorted(row.utc for row in under if row.utc)
-        known = [value or "not recorded" for value in provenance]
-        first, last = (times[0], times[-1]) if times else ("not recorded", "not recorded")
-        rows.append((label, root, ", ".join(stages), *known, first, last, str(len(points))))
+        mine = under[root, provenance]
+        stages = [stage for stage in STAGES if any(row.stage == stage for row in mine)]
+        points = {(row.stage, row.configuration, row.M) for row in mine}
+        times = sorted(row.utc for row in mine if row.utc)
+        known = [value or say("not recorded") for value in provenance]
+        first, last = (times[0], times[-1]) if times else (say("not recorded"), say("not recorded"))
+        clocks = span_of(mine, "clock_mhz", 0)
+        power = span_of(mine, "power_limit_w", 0)
+        rows.append((label, root, ", ".join(stages), *known, clocks, power, first, last, whole(len(points))))
     headers = ("label", "source", "stages", "hardware", "driver", "torch", "vLLM", "protocol", "commit", "uncommitted")
-    lines = table((*headers, "first point", "last point", "points"), rows, "l" * 12)
-    return lines + bullets(differences(labels))
+    headers += ("clock (MHz)", "power limit (W)", "first point", "last point", "points")
+    return [Table("provenance", headers, rows, "l" * 14), Bullets(differences(labels))]
+
+
+def span_of(rows, column, digits):
+    """Smallest and largest value of a column in words."""
+    values = sorted(row.values[column] for row in rows if row.values.get(column) is not None)
+    if not values:
+        return say("not recorded")
+    low, high = fixed(values[0], digits), fixed(values[-1], digits)
+    return low if low == high else say("{low} to {high}", low=low, high=high)
 
 
 def differences(labels):
@@ -135,5 +149,9 @@ def differences(labels):
         for name in Provenance._fields:
             values = sorted({getattr(provenance, name) for place, provenance in labels if place == root} - {""})
             if len(values) > 1:
-                sentences.append(f"`{root}` holds points of different {name}: {', '.join(values)}.")
+                sentences.append(
+                    say(
+                        "{root} holds points of different {name}: {values}.", root=f"`{root}`", name=name, values=values
+                    )
+                )
     return sentences

@@ -81,8 +81,9 @@ class Source:
     """Everything that one root holds of one hardware key.
 
     files: (path, rows) of what was read. refused: sentences. tasks: rows of the task table. models, checkpoints:
-    manifests. linears: model -> number of linears. ungathered: directories whose points are in no CSV. dates: ISO
-    times besides those of rows. plan: the Plan of the run, or None.
+    manifests. linears, layers: model -> number of linears in a layer, of layers. tuning: rows of tuning tables, with
+    their configuration. lifts: rows of published quantise-and-lift kernels. ungathered: directories whose points are in
+    no CSV. dates: ISO times besides those of rows. plan: the Plan of the run, or None.
     """
 
     root: str
@@ -93,6 +94,10 @@ class Source:
     models: list = field(default_factory=list)
     checkpoints: list = field(default_factory=list)
     linears: dict = field(default_factory=dict)
+    layers: dict = field(default_factory=dict)
+    tuning: list = field(default_factory=list)
+    lifts: list = field(default_factory=list)
+    sums: dict = field(default_factory=dict)
     ungathered: list = field(default_factory=list)
     dates: list = field(default_factory=list)
     plan: object = None
@@ -132,3 +137,27 @@ def linear_order(name):
 def configurations(rows):
     """The configurations of rows, sorted."""
     return sorted({row.configuration for row in rows}, key=configuration_order)
+
+
+def grouped(rows):
+    """(model, dtype) -> its rows, in the order of configurations."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(row.configuration[:2], []).append(row)
+    return {key: groups[key] for key in sorted(groups, key=lambda key: configuration_order((*key, "", "")))}
+
+
+def by_configuration(rows):
+    """Configuration -> its rows sorted by M, in the order of configurations."""
+    found = {}
+    for row in rows:
+        found.setdefault(row.configuration, []).append(row)
+    return {
+        name: sorted(found[name], key=lambda row: (row.M, linear_order(row.linear)))
+        for name in sorted(found, key=configuration_order)
+    }
+
+
+def caches_of(rows):
+    """cold or hot: with which caches the latency_us of kernel rows was measured."""
+    return next((row.values["caches"] for row in rows if row.values.get("caches")), "cold")

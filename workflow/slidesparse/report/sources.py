@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from slidesparse.report import measured, published
+from slidesparse.report import measured, published, tidy
 from slidesparse.report.gather import hardware_directories
 from slidesparse.report.rows import Source
 
@@ -12,6 +12,7 @@ def read_source(root, hardware):
     source = Source(str(root))
     measured.read(source, hardware)
     published.read(source, hardware)
+    tidy.read(source, hardware)
     if source.model_names():
         measured.read_manifests(source)
     return source
@@ -21,5 +22,5 @@ def hardware_keys(roots):
     """Hardware keys of which any root holds something, sorted."""
     keys = set()
     for root in roots:
-        keys |= set(hardware_directories(root)) | set(published.hardware_keys(Path(root)))
+        keys |= {*hardware_directories(root), *published.hardware_keys(Path(root)), *tidy.hardware_keys(root)}
     return sorted(keys)

@@ -49,11 +49,12 @@ CONVERT = {
 }
 
 
-def read_csv(path, columns, ended=True):
+def read_csv(path, columns, ended=True, optional=()):
     """Rows of a CSV file as dictionaries, and the words of its leading `# key: value` lines.
 
     columns: name -> int, float, bool or str, in the order of the file; an empty cell becomes None.
-    ended: the file ends with a newline, so that one without was cut.
+    ended: the file ends with a newline, so that one without was cut. optional: columns that it may lack; their values
+    are None.
     Raises RecordError for unknown or missing columns, a short or long row, a cell that is no finite number.
     """
     lines = read_text(path).splitlines(keepends=True)
@@ -68,9 +69,11 @@ def read_csv(path, columns, ended=True):
         header, *body = list(table)
     except csv.Error as error:
         raise RecordError(f"{path} is damaged: {error}") from None
+    lacking = {name: None for name in optional if name not in header}
+    columns = {name: kind for name, kind in columns.items() if name not in lacking}
     if header != list(columns):
         raise RecordError(f"{path} cannot be read: {header_difference(header, list(columns))}")
-    rows = [convert(path, number, cells, columns) for number, cells in enumerate(body, start=1)]
+    rows = [convert(path, number, cells, columns) | lacking for number, cells in enumerate(body, start=1)]
     return rows, dict(line.split(": ", 1) for line in comments if ": " in line)
 
 

@@ -1,75 +1,166 @@
-"""Sources -> report.md of one hardware key, or of all. Everything in it is computed; times come from the data."""
+"""Sources -> reports of hardware keys and their comparison, in every form and language; times come from the data."""
 
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.files import write_atomic
-from slidesparse.report import checks, overview, performance
-from slidesparse.report.gather import gather_all, hardware_directories, write_if_changed
-from slidesparse.report.markdown import bullets
+from slidesparse.report import (
+    anomalies,
+    checks,
+    comparison,
+    conclusions,
+    lifts,
+    overview,
+    performance,
+    publish,
+    speedups,
+)
+from slidesparse.report.document import Bullets, Section, say
+from slidesparse.report.figures import figures
+from slidesparse.report.gather import gather_all, hardware_directories
+from slidesparse.report.ratios import comparisons
+from slidesparse.report.render import check_languages
 from slidesparse.report.sources import hardware_keys, read_source
 from slidesparse.report.tasks import write_tasks
 
 
-def write_report(hardware, sources, output):
-    """Write the Markdown report of one hardware key from gathered files; same inputs, same bytes.
+def write_report(hardware, sources, output, languages=("en",)):
+    """Write the report of one hardware key from gathered files: `{output}/report.{language}.{md,html}` and its folder.
 
-    sources: roots in our layout or the published one, each shown for itself and held against its own plan.json.
-    Returns one sentence per refused file. Raises RecordError if no source holds anything of this hardware.
+    sources: roots in our layout or the published one, each shown for itself and held against its own plan.json. The
+    same inputs give the same bytes, and files whose content would not change stay untouched. Returns one sentence per
+    refused file. Raises RecordError if no source holds anything of this hardware.
     """
-    text, refused = render(hardware, sources)
-    write_atomic(output, text)
-    return refused
+    held = held_sources(hardware, sources)
+    document = report(hardware, held, analysed(held), sources)
+    publish.publish(document, Path(output), "report", check_languages(languages))
+    return [sentence for source in held for sentence in source.refused]
 
 
-def write_reports(results, sources, hardware=None):
-    """Gather what there is below `results`, write its task tables, and a report of `sources` for every hardware key.
+def write_reports(results, sources, hardware=None, languages=("en",), processes=1):
+    """Gather what there is below `results`, write its task tables, a report of `sources` for every hardware key, and,
+    unless only one key was asked for, their comparison.
 
-    hardware: one key; None takes every key of any source. Writes {results}/{hardware}/tasks.csv and report.md; files
-    whose content would not change stay untouched. Returns one sentence per refused file. Raises RecordError if no
+    processes: how many write reports side by side. Returns one sentence per refused file. Raises RecordError if no
     source holds anything of the one key.
     """
-    all_refused = []
-    for key in [hardware] if hardware else hardware_keys(sources):
-        refused = gather_all(results, key)
-        if key in hardware_directories(results):
-            try:
-                write_tasks(results, key)
-            except RecordError as error:
-                refused.append(str(error))
-        text, refused = render(key, sources, {str(results): refused})
-        write_if_changed(Path(results, key, "report.md"), text)
-        all_refused += [sentence for sentence in refused if sentence not in all_refused]
-    return all_refused
+    one = partial(write_hardware, str(results), [str(root) for root in sources], check_languages(languages))
+    keys = [hardware] if hardware else hardware_keys(sources)
+    if processes > 1 and len(keys) > 1:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            written = list(pool.map(one, keys))
+    else:
+        written = [one(key) for key in keys]
+    summaries = [summary for _, summaries in written for summary in summaries]
+    if not hardware and summaries:
+        publish.publish(comparison.document(summaries), Path(results), "comparison", languages)
+    return list(dict.fromkeys(sentence for refused, _ in written for sentence in refused))
 
 
-def render(hardware, roots, refused=None):
-    """(text of the report, sentences about refused files). `refused`: root -> those that are known already."""
+def write_hardware(results, sources, languages, key):
+    """Gather and report one hardware key; returns (sentences about refused files, its summaries)."""
+    refused = gather_all(results, key)
+    if key in hardware_directories(results):
+        try:
+            write_tasks(results, key)
+        except RecordError as error:
+            refused.append(str(error))
+    held = held_sources(key, sources, {results: refused})
+    analyses = analysed(held)
+    publish.publish(report(key, held, analyses, sources), Path(results, key), "report", languages)
+    refused = [sentence for source in held for sentence in source.refused]
+    return refused, summaries_of(key, held, analyses)
+
+
+def write_comparison(results, sources, languages=("en",)):
+    """Write `{results}/comparison.{language}.{md,html}`, all hardware keys of the sources side by side."""
+    languages = check_languages(languages)
+    summaries = []
+    for key in hardware_keys(sources):
+        held = held_sources(key, sources)
+        summaries += summaries_of(key, held, analysed(held))
+    if not summaries:
+        raise RecordError("no source holds anything that could be compared")
+    publish.publish(comparison.document(summaries), Path(results), "comparison", languages)
+
+
+def held_sources(hardware, roots, refused=None):
+    """Sources that hold anything of a hardware key. `refused`: root -> sentences about files that are known already."""
     sources = [read_source(root, hardware) for root in roots]
     for source in sources:
         source.refused = list(dict.fromkeys([*(refused or {}).get(source.root, []), *source.refused]))
+        for other in sources:
+            source.layers = other.layers | source.layers
     held = [s for s in sources if s.rows or s.tasks or s.refused or s.ungathered or s.plan]
     if not held:
         known = ", ".join(hardware_keys(roots)) or "none"
         raise RecordError(f"no source holds anything of hardware {hardware}; there is: {known}")
+    return held
+
+
+def analysed(held):
+    """[(comparisons, anomalies)] of every source of one hardware key."""
+    compared = [comparisons(source) for source in held]
+    return [
+        (found, anomalies.anomalies(source, found, [other for other in held if other is not source]))
+        for source, found in zip(held, compared, strict=True)
+    ]
+
+
+def summaries_of(key, held, analyses):
+    """What the comparison keeps of every source of one hardware key."""
+    return [comparison.summary(key, source, *analysis) for source, analysis in zip(held, analyses, strict=True)]
+
+
+def report(hardware, held, analyses, roots):
+    """The document of one hardware key."""
     labels = overview.provenance_labels(held)
-    lines = [f"# {hardware}", "", *bullets(head(held, roots))]
-    for source in held:
-        lines += [f"## Source `{source.root}`", ""]
-        for title, section in (
-            ("Tasks", overview.task_section(source)),
-            ("Passed", checks.check_section(source)),
-            ("Missing, failed, left out", checks.problem_section(source)),
-            ("Models and checkpoints", overview.model_section(source)),
-            ("Prefill", performance.throughput_section(source, "prefill", labels)),
-            ("Decode", performance.throughput_section(source, "decode", labels)),
-            ("Kernel", performance.kernel_section(source, labels)),
-            ("Speed-up", performance.speedup_section(source)),
-            ("Result files", overview.file_section(source)),
-        ):
-            lines += [f"### {title}", "", *section]
-    lines += ["## Provenance", "", *overview.provenance_section(held, labels)]
-    return "\n".join(lines).rstrip() + "\n", [sentence for source in held for sentence in source.refused]
+    prefixes = source_names(held)
+    sections = [
+        one_source(source, *analysis, labels, prefixes[source.root])
+        for source, analysis in zip(held, analyses, strict=True)
+    ]
+    capability = Section(say("What this hardware can run"), [comparison.capability_table([hardware])])
+    origin = Section(say("Provenance"), overview.provenance_blocks(held, labels))
+    return Section(hardware, [Bullets(head(held, roots)), *sections, capability, origin])
+
+
+def one_source(source, compared, found, labels, prefix):
+    """The section of one source, its comparisons and its anomalies. Its tables' names begin with `prefix`."""
+    parts = [
+        (say("Summary"), [Bullets(conclusions.totals(source))]),
+        (say("Conclusions"), conclusions.conclusion_blocks(source, compared, found)),
+        (say("Anomalies"), anomalies.anomaly_blocks(found)),
+        (say("Tasks"), overview.task_blocks(source)),
+        (say("Passed"), checks.check_blocks(source)),
+        (say("Missing, failed, left out"), checks.problem_blocks(source)),
+        (say("Models and checkpoints"), overview.model_blocks(source)),
+        (say("Figures"), figures(source, compared, prefix) or [say("Nothing to draw.")]),
+        (say("Speed-up"), speedups.speedup_blocks(source, compared)),
+        (say("Prefill"), performance.throughput_blocks(source, "prefill", labels)),
+        (say("Decode"), performance.throughput_blocks(source, "decode", labels)),
+        (say("Step time"), performance.step_blocks(source)),
+        (
+            say("Kernel"),
+            [*performance.kernel_blocks(source, labels), *speedups.search_blocks(source), *lifts.lift_blocks(source)],
+        ),
+        (say("Result files"), overview.file_blocks(source)),
+    ]
+    sections = [Section(title, blocks) for title, blocks in parts]
+    whole = Section(say("Source {root}", root=f"`{source.root}`"), sections)
+    publish.prefix_tables(whole, prefix)
+    return whole
+
+
+def source_names(sources):
+    """root -> a short name of a source, unique among them."""
+    names = {}
+    for source in sources:
+        name = Path(source.root).name or "source"
+        names[source.root] = name if name not in names.values() else f"{name}{len(names) + 1}"
+    return names
 
 
 def head(sources, roots):
@@ -78,10 +169,12 @@ def head(sources, roots):
     spans = [span for source in sources if (span := overview.dates(source))]
     empty = [root for root in map(str, roots) if root not in [source.root for source in sources]]
     refused = sum(len(source.refused) for source in sources)
-    items = [f"Hardware: {', '.join(names) or 'name not recorded'}"]
+    items = [say("Hardware: {names}", names=", ".join(names) or say("name not recorded"))]
     if spans:
-        items.append(f"Measured: {min(span[0] for span in spans)} to {max(span[1] for span in spans)}")
-    items.append(f"Sources: {', '.join(f'`{source.root}`' for source in sources)}")
-    items += [f"Nothing of this hardware in: {', '.join(f'`{root}`' for root in empty)}"] if empty else []
-    items += [f"Refused files: {refused}, named below"] if refused else []
+        items.append(say("Measured: {first} to {last}", first=min(s[0] for s in spans), last=max(s[1] for s in spans)))
+    items.append(say("Sources: {roots}", roots=", ".join(f"`{source.root}`" for source in sources)))
+    if empty:
+        items.append(say("Nothing of this hardware in: {roots}", roots=", ".join(f"`{root}`" for root in empty)))
+    if refused:
+        items.append(say("Refused files: {n}, named below", n=refused))
     return items

@@ -1,0 +1,71 @@
+"""Reports as tests read them: as Markdown without drawing figures, and the tables in it."""
+
+import re
+from pathlib import Path
+
+import synthetic
+from slidesparse.report.gather import gather_all
+from slidesparse.report.render import to_markdown
+from slidesparse.report.write import analysed, held_sources, report
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = ROOT / "resources" / "published"
+HARDWARE = synthetic.HARDWARE
+H100 = "H100_cc90_py312_cu129_x86_64"
+SPARSE = {"backend": "cusparselt", "sparsity": "2_8"}
+
+
+def rows_under(text, title):
+    """Cells of the tables under a heading."""
+    _, _, after = text.partition(f"# {title}\n")
+    assert after, f"no heading {title}"
+    lines = re.split(r"\n#+ ", after)[0].splitlines()
+    found = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("|")]
+    return [row for row in found[1:] if set(row[0]) - set("-:")]
+
+
+def markdown(*sources, hardware=HARDWARE, language="en"):
+    """(text of the report, refused sentences)."""
+    held = held_sources(hardware, sources)
+    text = to_markdown(report(hardware, held, analysed(held), sources), language, "report")
+    return text, [sentence for source in held for sentence in source.refused]
+
+
+def ours(root, driver="580.95", **properties):
+    """A small run: dense and 2_8, prefill, decode and kernel, gathered."""
+    for stage, Ms in (("prefill", (512, 1024)), ("decode", (64, 128)), ("kernel", (64, 128))):
+        synthetic.write(root, stage, Ms, 0.012, driver=driver, **properties)
+        synthetic.write(root, stage, Ms, 0.010, place=SPARSE, driver=driver, **properties)
+    assert gather_all(root, HARDWARE) == []
+    return root
+
+
+def gathered(root, stage="prefill", backend="cublaslt", sparsity="dense"):
+    """Path of a gathered CSV of `ours`."""
+    return root / HARDWARE / stage / "BitNet-2B" / "INT8" / backend / sparsity / f"BitNet-2B-INT8_{stage}.csv"
+
+
+def edit(path, change):
+    """Change the text of a file."""
+    text = path.read_text()
+    changed = change(text)
+    assert changed != text
+    path.write_text(changed)
+
+
+def set_column(path, column, values):
+    """Give every row of a CSV a value in a column, which is added in front of `status` where the file lacks it."""
+    import csv
+
+    with open(path, newline="") as stream:
+        header, *rows = list(csv.reader(stream))
+    if column not in header:
+        at = header.index("status")
+        header.insert(at, column)
+        for row in rows:
+            row.insert(at, "")
+    values = values if isinstance(values, list) else [values] * len(rows)
+    for row, value in zip(rows, values, strict=True):
+        row[header.index(column)] = str(value)
+    with open(path, "w", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([header, *rows])

@@ -1,0 +1,232 @@
+"""What the report computes: ratios with denominator and noise, anomalies, steps, roofline, conclusions."""
+
+import csv
+import re
+
+import pytest
+
+import synthetic
+from reports import HARDWARE, PUBLISHED, SPARSE, edit, gathered, markdown, ours, rows_under
+from slidesparse.report.anomalies import anomalies
+from slidesparse.report.figures import figures
+from slidesparse.report.gather import gather_all
+from slidesparse.report.ratios import comparisons
+from slidesparse.report.render import to_markdown
+from slidesparse.report.rows import Configuration, Provenance, Row, Source
+from slidesparse.report.sources import read_source
+from slidesparse.report.write import analysed, report
+from slidesparse.tuning import COLUMNS, to_csv
+
+DENSE = Configuration("BitNet-2B", "INT8", "cublaslt", "dense")
+SLID = Configuration("BitNet-2B", "INT8", "cusparselt", "2_8")
+MACHINE = Provenance("NVIDIA H200", "580.95")
+H200 = "H200_cc90_py312_cu130_x86_64"
+
+
+def kernel(configuration, M, latency, **values):
+    """Rows of the four linears of one kernel point."""
+    rows = []
+    for linear, (N, K) in synthetic.LINEARS.items():
+        measured = {"N": N, "K": K, "K_slid": K, "latency_us": latency} | values
+        rows.append(Row(H200, "kernel", configuration, M, "ok", measured, MACHINE, linear))
+    return rows
+
+
+def step(stage, configuration, M, ms, width=0.01, **values):
+    """A prefill or decode row with a measured step."""
+    interval = {"step_ms_ci_low": ms * (1 - width), "step_ms_ci_high": ms * (1 + width)}
+    rates = {"requests_per_s": 1.0, "tokens_per_s": 1000 * M / ms, "elapsed_time_s": 1.0, "step_ms": ms}
+    return Row(H200, stage, configuration, M, "ok", rates | interval | values, MACHINE)
+
+
+def text_of(rows, **more):
+    """The report of rows."""
+    source = Source("results", rows=rows, linears={"BitNet-2B": 4}, **more)
+    return to_markdown(report(H200, [source], analysed([source]), ["results"]), "en", "report")
+
+
+def rules(rows, *others):
+    """The findings of every rule by its name."""
+    source = Source("results", rows=rows, linears={"BitNet-2B": 4})
+    return {str(rule): findings for rule, _, findings in anomalies(source, comparisons(source), others)}
+
+
+# Ratios.
+
+
+def test_a_kernel_is_held_against_each_rival_by_name():
+    paired = {
+        "output": "BF16",
+        "latency_int32_us": 12.0,
+        "cublaslt_int32_us": 18.0,
+        "speedup_cublaslt_ci_low": 1.49,
+        "speedup_cublaslt_ci_high": 1.51,
+        "best_dense": "cutlass",
+        "best_dense_us": 12.0,
+        "speedup_best_dense": 1.2,
+        "speedup_best_dense_ci_low": 1.19,
+        "speedup_best_dense_ci_high": 1.21,
+        "linear_us": 20.0,
+        "best_dense_linear_us": 21.0,
+        "speedup_linear_ci_low": 0.99,
+        "speedup_linear_ci_high": 1.11,
+    }
+    text = text_of(kernel(DENSE, 64, 18.0) + kernel(SLID, 64, 10.0, **paired))
+    turn = "kernel BitNet-2B INT8, cold GEMMs of a layer in turn, over "
+    assert rows_under(text, turn + "cublaslt")[0][1].startswith("1.50 (1.")
+    assert rows_under(text, turn + "the fastest dense library of each linear")[0][1].startswith("1.20 (1.")
+    best = "the fastest dense library of each whole linear"
+    whole = f"kernel BitNet-2B INT8, cold whole linears of a layer in turn, over {best}"
+    assert rows_under(text, whole)[0] == ["64", "1.05 (1.02–1.08)"]
+    assert "Denominator: the fastest dense library of each linear of the same M. Bound: L/(L-2)." in text
+
+
+def test_the_best_dense_of_a_layer_is_the_sum_of_the_best_of_its_linears():
+    rows = kernel(SLID, 64, 10.0, best_dense_us=12.0, speedup_best_dense=1.2)
+    rows[0].values.update(best_dense_us=24.0, speedup_best_dense=2.4)
+    (found,) = [c for c in comparisons(Source("", rows=rows, linears={"BitNet-2B": 4})) if c.kind == "best_dense"]
+    assert found.ratios[SLID, 64].value == pytest.approx((24 + 3 * 12) / 40)
+    assert found.ratios[SLID, 64].low is None
+
+
+def test_a_difference_inside_the_noise_is_shown_as_such():
+    rows = [step("prefill", DENSE, 512, 10.0), step("prefill", SLID, 512, 9.9)]
+    text = text_of(rows)
+    title = "prefill BitNet-2B INT8, steady-state step time, over cublaslt/dense"
+    assert rows_under(text, title)[0] == ["512", "1.01 (1.00–1.02) ≈"]
+    assert "≈ marks the 1 of 1 ratios whose interval holds 1" in text
+    assert "at none: cusparselt/2_8" in text
+
+
+def test_the_fastest_dense_backend_and_2_4_are_denominators_too():
+    torch, half = DENSE._replace(backend="torch"), SLID._replace(sparsity="2_4")
+    steps = {DENSE: 12.0, torch: 10.0, SLID: 9.0, half: 6.0}
+    text = text_of([step("prefill", name, 512, ms) for name, ms in steps.items()])
+    over = "prefill BitNet-2B INT8, steady-state step time, over "
+    best = rows_under(text, over + "the fastest dense backend of each M")
+    assert best[0] == ["512", "1.67 (1.64–1.69)", "1.11 (1.10–1.13)"]
+    found = rows_under(text, over + "cusparselt/2_4")
+    assert found == [["512", "0.67 (0.66–0.68)"]]
+
+
+# Anomalies.
+
+
+def test_what_the_published_figures_suffer_from_is_named():
+    source = read_source(PUBLISHED, HARDWARE)
+    found = {str(rule): findings for rule, _, findings in anomalies(source, comparisons(source))}
+    flat = {where: Ms for where, Ms, _ in found["Flat step time"]}
+    assert flat["prefill BitNet-2B/INT8/cublaslt/dense"] == "512, 1024, 2048"
+    assert len(flat) == 10
+    windows = found["Decode window that did not hold M sequences"]
+    assert {M for _, M, _ in windows} == {"512"}
+    assert len(windows) == 10
+    assert ("kernel BitNet-2B/INT8/cusparselt/2_8", "1024") in [item[:2] for item in found["Above the bound"]]
+    assert found["Out of line with the neighbouring patterns"]
+
+
+def test_a_step_says_itself_what_is_wrong_with_it():
+    rows = [
+        step("prefill", DENSE, 512, 10.0, host_bound=True, tokens_min=500, tokens_max=512),
+        step("prefill", DENSE, 1024, 25.0, width=0.2, tokens_min=1024, tokens_max=1024, clock_mhz=1500.0),
+        step("prefill", DENSE, 2048, 50.0, clock_mhz=1980.0),
+        step("decode", DENSE, 64, 10.0, sequences_min=60),
+        step("decode", DENSE, 128, 10.5, sequences_min=128),
+    ]
+    found = rules(rows)
+    assert [M for _, M, _ in found.pop("Flat step time")] == ["512"]
+    assert [str(text) for *_, text in found.pop("Step that did not hold M tokens")] == ["steps of 500 to 512 tokens"]
+    assert [M for _, M, _ in found.pop("Decode window that did not hold M sequences")] == ["64"]
+    assert [M for _, M, _ in found.pop("Wide confidence interval")] == ["1024"]
+    assert [str(text) for *_, text in found.pop("Clock that moved")] == ["1500 to 1980 MHz"]
+    assert not found
+
+
+def test_a_repeat_that_disagrees_is_named(tmp_path):
+    text, _ = markdown(ours(tmp_path / "results"), PUBLISHED)
+    mine = text.split("\n## Source ")[1]
+    found = [row for row in rows_under(mine, "Anomalies") if row[0] == "Repeat that disagrees"]
+    assert ["prefill BitNet-2B/INT8/cublaslt/dense", "512"] in [row[1:3] for row in found]
+    assert f"42,750.0 against 7,789.9 tokens/s in `{PUBLISHED}`" in [row[3] for row in found]
+    assert not [row for row in found if row[1].startswith("kernel")]  # cold figures are no repeat of hot ones
+
+
+def test_a_healthy_run_has_no_anomalies():
+    rows = [step("prefill", name, M, M / speed) for name, speed in ((DENSE, 50), (SLID, 60)) for M in (512, 1024)]
+    assert rules(rows + kernel(DENSE, 64, 12.0) + kernel(SLID, 64, 10.0)) == {}
+
+
+# Steps, roofline, searches, conclusions.
+
+
+def test_a_step_that_was_taken_apart():
+    parts = {"gemm_ms": 6.0, "attention_ms": 2.0, "fused_ms": 1.0, "rest_ms": 0.5, "idle_ms": 0.5, "host_bound": False}
+    text = text_of([step("prefill", DENSE, 512, 10.0, **parts, energy_j_per_token=0.0125, graph_mode="FULL")])
+    made = rows_under(text, "prefill BitNet-2B INT8, what a step is made of")
+    assert made == [["cublaslt/dense", "512", "6.000", "2.000", "1.000", "0.500", "0.500", "60.0"]]
+    more = rows_under(text, "prefill BitNet-2B INT8, more about the step")
+    assert more == [["cublaslt/dense", "512", "no", "0.012500", "FULL"]]
+
+
+def test_the_gemm_share_is_estimated_where_the_layers_are_known():
+    rows = [step("prefill", DENSE, 64, 10.0), *kernel(DENSE, 64, 25.0)]
+    text = text_of(rows, layers={"BitNet-2B": 30})
+    assert rows_under(text, "prefill BitNet-2B INT8, estimated GEMM share of a step (%)") == [["64", "30.0"]]
+    assert "estimated GEMM share" not in text_of(rows)
+
+
+def test_the_roofline_is_shown_where_it_was_computed():
+    roof = {"roofline_us": 5.0, "roofline_pct": 50.0, "roofline_limit": "memory", "clock_mhz": 1980.0}
+    roof |= {"effective_tops": 80.0}
+    rows = kernel(DENSE, 64, 10.0, **roof)
+    found = rows_under(text_of(rows), "kernel BitNet-2B INT8 roofline")
+    assert found[0] == ["cublaslt/dense", "qkv", "64", "10.000", "5.000", "50.0", "memory", "1980", "80.0"]
+    (figure,) = [f for f in figures(Source("", rows=rows), [], "results") if f.name.endswith("roofline")]
+    operations = 2 * 64 * 3840 * 2560
+    assert max(tops for _, tops in figure.panels[0]["series"][0]["roof"]) >= operations / 5.0 / 1e6
+    assert "No roof" in text_of(kernel(DENSE, 64, 10.0))
+
+
+def test_what_searching_was_worth(tmp_path):
+    root = ours(tmp_path / "results")
+    top = [{"algorithm": "a", "name": "n", "latency_us": us, "workspace": 0, "kernels": []} for us in (10.0, 11.0)]
+    entry = {"linear": "qkv", "N": 3840, "K": 2560, "K_slid": 2560, "M": 64, "output": "BF16"}
+    entry |= {"algorithms": 9, "top": top}
+    path = root / HARDWARE / "tuning" / "BitNet-2B" / "INT8" / "cusparselt" / "2_8.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(to_csv({"entries": [entry | {"default_us": 15.0, "library_us": 12.0}]}))
+    assert path.read_text().startswith(",".join(COLUMNS))
+    text, refused = markdown(root)
+    assert refused == []
+    found = rows_under(text, "What the search for algorithms was worth")
+    assert found == [["BitNet-2B/INT8/cusparselt/2_8", "1", "1.500", "1.500", "1.200", "1.200"]]
+    edit(path, lambda text: text.replace("10.000", "0"))
+    assert "as after a dry run" in markdown(root)[1][0]
+
+
+def test_conclusions_come_from_the_figures(tmp_path):
+    text, _ = markdown(PUBLISHED)
+    assert "most at M=4096 with cusparselt/2_4, 1.43 (67,510 against 47,154 tokens/s)" in text
+    assert "1.035 (M=512), 1.000 (M=1024), 0.990 (M=2048), 0.978 (M=4096), 0.901 (M=8192)" in text
+    decode = next(line for line in text.splitlines() if line.startswith("- decode BitNet-2B cublaslt/dense: FP8 is"))
+    assert decode.startswith("- decode BitNet-2B cublaslt/dense: FP8 is faster than INT8 in tokens/s, 1.05 times")
+    root = ours(tmp_path / "results")
+    synthetic.write(root, "prefill", (512, 1024), 0.024, place=SPARSE)
+    gather_all(root, HARDWARE)
+    text, _ = markdown(root)
+    assert "at none: cusparselt/2_8" in text
+    assert "FP8 is" not in text
+
+
+def test_a_csv_of_before_the_rivals_is_still_read(tmp_path):
+    root = ours(tmp_path / "results")
+    file = gathered(root, "kernel")
+    with open(file, newline="") as stream:
+        table = list(csv.DictReader(stream))
+    later = re.compile(r".*int32_us|best.*|speedup.*|alg_id_.*")
+    kept = [name for name in table[0] if not later.fullmatch(name)]
+    with open(file, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, kept, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    assert read_source(root, HARDWARE).refused == []

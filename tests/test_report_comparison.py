@@ -1,0 +1,116 @@
+"""Hardware side by side: any number of keys, in any layout, with or without FP8, on any machine."""
+
+import csv
+import shutil
+
+import pytest
+
+import synthetic
+from reports import H100, HARDWARE, PUBLISHED, SPARSE, edit, markdown, rows_under
+from slidesparse.errors import RecordError
+from slidesparse.report.gather import gather_all
+from slidesparse.report.render import to_markdown
+from slidesparse.report.sources import hardware_keys, read_source
+from slidesparse.report.write import analysed, comparison, held_sources, summaries_of, write_comparison
+
+A100, GB10 = "A100_cc80_py312_cu130_x86_64", "GB10_cc121_py312_cu130_aarch64"
+
+
+def compared(*sources):
+    """Text of the comparison."""
+    summaries = []
+    for key in hardware_keys(sources):
+        held = held_sources(key, sources)
+        summaries += summaries_of(key, held, analysed(held))
+    return to_markdown(comparison.document(summaries), "en", "comparison")
+
+
+def test_the_published_gpus_side_by_side():
+    text = compared(PUBLISHED)
+    passed = rows_under(text, "What was measured")
+    assert [row[:2] for row in passed] == [["H100", "NVIDIA H100 PCIe"], ["RTX4090", "NVIDIA GeForce RTX 4090"]]
+    assert [row[6:9] for row in passed] == [["70/70", "40/40", "648/648"]] * 2
+    rows = rows_under(text, "prefill BitNet-2B INT8, tokens/s of the published protocol, over cublaslt/dense")
+    assert rows[0] == ["H100", "cusparselt/2_4", "1.10", "1.10", "1.18", "1.20", "1.18", "1.25", "1.25", "1.18"]
+    assert rows[4][:6] == ["RTX4090", "cusparselt/2_4", "1.11", "1.11", "1.12", "1.43"]
+    assert (
+        "prefill BitNet-2B INT8, dense, tokens/s at M=32768: H100 94,114, RTX4090 54,528; H100 is 1.73 times RTX4090."
+        in text
+    )
+
+
+def test_the_h100_report_has_the_tidy_figures():
+    text, refused = markdown(PUBLISHED, hardware=H100)
+    assert refused == []
+    prefill = rows_under(text, "prefill BitNet-2B INT8 cublaslt/dense")
+    assert [row[2] for row in prefill][:3] == ["14,945", "30,565", "56,699"]
+    qkv = rows_under(text, "kernel BitNet-2B INT8 qkv (N=3840, K=2560), hot latency (µs)")
+    assert [float(cell) for cell in qkv[0][1:4]] == pytest.approx([11.97, 7.63, 9.06], abs=0.01)
+    with open(PUBLISHED / "tidy" / H100 / "kernel.csv", newline="") as stream:
+        table = list(csv.DictReader(line for line in stream if not line.startswith("#")))
+    source = read_source(PUBLISHED, H100)
+    kernels = [row.values["latency_us"] for row in source.stage("kernel")]
+    assert sorted(kernels) == sorted(float(row["latency_us"]) for row in table)
+    lifts = rows_under(text, "kernel BitNet-2B FP8 quantise and lift, K=2560, cold latency (µs)")
+    assert lifts[-1][0] == "32768"
+
+
+def test_a_gpu_without_fp8_an_arm_machine_and_a_missing_backend(tmp_path):
+    root = tmp_path / "results"
+    for hardware in (A100, GB10):
+        synthetic.write(root, "prefill", (512, 1024), 0.012, place={"hardware": hardware})
+        if hardware == A100:
+            synthetic.write(root, "prefill", (512, 1024), 0.010, place=SPARSE | {"hardware": hardware})
+    synthetic.write(root, "kernel", (64,), 0.010, place=SPARSE | {"hardware": GB10})
+    for hardware in (A100, GB10):
+        assert gather_all(root, hardware) == []
+    text = compared(root, PUBLISHED)
+    able = {row[0]: row for row in rows_under(text, "What each can run")}
+    assert able[A100][-2:] == [
+        "yes",
+        "FP8 cannot run on A100: FP8 (E4M3) tensor cores begin with compute capability 8.9, and it has 8.0",
+    ]
+    assert able[GB10][2:6] == ["12.1", "3.12", "13.0", "aarch64"]
+    a100, _ = markdown(root, hardware=A100)
+    assert "kernel: nothing measured." in a100
+    assert "FP8 cannot run on A100" in a100
+    gb10, _ = markdown(root, hardware=GB10)
+    assert "kernel: no speed-up over dense, because no dense backend was measured." in gb10
+
+
+def test_one_gpu_on_two_systems_and_in_two_sources_has_names_of_its_own(tmp_path):
+    root = tmp_path / "results"
+    for hardware in (HARDWARE, HARDWARE.replace("cu129", "cu130")):
+        synthetic.write(root, "prefill", (512,), 0.012, place={"hardware": hardware})
+        gather_all(root, hardware)
+    names = [row[0] for row in rows_under(compared(root, PUBLISHED), "What was measured")]
+    assert len(set(names)) == len(names) == 5
+
+
+BAD = {
+    "a zero": (lambda text: text.replace(",8.689,", ",0,", 1), "latency_us = 0, as after a dry run"),
+    "another GPU": (lambda text: text.replace("\nH100,90,", "\nH200,90,", 1), "row 1 is of H200 cc90"),
+    "a repeat": (lambda text: text + text.splitlines()[-1] + "\n", "holds two rows for dtype="),
+    "cut": (lambda text: text[:-9], "its last line has no end"),
+    "no value": (lambda text: text.replace(",8.689,", ",,", 1), "row 1 has no usable latency_us"),
+    "a column": (lambda text: text.replace("alg_count\n", "algs\n", 1), "unknown column algs"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_tidy_table_is_refused_by_name(tmp_path, name):
+    copy = shutil.copytree(PUBLISHED, tmp_path / "published")
+    change, cause = BAD[name]
+    file = copy / "tidy" / H100 / "kernel.csv"
+    edit(file, change)
+    source = read_source(copy, H100)
+    (sentence,) = source.refused
+    assert str(file) in sentence
+    assert cause in sentence
+    assert source.stage("kernel") == []
+    assert len(source.stage("prefill")) == 70
+
+
+def test_nothing_to_compare_is_an_error(tmp_path):
+    with pytest.raises(RecordError, match="no source holds anything that could be compared"):
+        write_comparison(tmp_path, [tmp_path])

@@ -1,0 +1,192 @@
+"""Our own layout: every figure of it comes out, bad files are refused, and what is missing is named."""
+
+import re
+
+import pytest
+
+import synthetic
+from reports import H100, HARDWARE, PUBLISHED, edit, gathered, markdown, ours, rows_under
+from slidesparse.errors import RecordError
+from slidesparse.files import write_json
+from slidesparse.report.gather import gather_all
+from slidesparse.report.write import write_report
+
+
+def test_our_points_have_steady_state_columns(tmp_path):
+    text, refused = markdown(ours(tmp_path / "results"))
+    assert refused == []
+    assert rows_under(text, "prefill BitNet-2B INT8 cublaslt/dense")[0] == (
+        ["512", "83.33", "42,750", "1.54", "12.000", "11.880 to 12.120", "42,667"]
+    )
+    ratios = rows_under(text, "decode BitNet-2B INT8, steady-state step time, over cublaslt/dense")
+    assert ratios[0] == ["64", "1.20 (1.18–1.22)"]
+    assert rows_under(text, "kernel BitNet-2B INT8, sum of cold GEMM latencies of a layer, over cublaslt/dense") == (
+        [["64", "1.20 (1.19–1.21)"], ["128", "1.20 (1.19–1.21)"], ["bound", "1.33"]]
+    )
+    assert "sum over the linears of a layer, hot latency (µs)" in text
+    assert "kernel: BitNet-2B INT8 16/16; total 16/16" in text
+    assert "Not the published protocol" not in text
+
+
+def test_a_run_of_another_length_says_so(tmp_path):
+    (file,) = synthetic.write(tmp_path / "results", "prefill", [512])
+    value = synthetic.point(file)
+    value["results"] |= {"steps": 16}
+    write_json(file, value)
+    gather_all(tmp_path / "results", HARDWARE)
+    text, _ = markdown(tmp_path / "results")
+    assert "Not the published protocol: 16 steps instead of 128." in text
+
+
+OUR_DAMAGE = {
+    "cut in a row": (lambda text: text[:-7], "its last line has no end"),
+    "a short row": (lambda text: text.replace(",0.26.0\n", "\n", 1), "row 1 has 26 of 27 columns"),
+    "two rows for an M": (lambda text: text + text.splitlines()[1] + "\n", "two rows for M_prefill=512"),
+    "an unknown column": (lambda text: text.replace("vllm\n", "sglang\n"), "unknown column sglang"),
+    "NaN": (lambda text: text.replace("42750", "NaN"), "'NaN' is no finite number"),
+    "a zero": (lambda text: text.replace("42750", "0"), "tokens_per_s = 0, as after a dry run"),
+    "a boolean": (lambda text: text.replace("false", "no", 1), "column git_dirty: 'no' is neither true nor false"),
+    "an unknown status": (lambda text: text.replace(",ok,", ",fine,", 1), "unknown status"),
+    "nothing measured": (
+        lambda text: re.sub(r"42750,1.536,12,", ",,,", text),
+        "is ok but has no tokens_per_s or step_ms",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OUR_DAMAGE)
+def test_a_bad_csv_of_ours_is_refused_by_name(tmp_path, name):
+    root = ours(tmp_path / "results")
+    change, cause = OUR_DAMAGE[name]
+    edit(gathered(root), change)
+    text, (sentence,) = markdown(root)
+    assert str(gathered(root)) in sentence
+    assert cause in sentence
+    assert f"- {sentence}" in text
+    assert "#### prefill BitNet-2B INT8 cublaslt/dense" not in text
+    assert "#### prefill BitNet-2B INT8 cusparselt/2_8" in text
+
+
+def test_a_kernel_csv_that_lacks_a_linear_is_refused(tmp_path):
+    root = ours(tmp_path / "results")
+    edit(gathered(root, "kernel"), lambda text: "\n".join(text.splitlines()[:-1]) + "\n")
+    _, (sentence,) = markdown(root)
+    assert "is truncated: M=128 lacks down" in sentence
+
+
+def test_a_csv_in_the_wrong_folder_is_refused(tmp_path):
+    root = ours(tmp_path / "results")
+    file = gathered(root)
+    file.rename(file.with_name("BitNet-2B-FP8_prefill.csv"))
+    _, (sentence,) = markdown(root)
+    assert "does not belong there: the CSV of this folder is BitNet-2B-INT8_prefill.csv" in sentence
+
+
+def test_two_provenances_are_both_shown_and_not_divided(tmp_path):
+    root = ours(tmp_path / "results")
+    synthetic.write(root, "prefill", [2048], 0.02, driver="590.10", commit="b" * 40)
+    sparse = {"backend": "cusparselt", "sparsity": "2_8"}
+    synthetic.write(root, "prefill", [2048], 0.01, place=sparse)
+    gather_all(root, HARDWARE)
+    text, _ = markdown(root)
+    origins = rows_under(text, "Provenance")
+    assert [row[4] for row in origins] == ["580.95", "590.10"]
+    assert f"`{root}` holds points of different driver: 580.95, 590.10." in text
+    assert "holds points of different git_commit" in text
+    dense = rows_under(text, "prefill BitNet-2B INT8 cublaslt/dense")
+    assert [row[-1] for row in dense] == ["P1", "P1", "P2"]
+    ratios = rows_under(text, "prefill BitNet-2B INT8, steady-state step time, over cublaslt/dense")
+    assert [row[0] for row in ratios] == ["512", "1024", "bound"]
+    assert "Left out: 1 ratios of points that differ in hardware name" in text
+
+
+def test_two_sources_are_not_mixed(tmp_path):
+    root = ours(tmp_path / "results")
+    text, _ = markdown(root, PUBLISHED)
+    mine, theirs = text.split("\n## Source ")[1:]
+    assert rows_under(mine, "prefill BitNet-2B INT8 cublaslt/dense")[0][2] == "42,750"
+    assert rows_under(theirs, "prefill BitNet-2B INT8 cublaslt/dense")[0][2] == "7,790"
+    assert "total 4/4" in mine
+    assert "total 70/70" in theirs
+    assert [row[0] for row in rows_under(text, "Provenance")] == ["P1", "P2", "P3"]
+
+
+def test_another_commit_alone_does_not_stop_a_ratio(tmp_path):
+    root = ours(tmp_path / "results")
+    synthetic.write(root, "prefill", [1024], 0.01, commit="b" * 40, place={"backend": "cusparselt", "sparsity": "2_8"})
+    gather_all(root, HARDWARE)
+    text, _ = markdown(root)
+    assert len(rows_under(text, "Provenance")) == 2
+    ratios = rows_under(text, "prefill BitNet-2B INT8, steady-state step time, over cublaslt/dense")
+    assert ratios[1] == ["1024", "1.20 (1.18–1.22)"]
+
+
+def test_what_is_missing_failed_or_left_out_is_said_with_its_reason(tmp_path):
+    root = ours(tmp_path / "results")
+    big = synthetic.path(root, "prefill", 32768)
+    write_json(big, synthetic.out_of_memory(big))
+    gather_all(root, HARDWARE)
+    log = "results/prefill/M2048.log"
+    write_json(big.with_name("M2048.failed.json"), {"reason": "the engine | died", "log": log})
+    names = [("INT8", "cublaslt", "dense"), ("INT8", "cusparselt", "2_8"), ("INT8", "cusparselt", "2_4")]
+    points = [("prefill", "BitNet-2B", *name, M) for name in names for M in (512, 1024, 2048, 32768)]
+    synthetic.plan(root, points, [{"dtype": "FP8", "reason": "it needs compute capability 8.9"}])
+    text, refused = markdown(root)
+    assert refused == []
+    assert "prefill: BitNet-2B INT8 4/12; total 4/12" in text
+    found = rows_under(text, "Missing, failed, left out")
+    assert ["prefill", "BitNet-2B/INT8/cublaslt/dense", "2048", "—", "the engine \\| died", log] in found
+    assert [row[4] for row in found if row[2] == "32768"] == ["20 GiB asked for, 3 GiB free"]
+    assert ["prefill", "BitNet-2B/INT8/cusparselt/2_4", "512, 1024, 2048, 32768"] in found
+    assert ["prefill", "BitNet-2B/INT8/cusparselt/2_8", "2048, 32768"] in found
+    assert "- FP8: it needs compute capability 8.9" in text
+    dense = rows_under(text, "prefill BitNet-2B INT8 cublaslt/dense")
+    assert [row[1] for row in dense] == ["83.33", "83.33", "failed", "out of memory"]
+
+
+def test_what_is_not_in_the_plan_is_counted_as_it_is(tmp_path):
+    root = ours(tmp_path / "results")
+    synthetic.plan(root, [("prefill", "BitNet-2B", "INT8", "cublaslt", "dense", M) for M in (512, 2048)])
+    text, _ = markdown(root)
+    assert rows_under(text, "Passed")[0] == ["BitNet-2B INT8", "1/2", "2/2", "3/4"]
+
+
+def test_nothing_measured_yet(tmp_path):
+    root = tmp_path / "results"
+    synthetic.plan(root, [("kernel", "BitNet-2B", "INT8", "cublaslt", "dense", 64)])
+    write_json(root / "models" / "BitNet-2B" / "shape.json", {"linears": [{}, {}, {}, {}]})
+    text, _ = markdown(root)
+    assert "kernel: BitNet-2B INT8 0/4; total 0/4" in text
+    assert "- Hardware: name not recorded" in text
+
+
+def test_unknown_hardware_is_an_error(tmp_path):
+    with pytest.raises(RecordError, match=f"no source holds anything of hardware H200.*there is: {H100}, {HARDWARE}"):
+        write_report("H200_cc90_py312_cu129_x86_64", [PUBLISHED], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_and_conversions(tmp_path):
+    root = ours(tmp_path / "results")
+    files = {"model.safetensors": {"size": 1000, "sha256": "0" * 64}}
+    source = {"kind": "hub", "repository": "microsoft/bitnet", "revision": "abc"}
+    write_json(root / "models" / "BitNet-2B" / "manifest.json", {"source": source, "files": files})
+    write_json(root / "models" / "Other" / "manifest.json", {"source": {"kind": "local", "path": "/x"}, "files": {}})
+    for sparsity, changed in (("2_8", 250), ("dense", 0)):
+        manifest = {"weights": 12345, "zeros_before": 5185, "changed": changed, "files": files}
+        write_json(root / "checkpoints" / "BitNet-2B" / "INT8" / f"{sparsity}.json", manifest)
+    text, _ = markdown(root)
+    assert rows_under(text, "Models and checkpoints") == [
+        ["BitNet-2B", "microsoft/bitnet at abc", "1", "1,000"],
+        ["checkpoint", "weights", "zeros before", "changed by pruning", "changed (%)", "bytes"],
+        ["BitNet-2B/INT8/dense", "12,345", "5,185", "0", "0.000", "1,000"],
+        ["BitNet-2B/INT8/2_8", "12,345", "5,185", "250", "2.025", "1,000"],
+    ]
+
+
+def test_points_that_nobody_gathered_are_mentioned(tmp_path):
+    root = ours(tmp_path / "results")
+    gathered(root).unlink()
+    text, _ = markdown(root)
+    assert "Points that are in no CSV yet" in text
+    assert f"- {gathered(root).parent}" in text

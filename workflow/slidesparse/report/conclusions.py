@@ -1,0 +1,221 @@
+"""What follows from the figures of one source: sentences made of computed values, none of them fixed."""
+
+from statistics import median
+
+from slidesparse.patterns import Pattern
+from slidesparse.report.checks import add, passed, ratio
+from slidesparse.report.document import Bullets, Table, fixed, joined, number, say
+from slidesparse.report.ratios import of_layers
+from slidesparse.report.rows import DTYPES, by_configuration, caches_of, configuration_order, grouped
+
+MUCH = 0.02
+"""A geometric mean this near 1 is called neither faster nor slower."""
+
+
+def totals(source):
+    """Sentences: how many points of every stage passed, failed, ran out of memory, or were refused."""
+    sentences = []
+    for stage in ("prefill", "decode", "kernel"):
+        counts = passed(source, stage)
+        if counts:
+            failed = {(row.configuration, row.M) for row in source.stage(stage) if row.status == "failed"}
+            memory = {(row.configuration, row.M) for row in source.stage(stage) if row.status == "out_of_memory"}
+            sentences.append(
+                say(
+                    "{stage}: {passed} passed, {failed} points failed, {memory} out of memory.",
+                    stage=stage,
+                    passed=ratio(add(counts.values())),
+                    failed=len(failed),
+                    memory=len(memory),
+                )
+            )
+    if source.refused:
+        sentences.append(say("{n} files were refused.", n=len(source.refused)))
+    return sentences or [say("Nothing was measured.")]
+
+
+def conclusion_blocks(source, comparisons, found):
+    """Sentences about speed-up, the way from kernel to model, the data types, how far the figures carry; then every
+    pattern.
+    """
+    chosen = [
+        comparison
+        for comparison in comparisons
+        if comparison.kind != "half" and (comparison.caches != "hot" or only_hot(comparison, comparisons))
+    ]
+    sentences = [sentence for comparison in chosen for sentence in of_comparison(comparison)]
+    sentences += kernel_against_model(comparisons)
+    sentences += dtypes(source)
+    count = sum(len(findings) for *_, findings in found)
+    if count:
+        rules = [say("{rule} ({n})", rule=rule, n=len(findings)) for rule, _, findings in found]
+        sentences.append(say("{n} findings limit these figures: {rules}.", n=count, rules=rules))
+    if not sentences:
+        return [say("Nothing to conclude: there is nothing to compare.")]
+    rows = [row for comparison in chosen for row in pattern_rows(comparison)]
+    headers = (
+        "stage",
+        "model",
+        "dtype",
+        "figure",
+        "denominator",
+        "backend/sparsity",
+        "smallest",
+        "median",
+        "largest",
+        "bound",
+        "faster at",
+    )
+    return [Bullets(sentences), *([Table("conclusions", headers, rows, "llllll")] if rows else [])]
+
+
+def only_hot(comparison, comparisons):
+    """True for a comparison of hot kernels where no cold one is there."""
+    return comparison.kind == "dense" and not any(
+        other.caches == "cold"
+        and other.kind == "dense"
+        and (other.model, other.dtype) == (comparison.model, comparison.dtype)
+        for other in comparisons
+    )
+
+
+def faster(ratio):
+    """True for a ratio above 1 whose noise, where it is known, does not reach 1."""
+    return (ratio.value if ratio.low is None else ratio.low) > 1
+
+
+def pattern_rows(comparison):
+    """A row for every sparse configuration: range and median of its ratios, bound, and at how many M it is faster."""
+    rows = []
+    for name in comparison.names():
+        if name.sparse_kernel:
+            values = list(comparison.of(name).values())
+            ratios = [value.value for value in values]
+            wins = sum(faster(value) for value in values)
+            shown = [
+                fixed(value, 2) for value in (min(ratios), median(ratios), max(ratios), Pattern(name.sparsity).bound)
+            ]
+            over = (comparison.stage, comparison.model, comparison.dtype, comparison.what, comparison.over)
+            rows.append((*over, name.column, *shown, number(f"{wins}/{len(ratios)}", wins / len(ratios))))
+    return rows
+
+
+def of_comparison(comparison):
+    """One sentence: the most that any pattern gives, and which patterns are faster at every M, at some, at none."""
+    sparse = {key: ratio for key, ratio in comparison.ratios.items() if key[0].sparse_kernel}
+    if not sparse:
+        return []
+    (name, M), best = max(sparse.items(), key=lambda item: item[1].value)
+    mine, theirs = comparison.sides[name, M]
+    groups = {"every": [], "some": [], "none": []}
+    for other in sorted({key[0] for key in sparse}, key=configuration_order):
+        wins = [faster(ratio) for ratio in comparison.of(other).values()]
+        groups["every" if all(wins) else "some" if any(wins) else "none"].append(other.column)
+    words = {"every": say("faster at every M"), "some": say("at some"), "none": say("at none")}
+    parts = [say("{word}: {names}", word=words[word], names=names) for word, names in groups.items() if names]
+    digits = 0 if comparison.unit == "tokens/s" else 3 if comparison.unit == "ms" else 1
+    return [
+        say(
+            "{stage} {model} {dtype}, {what}, over {over}: most at M={M} with {name}, {ratio} ({mine}"
+            " against {theirs} {unit}); {parts}.",
+            stage=comparison.stage,
+            model=comparison.model,
+            dtype=comparison.dtype,
+            what=comparison.what,
+            over=comparison.over,
+            parts=joined(parts),
+            M=M,
+            name=name.column,
+            ratio=fixed(best.value, 2),
+            mine=fixed(mine, digits, True),
+            theirs=fixed(theirs, digits, True),
+            unit=comparison.unit,
+        )
+    ]
+
+
+def kernel_against_model(comparisons):
+    """How much of a kernel's speed-up over dense arrives in prefill, at the M that both have."""
+    sentences = []
+    kernels = {
+        (c.model, c.dtype): c for c in reversed(comparisons) if c.stage == "kernel" and c.kind == "dense" and c.ratios
+    }
+    models = {(c.model, c.dtype): c for c in comparisons if c.stage == "prefill" and c.kind == "dense" and c.ratios}
+    for key in models:
+        if key not in kernels:
+            continue
+        shared = sorted(
+            set(kernels[key].ratios) & set(models[key].ratios), key=lambda item: (item[1], configuration_order(item[0]))
+        )
+        shared = [item for item in shared if item[1] == shared[-1][1] and item[0].sparse_kernel]
+        if shared:
+            parts = [
+                say(
+                    "{pattern} {kernel} and {model}",
+                    pattern=name.column,
+                    kernel=fixed(kernels[key].ratios[name, M].value, 2),
+                    model=fixed(models[key].ratios[name, M].value, 2),
+                )
+                for name, M in shared
+            ]
+            sentences.append(
+                say(
+                    "{model} {dtype} at M={M}: speed-up of the GEMMs ({caches}) and of prefill ({what}): {parts}.",
+                    model=key[0],
+                    dtype=key[1],
+                    M=shared[0][1],
+                    caches=say(kernels[key].caches),
+                    what=models[key].what,
+                    parts=parts,
+                )
+            )
+    return sentences
+
+
+def dtypes(source):
+    """FP8 over INT8 of the same configuration, dense and in tokens/s; kernels by their sums."""
+    sentences = []
+    for stage, column in (("prefill", "tokens_per_s"), ("decode", "tokens_per_s")):
+        by_name = by_configuration(source.stage(stage))
+        for name in [name for name in by_name if name.dtype == DTYPES[0] and name.sparsity == "dense"]:
+            other = by_name.get(name._replace(dtype=DTYPES[1]))
+            if not other:
+                continue
+            first = {row.M: row.values[column] for row in by_name[name] if row.status == "ok"}
+            second = {row.M: row.values[column] for row in other if row.status == "ok"}
+            shared = sorted(M for M in first.keys() & second.keys() if first[M] and second[M])
+            if shared:
+                sentences.append(between(stage, name, "tokens/s", {M: second[M] / first[M] for M in shared}))
+    sums = {}
+    caches = caches_of(source.stage("kernel"))
+    for model, dtype in grouped(source.stage("kernel")):
+        sums |= of_layers(source, model, dtype, "latency_us")
+    for name in sorted({name for name, _ in sums if name.dtype == DTYPES[0] and name.sparsity == "dense"}):
+        other = name._replace(dtype=DTYPES[1])
+        values = {
+            M: sums[name, M].value / sums[other, M].value
+            for n, M in sorted(sums, key=lambda k: k[1])
+            if n == name and (other, M) in sums
+        }
+        if values:
+            sentences.append(between("kernel", name, say("speed of the GEMMs ({caches})", caches=say(caches)), values))
+    return sentences
+
+
+def between(stage, name, what, values):
+    """One sentence on FP8 over INT8, M by M."""
+    mean = 1.0
+    for value in values.values():
+        mean *= value
+    mean **= 1 / len(values)
+    word = say("as fast as") if abs(mean - 1) < MUCH else say("faster than") if mean > 1 else say("slower than")
+    return say(
+        "{stage} {model} {column}: FP8 is {word} INT8 in {what}, {mean} times on geometric mean: {values}.",
+        stage=stage,
+        model=name.model,
+        column=name.column,
+        word=word,
+        what=what,
+        mean=fixed(mean, 2),
+        values=", ".join(f"{fixed(value, 3)} (M={M})" for M, value in values.items()),
+    )

@@ -1,0 +1,118 @@
+"""What a report is made of, before it has a language or a form: sections of sentences, tables and figures."""
+
+from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
+from typing import NamedTuple
+
+NONE = "—"
+PLACES = [Decimal(1).scaleb(-digits) for digits in range(10)]
+
+
+class Text(NamedTuple):
+    """A sentence to be said in some language: its English form with {names}, and what they stand for."""
+
+    english: str
+    values: dict
+
+    def __str__(self):
+        return self.english.format_map({name: str(value) for name, value in self.values.items()})
+
+
+def say(english, **values):
+    """A sentence that a catalogue translates; values may be sentences themselves."""
+    return Text(english, values)
+
+
+class Number(str):
+    """A number as it is printed, which remembers its `value` for sorting and for CSV files."""
+
+    value = None
+
+
+def number(text, value):
+    """`text`, remembering `value`."""
+    shown = Number(text)
+    shown.value = value
+    return shown
+
+
+def fixed(value, digits, thousands=False):
+    """`value` with so many decimals, halves rounded up as written; a dash for None."""
+    if value is None:
+        return NONE
+    rounded = Decimal(repr(float(value))).quantize(PLACES[digits], ROUND_HALF_UP)
+    return number(f"{rounded:,f}" if thousands else f"{rounded:f}", value)
+
+
+def whole(value):
+    """A count, with separators between thousands; a dash for None."""
+    return NONE if value is None else number(f"{value:,}", value)
+
+
+def interval(value, low, high, digits):
+    """`value (low–high)`, or the value alone where its interval is not known."""
+    shown = fixed(value, digits)
+    if value is None or low is None or high is None:
+        return shown
+    return number(f"{shown} ({fixed(low, digits)}–{fixed(high, digits)})", value)
+
+
+def joined(parts, mark="; "):
+    """Sentences one after the other, with a mark between them."""
+    names = [f"part{i}" for i in range(len(parts))]
+    return Text(mark.join(f"{{{name}}}" for name in names), dict(zip(names, parts, strict=True)))
+
+
+def plain(value):
+    """A cell as one line of text; a dash for nothing."""
+    return " ".join(str(value).split()) if value not in (None, "") else NONE
+
+
+@dataclass
+class Table:
+    """name: of its CSV file, unique in a report. align: l or r for every column, r for those it does not reach."""
+
+    name: str
+    headers: tuple
+    rows: list
+    align: str = ""
+
+    def side(self, column):
+        """l or r."""
+        return self.align[column] if column < len(self.align) else "r"
+
+
+@dataclass
+class Figure:
+    """name: of its SVG and PNG. panels: what slidesparse.report.drawing draws. table: the figures behind it."""
+
+    name: str
+    caption: Text
+    panels: list
+    table: Table
+
+
+@dataclass
+class Bullets:
+    """A list of sentences."""
+
+    items: list
+
+
+@dataclass
+class Section:
+    """blocks: sentences (str, Text), Bullets, Tables, Figures and Sections. folded: shut at first where that is
+    possible.
+    """
+
+    title: object
+    blocks: list = field(default_factory=list)
+    folded: bool = False
+
+    def walk(self, kind):
+        """Every block of a kind below, in order."""
+        for block in self.blocks:
+            if isinstance(block, kind):
+                yield block
+            if isinstance(block, Section):
+                yield from block.walk(kind)

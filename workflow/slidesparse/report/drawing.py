@@ -1,0 +1,268 @@
+"""Panels -> SVG and PNG with matplotlib, which is imported only when something must be drawn.
+
+Colours are those of Okabe and Ito, which colour-blind people can tell apart; lines also differ in marker and dash, so
+that a grey print can be read. The same panels give the same bytes: no dates, a fixed salt, text as text.
+"""
+
+import hashlib
+import inspect
+import io
+import json
+import math
+import sys
+from pathlib import Path
+
+from slidesparse.files import write_atomic
+
+INK = "#1b1f24"
+"""Colour of text, which becomes the page's own where a figure stands inside one."""
+COLOURS = (INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5230", "#6F6F6F", "#B8A800")
+MARKERS = "osD^vP*X<>"
+DASHES = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (5, 1)),
+    (0, (3, 1, 1, 1)),
+    (0, (1, 1)),
+    (0, (6, 2)),
+    (0, (4, 1, 1, 1, 1, 1)),
+    (0, (2, 2)),
+)
+SIZE = (4.6, 3.1)
+"""Inches of a panel."""
+DPI = 110
+HEAT = "PuOr"
+TICKS = 12
+"""Values of M that an axis names at most."""
+
+
+def key_of(figure):
+    """What decides the bytes of a figure: its panels, this program, and matplotlib's version."""
+    from importlib.metadata import version
+
+    source = inspect.getsource(sys.modules[__name__])
+    content = json.dumps([figure.panels, source, version("matplotlib")], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def up_to_date(path, key):
+    """True if the figure at `path` (.svg, with its .png) was drawn from the same key."""
+    svg, png = Path(path), Path(path).with_suffix(".png")
+    return svg.is_file() and png.is_file() and key in svg.read_text()
+
+
+def draw(panels, path, key):
+    """Draw panels beside and below each other; write `path` (.svg) and the .png beside it, the SVG last."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": Path(path).stem,
+        "font.size": 8,
+        "font.family": "DejaVu Sans",
+        "axes.linewidth": 0.6,
+        "axes.titlesize": 9,
+        "axes.grid": True,
+        "grid.color": "#8a949e",
+        "grid.alpha": 0.35,
+        "grid.linewidth": 0.5,
+        "lines.linewidth": 1.2,
+        "lines.markersize": 4,
+        "legend.fontsize": 7,
+        "legend.frameon": False,
+        "xtick.minor.visible": False,
+        **{f"{name}color": INK for name in ("text.", "axes.label", "xtick.", "ytick.", "axes.title", "axes.edge")},
+    }
+    with matplotlib.rc_context(settings):
+        columns = 1 if len(panels) == 1 else 4 if panels[0]["kind"] == "heat" and len(panels) > 3 else 2
+        rows = math.ceil(len(panels) / columns)
+        width, height = (2.6, 1.75) if columns == 4 else SIZE
+        figure = Figure(figsize=(width * columns, height * rows))
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for axis, panel in zip(axes.flat, panels, strict=False):
+            DRAW[panel["kind"]](axis, panel)
+            axis.set_title(panel["title"], y=1.0)
+            if panel["kind"] == "heat" and columns == 4 and axis not in axes[:, 0]:
+                axis.tick_params(labelleft=False)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_axis_off()
+        heat_map = columns == 4
+        below = max(panel_foot(panel) for panel in panels)
+        left, right, top, apart = (0.75, 0.1, 0.22, 0.12) if heat_map else (0.66, 0.12, 0.28, 0.66)
+        tall, wide = height - below - top, (width * columns - left - right - apart * (columns - 1)) / columns
+        figure.subplots_adjust(
+            left=left / (width * columns),
+            right=1 - right / (width * columns),
+            bottom=below / (height * rows),
+            top=1 - top / (height * rows),
+            hspace=(below + top) / tall,
+            wspace=apart / wide,
+        )
+        legend(figure, panels, height * rows)
+        for kind in ("png", "svg"):
+            stream = io.BytesIO()
+            metadata = {"Date": None, "Creator": None, "Identifier": key} if kind == "svg" else {"Software": None}
+            extra = {"transparent": True} if kind == "svg" else {"facecolor": "white", "dpi": DPI}
+            figure.savefig(stream, format=kind, metadata=metadata, **extra)
+            write_atomic(Path(path).with_suffix(f".{kind}"), stream.getvalue())
+
+
+def panel_foot(panel):
+    """Inches below a panel for its ticks and label."""
+    if panel["kind"] == "heat":
+        return 0.36
+    turned = panel["kind"] == "bars" or panel.get("turn")
+    return 0.3 + 0.043 * max(len(label) for label in panel["labels"]) if turned else 0.42
+
+
+def legend(figure, panels, height):
+    """One legend for all panels, below them."""
+    found = {}
+    for other in figure.axes:
+        for handle, label in zip(*other.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found and panels[0]["kind"] != "heat":
+        columns = min(len(found), 5 if len(panels) > 1 else 3)
+        lines = math.ceil(len(found) / columns)
+        grow = 0.16 * lines + 0.12
+        width, _ = figure.get_size_inches()
+        figure.set_size_inches(width, height + grow)
+        bars = figure.subplotpars
+        share = height / (height + grow)
+        figure.subplots_adjust(bottom=1 - (1 - bars.bottom) * share, top=1 - (1 - bars.top) * share)
+        figure.legend(found.values(), found.keys(), loc="lower center", ncols=columns, handlelength=3)
+
+
+def style(i):
+    """Look of the i-th series."""
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "marker": MARKERS[i % len(MARKERS)],
+        "linestyle": DASHES[i % len(DASHES)],
+    }
+
+
+def short(M):
+    """16k for 16384."""
+    return f"{M // 1024}k" if M >= 1024 and M % 1024 == 0 else str(M)
+
+
+def lines(axis, panel):
+    """Series over M, each with its band of noise and its bound."""
+    ticks = sorted({x for series in panel["series"] for x in series["x"]})
+    for series in panel["series"]:
+        look = style(series["style"])
+        axis.plot(
+            series["x"], series["y"], label=series["label"], markevery=math.ceil(len(series["x"]) / TICKS), **look
+        )
+        band = [(x, *ends) for x, ends in zip(series["x"], series.get("band") or [], strict=False) if ends]
+        if band:
+            axis.fill_between(*zip(*band, strict=True), color=look["color"], alpha=0.18, linewidth=0)
+        if series.get("bound"):
+            axis.axhline(series["bound"], color=look["color"], linestyle=look["linestyle"], linewidth=0.7, alpha=0.6)
+    if panel.get("one"):
+        axis.axhline(1, color=INK, linewidth=0.9)
+    axis.set_xscale("log", base=2)
+    ticks = ticks[:: math.ceil(len(ticks) / TICKS)]
+    axis.set_xticks(ticks, [short(tick) for tick in ticks], minor=False)
+    axis.set_xlabel("M")
+    axis.set_ylabel(panel["y"])
+    if panel.get("log"):
+        axis.set_yscale("log", base=2)
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    elif panel.get("one"):
+        low = min(y for series in panel["series"] for y in series["y"])
+        axis.set_ylim(bottom=min(0.75, math.floor(low * 4 - 0.2) / 4))
+
+
+def points(axis, panel):
+    """Roofline: what was reached over operations per byte, both logarithmic, with the roof where it is known."""
+    for series in panel["series"]:
+        look = style(series["style"])
+        axis.plot(
+            series["x"],
+            series["y"],
+            label=series["label"],
+            color=look["color"],
+            marker=look["marker"],
+            linestyle="none",
+            alpha=0.85,
+        )
+        if series["roof"]:
+            axis.plot(
+                *zip(*series["roof"], strict=True), color=look["color"], linestyle=look["linestyle"], linewidth=0.8
+            )
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log", base=2)
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_xlabel(panel["x"])
+    axis.set_ylabel(panel["y"])
+
+
+def heat(axis, panel):
+    """Ratio of every N x K (rows) and M (columns); white is 1."""
+    from matplotlib.colors import LogNorm
+
+    top = panel["top"]
+    axis.grid(False)
+    values = [[math.nan if value is None else value for value in row] for row in panel["values"]]
+    axis.imshow(values, cmap=HEAT, norm=LogNorm(1 / top, top), aspect="auto")
+    every = math.ceil(len(panel["columns"]) / TICKS)
+    shown = [short(M) for M in panel["columns"][::every]]
+    axis.set_xticks(range(0, len(panel["columns"]), every), shown, rotation=90, fontsize=6)
+    axis.set_yticks(range(len(panel["rows"])), panel["rows"], fontsize=6)
+    if every > 1:
+        return
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            if not math.isnan(value):
+                dark = abs(math.log(value)) > 0.62 * math.log(top)
+                axis.text(
+                    j, i, f"{value:.2f}", ha="center", va="center", fontsize=4.6, color="white" if dark else "black"
+                )
+
+
+def bars(axis, panel):
+    """Stacked parts of one bar each."""
+    bottom = [0.0] * len(panel["labels"])
+    hatches = ("", "//", "..", "xx", "\\\\")
+    for i, (part, values) in enumerate(panel["parts"].items()):
+        axis.bar(
+            range(len(bottom)),
+            values,
+            bottom=bottom,
+            label=part,
+            color=COLOURS[(i + 1) % len(COLOURS)],
+            hatch=hatches[i % 5],
+            width=0.75,
+        )
+        bottom = [low + value for low, value in zip(bottom, values, strict=True)]
+    axis.set_xticks(range(len(bottom)), panel["labels"], rotation=90, fontsize=6)
+    axis.set_ylabel(panel["y"])
+
+
+def grouped_bars(axis, panel):
+    """Bars of several series side by side."""
+    count = len(panel["series"])
+    for i, series in enumerate(panel["series"]):
+        at = [k + (i - (count - 1) / 2) * 0.8 / count for k in range(len(panel["labels"]))]
+        heights = [value or 0 for value in series["y"]]
+        axis.bar(
+            at,
+            heights,
+            0.8 / count,
+            label=series["label"],
+            color=COLOURS[(i + 1) % len(COLOURS)],
+            hatch=("", "//", "..", "xx")[i % 4],
+        )
+    if panel.get("one"):
+        axis.axhline(1, color=INK, linewidth=0.9)
+    axis.set_xticks(range(len(panel["labels"])), panel["labels"], rotation=panel.get("turn", 0), fontsize=6)
+    axis.set_ylabel(panel["y"])
+
+
+DRAW = {"lines": lines, "points": points, "heat": heat, "bars": bars, "grouped": grouped_bars}

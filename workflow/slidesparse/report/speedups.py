@@ -1,0 +1,129 @@
+"""Sections on speed-up: ratios with denominator, noise and bound, and what the search for algorithms was worth."""
+
+from statistics import median
+
+from slidesparse.patterns import Pattern
+from slidesparse.report.document import NONE, Section, Table, fixed, interval, number, say, whole
+from slidesparse.report.rows import configuration_order
+
+NOISE = " ≈"
+"""Mark of a ratio whose confidence interval holds 1."""
+
+
+def speedup_blocks(source, comparisons):
+    """A table for every comparison, with the bound of each pattern."""
+    blocks = [block for comparison in comparisons if comparison.ratios for block in comparison_section(comparison)]
+    dense = {comparison.stage for comparison in comparisons if comparison.kind == "dense"}
+    notes = [
+        say("{stage}: no speed-up over dense, because no dense backend was measured.", stage=stage)
+        for stage in ("prefill", "decode", "kernel")
+        if stage not in dense and any(row.configuration.sparse_kernel for row in source.stage(stage))
+    ]
+    if not comparisons and not notes:
+        notes = [say("No speed-up: nothing was measured beside a dense backend or 2:4.")]
+    apart = [
+        say(
+            "{stage} {dtype}: left out are {n} ratios of points that differ in hardware name, driver,"
+            " versions or protocol.",
+            stage=comparison.stage,
+            dtype=comparison.dtype,
+            n=comparison.apart,
+        )
+        for comparison in comparisons
+        if comparison.apart and comparison.kind == "dense" and not comparison.ratios
+    ]
+    return notes + apart + blocks
+
+
+def title_of(comparison):
+    """Heading of a comparison."""
+    return say(
+        "{stage} {model} {dtype}, {what}, over {over}",
+        stage=comparison.stage,
+        model=comparison.model,
+        dtype=comparison.dtype,
+        what=comparison.what,
+        over=comparison.over,
+    )
+
+
+def name_of(comparison):
+    """Name of a comparison's CSV."""
+    parts = ("speedup", comparison.stage, comparison.model, comparison.dtype, comparison.metric, comparison.kind)
+    turn = ("paired",) if comparison.over == "cublaslt" or comparison.kind == "linear" else ()
+    return "_".join(dict.fromkeys((*parts, *turn)))
+
+
+def cell(ratio):
+    """A ratio with its interval, and the mark of one inside the noise."""
+    if ratio is None:
+        return None
+    shown = interval(ratio.value, ratio.low, ratio.high, 2)
+    return number(shown + NOISE, ratio.value) if ratio.inside_noise else shown
+
+
+def comparison_section(comparison):
+    """The table of one comparison, in a list."""
+    names = comparison.names()
+    Ms = sorted({M for _, M in comparison.ratios})
+    rows = [(number(str(M), M), *(cell(comparison.ratios.get((name, M))) for name in names)) for M in Ms]
+    bounded = comparison.kind in ("dense", "best_dense") and any(name.sparse_kernel for name in names)
+    if bounded:
+        bounds = [fixed(Pattern(n.sparsity).bound, 2) if n.sparse_kernel else None for n in names]
+        rows.append(("bound", *bounds))
+    notes = [say("Denominator: {over} of the same M.", over=comparison.over)]
+    if bounded:
+        notes = [say("Denominator: {over} of the same M. Bound: L/(L-2).", over=comparison.over)]
+    known = [ratio for ratio in comparison.ratios.values() if ratio.low is not None]
+    if known:
+        noise = sum(ratio.inside_noise for ratio in known)
+        notes.append(
+            say(
+                "In brackets the 95 % confidence interval; ≈ marks the {n} of {total} ratios whose interval holds 1: "
+                "no difference beyond the noise.",
+                n=noise,
+                total=len(known),
+            )
+        )
+    else:
+        notes.append(say("One figure a point, no repeats: how much of a ratio is noise is not known."))
+    above = [say("{name} at M={M}", name=name.column, M=M) for name, M in comparison.above_bound()]
+    if above:
+        notes.append(say("Above the bound, which supposes GEMMs of equal efficiency: {above}.", above=above))
+    if comparison.apart:
+        notes.append(
+            say(
+                "Left out: {n} ratios of points that differ in hardware name, driver, versions or protocol.",
+                n=comparison.apart,
+            )
+        )
+    table = Table(name_of(comparison), ("M", *(name.column for name in names)), rows)
+    return [Section(title_of(comparison), [*notes, table], folded=comparison.kind == "half")]
+
+
+def search_blocks(source):
+    """What searching was worth: the chosen algorithm against the library's default and against its own search."""
+    rows = []
+    for name in sorted({item["configuration"] for item in source.tuning}, key=configuration_order):
+        best = [item for item in source.tuning if item["configuration"] == name and item["rank"] == 1]
+        gains = [item["default_us"] / item["latency_us"] for item in best if item["default_us"] and item["latency_us"]]
+        own = [item["library_us"] / item["latency_us"] for item in best if item["library_us"] and item["latency_us"]]
+        rows.append(
+            (
+                "/".join(name),
+                whole(len(best)),
+                fixed(median(gains), 3) if gains else NONE,
+                fixed(max(gains), 3) if gains else NONE,
+                fixed(median(own), 3) if own else NONE,
+                fixed(max(own), 3) if own else NONE,
+            )
+        )
+    if not rows:
+        return []
+    headers = ("configuration", "searches", "default ÷ found, median", "largest")
+    headers += ("library's own search ÷ found, median", "largest of these")
+    note = say(
+        "Cold latency of the library's default algorithm, and of what its own search picks, over that"
+        " of the algorithm that the search found."
+    )
+    return [Section(say("What the search for algorithms was worth"), [note, Table("searches", headers, rows, "l")])]
