@@ -54,6 +54,16 @@ def rules(rows, *others):
 # Ratios.
 
 
+def test_products_of_different_types_are_not_compared():
+    """cuBLASLt's INT8 product is INT32 and twice as many bytes as BF16."""
+    rows = kernel(DENSE, 64, 20.0, output="INT32") + kernel(SLID, 64, 10.0, output="BF16")
+    source = Source("results", rows=rows, linears={"BitNet-2B": 4})
+    assert not comparisons(source)
+    same = kernel(DENSE, 64, 20.0, output="INT32") + kernel(SLID, 64, 10.0, output="INT32")
+    (found,) = comparisons(Source("results", rows=same, linears={"BitNet-2B": 4}))
+    assert found.ratios[SLID, 64].value == 2
+
+
 def test_a_kernel_is_held_against_each_rival_by_name():
     paired = {
         "output": "BF16",

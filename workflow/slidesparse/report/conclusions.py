@@ -195,7 +195,7 @@ def dtypes(source):
         values = {
             M: sums[name, M].value / sums[other, M].value
             for n, M in sorted(sums, key=lambda k: k[1])
-            if n == name and (other, M) in sums
+            if n == name and (other, M) in sums and sums[name, M].kind == sums[other, M].kind
         }
         if values:
             sentences.append(between("kernel", name, say("speed of the GEMMs ({caches})", caches=say(caches)), values))

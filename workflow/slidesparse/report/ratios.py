@@ -15,12 +15,16 @@ HALF = "2_4"
 
 
 class Quantity(NamedTuple):
-    """A figure, the ends of its 95 % confidence interval (None where nobody knows them), and where it was measured."""
+    """A figure, the ends of its 95 % confidence interval (None where nobody knows them), and where it was measured.
+
+    kind: what must be the same on both sides of a ratio, such as the type of a GEMM's product.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
     machine: tuple = ()
+    kind: str = ""
 
     @property
     def spread(self):
@@ -33,11 +37,10 @@ class Quantity(NamedTuple):
         return self.low is not None and self.high is not None and self.low <= 1 <= self.high
 
 
-def around(value, spread, machine=()):
+def around(value, spread, machine=(), kind=""):
     """A quantity with a relative half-width, or without one."""
-    return Quantity(
-        value, *((value * (1 - spread), value * (1 + spread)) if spread is not None else ()), machine=machine
-    )
+    ends = (value * (1 - spread), value * (1 + spread)) if spread is not None else (None, None)
+    return Quantity(value, *ends, machine, kind)
 
 
 def both(first, second):
@@ -125,9 +128,8 @@ def of_layers(source, model, dtype, column):
 def of_row(row, column):
     """Quantity of a column of one row."""
     values = row.values
-    return Quantity(
-        values[column], values.get(f"{column}_ci_low"), values.get(f"{column}_ci_high"), row.provenance.machine
-    )
+    ends = values.get(f"{column}_ci_low"), values.get(f"{column}_ci_high")
+    return Quantity(values[column], *ends, row.provenance.machine, values.get("output") or "")
 
 
 def summed(quantities):
@@ -139,7 +141,7 @@ def summed(quantities):
         if None in spreads
         else math.hypot(*(s * q.value for s, q in zip(spreads, quantities, strict=True))) / total
     )
-    return around(total, known, quantities[0].machine)
+    return around(total, known, quantities[0].machine, quantities[0].kind)
 
 
 def comparisons(source):
@@ -216,12 +218,15 @@ def divided(empty, values, higher):
 
 
 def ratios(empty, values, base_of, higher):
-    """A Comparison filled with the ratios of (configuration, M) -> Quantity to the configuration that base_of names."""
+    """A Comparison filled with the ratios of (configuration, M) -> Quantity to the configuration that base_of names.
+
+    GEMMs whose products have different types are not compared.
+    """
     filled = replace(empty, ratios={}, sides={})
     for (name, M), mine in values.items():
         base = base_of(name, M)
         theirs = values.get((base, M))
-        if base in (None, name) or theirs is None:
+        if base in (None, name) or theirs is None or theirs.kind != mine.kind:
             continue
         if theirs.machine != mine.machine:
             filled.apart += 1
