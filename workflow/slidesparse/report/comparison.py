@@ -363,7 +363,7 @@ def comparison_figures(summaries, labels):
             {
                 "kind": "grouped",
                 "title": title,
-                "y": f"speed-up over {one.over}",
+                "y": one.axis,
                 "one": True,
                 "labels": names,
                 "series": series,

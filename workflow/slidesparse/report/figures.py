@@ -110,7 +110,7 @@ def speedup_figures(comparisons, prefix):
                 {
                     "kind": "lines",
                     "title": title,
-                    "y": f"speed-up over {comparison.over}"[:44],
+                    "y": comparison.axis,
                     "one": True,
                     "series": series,
                 }

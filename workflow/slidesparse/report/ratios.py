@@ -70,6 +70,12 @@ class Comparison:
     sides: dict = field(default_factory=dict)
     apart: int = 0
 
+    @property
+    def axis(self):
+        """Title of an axis of its ratios."""
+        short = {"best_dense": "the fastest dense", "linear": "the fastest dense linear"}
+        return f"speed-up over {short.get(self.kind, self.over)}"
+
     def names(self):
         """Configurations with a ratio, in order."""
         return sorted({name for name, _ in self.ratios}, key=configuration_order)
@@ -260,10 +266,14 @@ def beside_best_linear(values):
 
 
 def paired(source, rows, empty, sides):
-    """The Comparison of sums over a layer's linears that took turns with a rival, in a list; empty without rivals."""
+    """The Comparison of sums over a layer's linears that took turns with a rival, in a list; empty without rivals.
+
+    Of sparse configurations only: a dense one is a rival itself.
+    """
     points = {}
     for row in rows:
-        mine, theirs, low, high = sides(row.values) if row.status == "ok" else (None, None, None, None)
+        sparse = row.status == "ok" and row.configuration.sparse_kernel
+        mine, theirs, low, high = sides(row.values) if sparse else (None, None, None, None)
         if mine and theirs:
             points.setdefault((row.configuration, row.M), []).append((mine, theirs, low, high))
     need = linears_of(source, empty.model)
