@@ -76,17 +76,16 @@ rule write_comparison:
         " --owner $PPID 2> {log}"
 
 
-# Whatever there is, of every hardware and source; asks for no measurement.
+# Whatever there is, of every hardware and source; asks for no measurement. The only job of its run, it takes all CPUs.
 rule report:
     log:
         "results/report.log",
-    threads: 2
     params:
         sources=config["report"]["sources"],
         languages=LANGUAGES,
     shell:
         "python3 workflow/scripts/write_reports.py --sources {params.sources} --languages {params.languages}"
-        " --processes {threads} --owner $PPID 2> {log}"
+        " --owner $PPID 2> {log}"
 
 
 # After a failure the report is made of what there is.

@@ -2,6 +2,7 @@
 stays untouched."""
 
 import argparse
+import os
 import sys
 
 from slidesparse import program
@@ -12,7 +13,13 @@ parser.add_argument("--sources", nargs="+", required=True, metavar="ROOT", help=
 parser.add_argument("--results", default="results", metavar="DIR", help="where to gather and to write")
 parser.add_argument("--hardware", metavar="KEY", help="only this one, and no comparison")
 parser.add_argument("--languages", nargs="+", default=["en"])
-parser.add_argument("--processes", type=int, default=1, metavar="N", help="reports that are written side by side")
+parser.add_argument(
+    "--processes",
+    type=int,
+    default=len(os.sched_getaffinity(0)),
+    metavar="N",
+    help="reports that are written side by side; default: as many as there are CPUs",
+)
 
 
 def main(arguments):
