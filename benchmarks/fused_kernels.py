@@ -2,10 +2,11 @@
 
     python benchmarks/fused_kernels.py --output table.json
 
-For every kernel, pattern, dtype and M: every candidate configuration is compared with the reference over poisoned
-outputs and timed; the fastest and the default are then timed in turn with two copies (the driver's and a Triton one),
-and the table gives the fastest with its share of the speed of the faster copy. All are CUDA graphs over rotated buffers
-that exceed the L2 cache twice. The shapes are BitNet b1.58 2B4T's.
+For every kernel, pattern, dtype, M and type of what a GEMM left: every candidate configuration is compared with the
+reference over poisoned outputs and timed; the fastest and the default are then timed in turn with two copies (the
+driver's and a Triton one), and the table gives the fastest with its share of the speed of the faster copy. All are CUDA
+graphs over rotated buffers that exceed the L2 cache twice. The shapes are BitNet b1.58 2B4T's. INT32 accumulators are
+those of cuBLASLt's dense INT8 GEMM, so that only its rows have them.
 """
 
 import argparse
@@ -42,13 +43,13 @@ FINAL = timing.Stopping(warmup_s=0.01, min_samples=16, max_samples=64, relative_
 
 
 class Norm:
-    """A norm operator of one M, pattern and dtype: arguments and outputs, as many sets as exceed the L2 cache twice."""
+    """A norm operator at one point: arguments and outputs, as many sets as exceed the L2 cache twice."""
 
-    def __init__(self, name, M, pattern, dtype):
+    def __init__(self, name, M, pattern, dtype, int32):
         self.name, self.pattern, self.dtype = name, pattern, dtype
         self.K = {**QUANTIZING, **OTHERS}[name]
         self.candidates, self.default = configurations.candidates(self.K), norms.default(self.K)
-        first = norm_arguments(name, M, self.K, pattern, dtype, "cuda")
+        first = norm_arguments(name, M, self.K, pattern, dtype, "cuda", int32=int32)
         self.expected = outputs(getattr(fused, f"{name}_reference")(*first))
         tensors = [a for a in first if isinstance(a, torch.Tensor)]
         read = sum(a.nbytes for a in tensors)
@@ -56,7 +57,7 @@ class Norm:
         self.sets = max(2, timing.copies(read, cache_bytes()))
         self.arguments = [first]
         for i in range(1, self.sets):
-            self.arguments.append(norm_arguments(name, M, self.K, pattern, dtype, "cuda", seed=2 * i))
+            self.arguments.append(norm_arguments(name, M, self.K, pattern, dtype, "cuda", seed=2 * i, int32=int32))
         self.out = [[torch.empty_like(out) for out in self.expected] for _ in range(self.sets)]
 
     def call(self, configuration):
@@ -95,19 +96,21 @@ class Rope:
 
     candidates, default = rope.WARPS, rope.DEFAULT
 
-    def __init__(self, name, M, pattern, dtype):
-        self.name, self.cache = name, name == "rope_scale_cache"
+    def __init__(self, name, M, pattern, dtype, int32):
+        self.name, self.cache, self.int32 = name, name == "rope_scale_cache", int32
         first = self._arguments(M, 0)
         self.expected = outputs(getattr(fused, f"{name}_reference")(*first)) + (first[7:9] if self.cache else [])
-        self.bytes_moved = 2 * first[0].nbytes + sum(a.nbytes for a in first[1:4]) + 8 * M * self.cache
+        written = 2 * first[0].numel()
+        self.bytes_moved = written + sum(a.nbytes for a in first[:4]) + 8 * M * self.cache
         self.sets = max(2, timing.copies(first[0].nbytes, cache_bytes()))
         self.arguments = [self._arguments(M, 2 * i) for i in range(self.sets)]
         widths = (HEADS,) if self.cache else (HEADS, KV_HEADS, KV_HEADS)
-        empty = [[first[0].new_empty(M, n * D) for n in widths] for _ in range(self.sets)]
+        empty = [[self.expected[0].new_empty(M, n * D) for n in widths] for _ in range(self.sets)]
         self.out = [out + a[7:9] for out, a in zip(empty, self.arguments, strict=True)]
 
     def _arguments(self, M, seed):
-        return rope_arguments(M, HEADS, KV_HEADS, D, "cuda", torch.bfloat16, cache=self.cache, seed=seed)
+        coding = {"dtype": torch.bfloat16, "int32": self.int32}
+        return rope_arguments(M, HEADS, KV_HEADS, D, "cuda", cache=self.cache, seed=seed, **coding)
 
     def call(self, warps):
         calls = []
@@ -153,9 +156,9 @@ def copies(bytes_moved, sets):
     return {"driver copy": timing_cuda.Replays(driver, sets + 1), "copy": timing_cuda.Replays(own, sets + 1)}
 
 
-def measure(name, pattern, dtype, M):
+def measure(name, pattern, dtype, accumulators, M):
     """One row of the table."""
-    operands = (Rope if name.startswith("rope") else Norm)(name, M, pattern, dtype)
+    operands = (Rope if name.startswith("rope") else Norm)(name, M, pattern, dtype, accumulators == "INT32")
     wrong, samplers = {}, {}
     for configuration in operands.candidates:
         if found := operands.wrong(configuration):
@@ -174,6 +177,7 @@ def measure(name, pattern, dtype, M):
         "kernel": name,
         "pattern": pattern,
         "dtype": dtype,
+        "accumulators": accumulators,
         "M": M,
         "us": seconds[best] * 1e6,
         "copy_us": seconds[copy] * 1e6,
@@ -188,14 +192,15 @@ def measure(name, pattern, dtype, M):
 
 
 HEADER = (
-    f"{'kernel':24} {'pattern':7} {'dtype':5} {'M':>6} {'us':>8} {'copy us':>8} {'% copy':>6}  best, default (% copy)"
+    f"{'kernel':24} {'pattern':7} {'dtype':5} {'from':5} {'M':>6} {'us':>8} {'copy us':>8} {'% copy':>6}  "
+    "best, default (% copy)"
 )
 
 
 def line(row):
     text = (
-        "{kernel:24} {pattern:7} {dtype:5} {M:6} {us:8.2f} {copy_us:8.2f} {percent:6.1f}  {best} {given} "
-        "({default_percent:.1f})"
+        "{kernel:24} {pattern:7} {dtype:5} {accumulators:5} {M:6} {us:8.2f} {copy_us:8.2f} {percent:6.1f}  {best} "
+        "{given} ({default_percent:.1f})"
     )
     best, given = (
         "x".join(map(str, one)) if isinstance(one, tuple) else one for one in (row["configuration"], row["default"])
@@ -206,11 +211,11 @@ def line(row):
 
 def compile_ahead(rows, processes):
     """Compile every candidate of the norm kernels that rows ask for into Triton's cache on disk; returns how many."""
-    shapes = {row[:3] for row in rows if not row[0].startswith("rope")}
+    shapes = {row[:4] for row in rows if not row[0].startswith("rope")}
     jobs = []
-    for name, pattern, dtype in sorted(shapes):
+    for name, pattern, dtype, accumulators in sorted(shapes):
         K = {**QUANTIZING, **OTHERS}[name]
-        flags = (name.startswith("add"), name.startswith("relu2"), name != "add_norm")
+        flags = (name.startswith("add"), name.startswith("relu2"), name != "add_norm", accumulators == "INT32")
         jobs += [(K, pattern, dtype, configuration, *flags) for configuration in configurations.candidates(K)]
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(_compile, jobs))
@@ -227,6 +232,7 @@ def main():
     parser.add_argument("--kernels", nargs="+", default=[*QUANTIZING, *OTHERS], choices=[*QUANTIZING, *OTHERS])
     parser.add_argument("--patterns", nargs="+", default=["dense", "2_4", "2_8"])
     parser.add_argument("--dtypes", nargs="+", default=["INT8", "FP8"])
+    parser.add_argument("--accumulators", nargs="+", default=["BF16", "INT32"], choices=["BF16", "INT32"])
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that compile; 0: as needed")
     parser.add_argument("--output", type=Path, help="write the measured table here, as JSON")
     arguments = parser.parse_args()
@@ -234,7 +240,9 @@ def main():
     rows = []
     for name in arguments.kernels:
         codings = itertools.product(arguments.patterns, arguments.dtypes) if name in QUANTIZING else [("dense", "INT8")]
-        rows += [(name, *coding, M) for coding in codings for M in arguments.m]
+        for coding, accumulators in itertools.product(codings, arguments.accumulators):
+            if accumulators == "BF16" or (coding == ("dense", "INT8") and name != "norm_quantize"):
+                rows += [(name, *coding, accumulators, M) for M in arguments.m]
     if arguments.processes:
         count = compile_ahead(rows, arguments.processes)
         print(f"{time.perf_counter() - start:.1f} s: compiled {count} kernels", flush=True)

@@ -10,22 +10,29 @@ SCALE_ULP = 4
 """On a GPU squares are summed in another order and the root is approximate: about a unit each, and three roundings."""
 
 
-def accumulators(M, N, device="cpu", seed=0):
-    """BF16 accumulators [M, N] of INT8 products, and the scale of a token [M] that turns them into numbers around 1."""
+def accumulators(M, N, device="cpu", seed=0, int32=False):
+    """Accumulators [M, N] of INT8 products, and the scale of a token [M] that turns them into numbers around 1.
+
+    BF16, or (`int32`) INT32 and as large as makes float32 round many of them.
+    """
     generator = torch.Generator(device).manual_seed(seed)
     deviation = torch.exp(torch.randn(M, 1, generator=generator, device=device) + 6)
     numbers = torch.randn(M, N, generator=generator, device=device) * deviation
     token_scale = torch.rand(M, generator=generator, device=device) / 100 + 1e-3
+    if int32:
+        low = torch.randint(2**15, (M, N), generator=generator, device=device)
+        return ((numbers.long() << 15) + low).clamp(-(2**31), 2**31 - 1).int(), token_scale / 2**15
     return numbers.round().bfloat16(), token_scale
 
 
-def norm_arguments(name, M, K, pattern, dtype, device="cpu", wide=False, is_scaled=True, seed=0):
+def norm_arguments(name, M, K, pattern, dtype, device="cpu", wide=False, is_scaled=True, seed=0, int32=False):
     """Arguments of a norm operator, whose weight is float32 if `wide`.
 
     From seven rows on, rows 1 to 6 are zeros, hold a NaN, an infinity, next to nothing, numbers whose squares overflow,
-    and a token scale that is NaN.
+    and a token scale that is NaN. INT32 accumulators have an infinite token scale instead of the NaN, and the smallest
+    and largest number and (for one matrix) sums that show how float32 rounds, instead of the infinity.
     """
-    x, token_scale = accumulators(M, 2 * K if name.startswith("relu2") else K, device, seed)
+    x, token_scale = accumulators(M, 2 * K if name.startswith("relu2") else K, device, seed, int32)
     if name == "norm_quantize":
         x = (x.float() * token_scale[:, None]).bfloat16()
     generator = torch.Generator(device).manual_seed(seed + 1)
@@ -35,11 +42,18 @@ def norm_arguments(name, M, K, pattern, dtype, device="cpu", wide=False, is_scal
     gamma = gamma if wide else gamma.bfloat16()
     if M >= 7:
         x[1], residual[1] = 0, 0
-        x[2, K // 2] = float("nan")
-        x[3, K - 1] = float("-inf")
-        x[4], residual[4] = x[4] * 1e-14, residual[4] * 1e-14
-        x[5] = x[5] * 1e25
+        residual[4] = residual[4] * 1e-14
         token_scale[6] = float("nan")
+        if int32:
+            x[3] = 2**24 + torch.arange(x.shape[1], device=device)
+            residual[3] = -(2**24)
+            x[3, 0], x[3, K - 1] = -(2**31), 2**31 - 1
+            token_scale[2], token_scale[3] = float("inf"), 1 / torch.tensor(0.7)
+            token_scale[4], token_scale[5] = token_scale[4] * 1e-14, token_scale[5] * 1e25
+        else:
+            x[2, K // 2] = float("nan")
+            x[3, K - 1] = float("-inf")
+            x[4], x[5] = x[4] * 1e-14, x[5] * 1e25
     weight_scale = torch.tensor([0.7, 1.3][: len(x[0]) // K], device=device)
     scales = [token_scale, weight_scale] if is_scaled else [None, None]
     coding = [pattern, dtype]
@@ -58,9 +72,11 @@ def angles(positions, D, dtype=torch.float32, device="cpu"):
     return torch.cat((angle.cos(), angle.sin()), -1).to(dtype)
 
 
-def rope_arguments(M, heads, kv_heads, D, device="cpu", dtype=torch.float32, is_scaled=True, cache=False, seed=0):
+def rope_arguments(
+    M, heads, kv_heads, D, device="cpu", dtype=torch.float32, is_scaled=True, cache=False, seed=0, int32=False
+):
     """Arguments of `rope_scale`, or of `rope_scale_cache`, where two tokens of five or more have no slot."""
-    qkv, token_scale = accumulators(M, (heads + 2 * kv_heads) * D, device, seed)
+    qkv, token_scale = accumulators(M, (heads + 2 * kv_heads) * D, device, seed, int32)
     generator = torch.Generator(device).manual_seed(seed + 1)
     positions = torch.randint(100, (M,), generator=generator, device=device)
     weight_scale = torch.tensor([0.5, 1.5, 1.1], device=device)

@@ -20,6 +20,8 @@ from slidesparse.slide import source
 PATTERNS = ["dense", *(f"2_{L}" for L in range(4, 18, 2)), "2_inf"]
 DTYPES = ["INT8", "FP8"]
 QUANTIZING = ["norm_quantize", "add_norm_quantize", "relu2_mul_norm_quantize"]
+SCALED = QUANTIZING[1:]
+"""Those whose input may be INT32."""
 
 SHAPES = [
     # M, K, configuration: warps, words read at once
@@ -44,13 +46,28 @@ CASES = {
     for wide, scaled in [(False, False), (True, True)]
 }
 CASES |= {
-    f"{'rope_scale_cache' if cache else 'rope_scale'}-{heads}-{kv_heads}-{D}-{dtype}-scaled{scaled}": (
+    f"{name}-{pattern}-{dtype}-{M}x{K}-int32": (
+        name,
+        norm_arguments(name, M, K, pattern, dtype, wide=dtype == "FP8", int32=True),
+        configuration,
+    )
+    for name, (M, K, configuration) in itertools.product([*SCALED, "add_norm"], SHAPES)
+    for pattern, dtype in [("dense", "INT8"), ("2_6", "FP8")]
+}
+CASES |= {
+    f"{'rope_scale_cache' if cache else 'rope_scale'}-{heads}-{kv_heads}-{D}-{dtype}-scaled{scaled}-int32{int32}": (
         "rope_scale_cache" if cache else "rope_scale",
-        rope_arguments(6, heads, kv_heads, D, dtype=dtype, is_scaled=scaled, cache=cache),
+        rope_arguments(6, heads, kv_heads, D, dtype=dtype, is_scaled=scaled, cache=cache, int32=int32),
         None,
     )
     for cache, (heads, kv_heads, D) in itertools.product([False, True], [(4, 1, 128), (3, 2, 24)])
-    for dtype, scaled in [(torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)]
+    for dtype, scaled, int32 in [
+        (torch.float32, True, False),
+        (torch.bfloat16, True, False),
+        (torch.bfloat16, False, False),
+        (torch.bfloat16, True, True),
+        (torch.float32, True, True),
+    ]
 }
 
 
@@ -107,15 +124,17 @@ def triton_compiler():
 
 
 @pytest.mark.parametrize(("pattern", "dtype"), [*itertools.product(["dense", "2_6", "2_8", "2_inf"], DTYPES)])
-@pytest.mark.parametrize("name", QUANTIZING)
-def test_norm_kernels_compile_for_hopper_without_spilling(name, pattern, dtype, triton_compiler, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "int32"), [*((name, False) for name in QUANTIZING), *((name, True) for name in SCALED)]
+)
+def test_norm_kernels_compile_for_hopper_without_spilling(name, int32, pattern, dtype, triton_compiler, tmp_path):
     from slidesparse.kernels import norms
 
     add, gated = name.startswith("add"), name.startswith("relu2")
     K, scaled = 6912 if gated else 2560, add or gated
     known = norms.settings(K, pattern, dtype, norms.default(K), add, gated, scaled, add, True, False, True)
     signature = {
-        "x": "*bf16",
+        "x": "*i32" if int32 else "*bf16",
         "residual": "*bf16" if add else "constexpr",
         "gamma": "*bf16",
         "token_scale": "*fp32" if scaled else "constexpr",
@@ -130,14 +149,15 @@ def test_norm_kernels_compile_for_hopper_without_spilling(name, pattern, dtype, 
     assert stack(compiled(norms._norm, signature, dict(known)), tmp_path) == 0
 
 
+@pytest.mark.parametrize("int32", [False, True])
 @pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("warps", [1, 4])
-def test_rope_kernel_compiles_for_hopper_without_spilling(warps, cache, triton_compiler, tmp_path):
+def test_rope_kernel_compiles_for_hopper_without_spilling(warps, cache, int32, triton_compiler, tmp_path):
     from slidesparse.kernels import rope
 
     known = rope.settings(20, 5, 128, 16, torch.ones(1), torch.bfloat16, cache, warps)
-    signature = {"qkv": "*bf16", "token_scale": "*fp32", "weight_scale": "*fp32", "positions": "*i64"}
-    signature |= {"table": "*bf16", "query": "*bf16", "key": "*bf16", "value": "*bf16"}
+    signature = {"qkv": "*i32" if int32 else "*bf16", "token_scale": "*fp32", "weight_scale": "*fp32"}
+    signature |= {"positions": "*i64", "table": "*bf16", "query": "*bf16", "key": "*bf16", "value": "*bf16"}
     signature |= {"slots": "*i64" if cache else "constexpr", "tokens": "i32", "stride": "i32"}
     signature |= {f"{one}_{step}": "i32" for one in ("key", "value") for step in ("block", "slot", "head")}
     assert stack(compiled(rope._rope, signature, known), tmp_path) == 0
@@ -148,10 +168,15 @@ CALLS = [
     ("add_norm", norm_arguments("add_norm", 5, 64, "dense", "INT8", is_scaled=False)),
     ("rope_scale", rope_arguments(5, 4, 1, 16)),
     ("rope_scale_cache", rope_arguments(5, 4, 1, 16, cache=True)),
+    *((name, norm_arguments(name, 5, 64, "dense", "INT8", int32=True)) for name in [*SCALED, "add_norm"]),
+    ("rope_scale", rope_arguments(5, 4, 1, 16, int32=True)),
+    ("rope_scale_cache", rope_arguments(5, 4, 1, 16, cache=True, int32=True)),
 ]
 
 
-@pytest.mark.parametrize(("name", "arguments"), CALLS, ids=[name for name, _ in CALLS])
+@pytest.mark.parametrize(
+    ("name", "arguments"), CALLS, ids=[f"{name}-{arguments[0].dtype}" for name, arguments in CALLS]
+)
 def test_operators_are_well_formed_and_trace_in_one_graph(name, arguments):
     torch.library.opcheck(getattr(torch.ops.slidesparse, name).default, arguments)
     operator = getattr(fused, name)
@@ -227,6 +252,21 @@ def test_rows_of_zeros_and_rows_that_are_not_finite(name, dtype):
     assert not scales[broken].isfinite().any()
     assert not codes.view(torch.int8)[[1, *broken]].any()
     assert scales[[0, 4, 7, 8]].isfinite().all() and codes.view(torch.int8)[[0, 7, 8]].any(-1).all()
+
+
+@pytest.mark.parametrize("name", [*SCALED, "add_norm", "rope_scale", "rope_scale_cache"])
+def test_int32_accumulators_are_float32_ones_and_need_scales(name):
+    if name.startswith("rope"):
+        arguments = rope_arguments(5, 4, 1, 16, cache=name == "rope_scale_cache", int32=True)
+    else:
+        arguments = norm_arguments(name, 9, 64, "2_8", "INT8", int32=True)
+    operator = getattr(fused, name)
+    floats = [arguments[0].float(), *arguments[1:]]
+    assert (floats[0].long() != arguments[0]).any()  # rounded
+    for one, other in zip(outputs(operator(*arguments)), outputs(operator(*floats)), strict=True):
+        assert torch.equal(one.view(torch.int8), other.view(torch.int8))
+    with pytest.raises(ValueError, match="INT32 accumulators need scales"):
+        operator._init_fn(arguments[0], None, None, *arguments[3:])  # what runs on a GPU
 
 
 def test_rotation_is_transformers():

@@ -16,11 +16,10 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from slidesparse.kernels import norms, rope  # noqa: E402
 
 pytestmark = pytest.mark.gpu
-TABLES = [(torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)]
-
 PATTERNS = ["dense", *(f"2_{L}" for L in range(4, 18, 2)), "2_inf"]
 DTYPES = ["INT8", "FP8"]
 WIDTHS = {"norm_quantize": 2560, "add_norm_quantize": 2560, "relu2_mul_norm_quantize": 6912}
+SCALED = ["add_norm_quantize", "relu2_mul_norm_quantize", "add_norm"]
 
 
 def outputs(result):
@@ -55,63 +54,90 @@ def test_norms_of_other_arguments_agree(name, K, wide, is_scaled):
     assert not wrong(name, arguments)
 
 
-@pytest.mark.parametrize("name", WIDTHS)
-def test_every_candidate_agrees(name, monkeypatch):
+@pytest.mark.parametrize(("pattern", "dtype"), [("dense", "INT8"), ("2_6", "INT8"), ("2_8", "FP8")])
+@pytest.mark.parametrize(("name", "K"), [(name, K) for name in SCALED for K in (WIDTHS.get(name, 2560), 260, 37)])
+def test_norms_of_int32_accumulators_agree(name, K, pattern, dtype):
+    for M in (1, 7, 4096):
+        arguments = norm_arguments(name, M, K, pattern, dtype, "cuda", wide=K == 37, seed=M, int32=True)
+        assert not wrong(name, arguments), M
+
+
+@pytest.mark.parametrize(
+    ("name", "int32"), [*((name, False) for name in WIDTHS), *((name, True) for name in WIDTHS if name in SCALED)]
+)
+def test_every_candidate_agrees(name, int32, monkeypatch):
     for configuration in configurations.candidates(WIDTHS[name]):
         monkeypatch.setattr(norms, "default", lambda K, configuration=configuration: configuration)
         for pattern in ("2_8", "2_14"):
-            assert not wrong(name, norm_arguments(name, 64, WIDTHS[name], pattern, "INT8", "cuda")), configuration
+            arguments = norm_arguments(name, 64, WIDTHS[name], pattern, "INT8", "cuda", int32=int32)
+            assert not wrong(name, arguments), configuration
 
 
 @pytest.mark.parametrize("warps", rope.WARPS)
 @pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize(
-    ("dtype", "is_scaled"), [(torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)]
+    ("dtype", "is_scaled", "int32"),
+    [
+        (torch.float32, True, False),
+        (torch.bfloat16, True, False),
+        (torch.bfloat16, False, False),
+        (torch.float32, True, True),
+        (torch.bfloat16, True, True),
+    ],
 )
-def test_rope_agrees_with_the_reference(cache, dtype, is_scaled, warps, monkeypatch):
+def test_rope_agrees_with_the_reference(cache, dtype, is_scaled, int32, warps, monkeypatch):
     monkeypatch.setitem(rope.launch.__kwdefaults__, "warps", warps)
     for M in (1, 64, 4096):
-        arguments = rope_arguments(M, 20, 5, 128, "cuda", dtype, is_scaled, cache, seed=M)
+        arguments = rope_arguments(M, 20, 5, 128, "cuda", dtype, is_scaled, cache, M, int32)
         assert not wrong("rope_scale_cache" if cache else "rope_scale", arguments), M
 
 
-CALLS = [
-    *((name, norm_arguments, (name, 64, 2560, "2_8", "INT8", "cuda")) for name in WIDTHS),
-    ("add_norm", norm_arguments, ("add_norm", 64, 2560, "dense", "INT8", "cuda")),
-    ("rope_scale", rope_arguments, (64, 20, 5, 128, "cuda")),
-    ("rope_scale_cache", rope_arguments, (64, 20, 5, 128, "cuda", torch.bfloat16, True, True)),
-]
-
-
-@pytest.mark.parametrize(("name", "make", "shape"), CALLS, ids=[name for name, *_ in CALLS])
-def test_operators_are_captured_and_compiled(name, make, shape):
-    arguments = make(*shape)
+@pytest.mark.parametrize("int32", [False, True])
+@pytest.mark.parametrize("name", [*WIDTHS, "add_norm", "rope_scale", "rope_scale_cache"])
+def test_operators_are_captured_and_compiled(name, int32):
+    if int32 and name == "norm_quantize":
+        pytest.skip("its input is no GEMM's output")
+    cache = name == "rope_scale_cache"
+    if name.startswith("rope"):
+        arguments = rope_arguments(64, 20, 5, 128, "cuda", torch.bfloat16, cache=cache, int32=int32)
+    else:
+        arguments = norm_arguments(name, 64, WIDTHS.get(name, 2560), "2_8", "INT8", "cuda", int32=int32)
+    caches = arguments[7:9] if cache else []
     operator = getattr(fused, name)
-    expected = [out.clone() for out in outputs(operator(*arguments))]
+    expected = [out.clone() for out in outputs(operator(*arguments)) + caches]
+
+    def check(got):
+        for one, other in zip(got, expected, strict=True):
+            assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        got = outputs(operator(*arguments))
-    for out in got:
+        captured = outputs(operator(*arguments)) + caches
+    for out in captured:
         out.view(torch.uint8).zero_()
     graph.replay()
+    check(captured)
+    for page in caches:
+        page.zero_()
     torch._dynamo.reset()
-    traced = outputs(torch.compile(lambda *given: operator(*given), fullgraph=True)(*arguments))
-    for one, other, third in zip(got, expected, traced, strict=True):
-        assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
-        assert torch.equal(third.view(torch.uint8), other.view(torch.uint8))
+    traced = torch.compile(lambda *given: operator(*given), fullgraph=True)
+    check(outputs(traced(*arguments)) + caches)
 
 
-def test_strided_rows_and_more_than_two_gib_of_them():
+@pytest.mark.parametrize("int32", [False, True])
+def test_strided_rows_and_more_than_two_gib_of_them(int32):
     x, *scales, residual, gamma, eps, pattern, dtype = norm_arguments(
-        "add_norm_quantize", 64, 2560, "2_8", "INT8", "cuda"
+        "add_norm_quantize", 64, 2560, "2_8", "INT8", "cuda", int32=int32
     )
-    wider = torch.zeros(64, 5120, device="cuda", dtype=torch.bfloat16)
+    wider = torch.zeros(64, 5120, device="cuda", dtype=x.dtype)
     for columns in (slice(0, 2560), slice(1, 2561)):  # the second does not begin at multiples of 8 bytes
         wider[:, columns] = x
         assert not wrong("add_norm_quantize", [wider[:, columns], *scales, residual, gamma, eps, pattern, dtype])
     M = 2**31 // 13824 + 8
-    gate_up, *scales, gamma, eps, _, _ = norm_arguments("relu2_mul_norm_quantize", 8, 6912, "2_8", "INT8", "cuda")
-    long = torch.zeros(M, 13824, device="cuda", dtype=torch.bfloat16)
+    gate_up, *scales, gamma, eps, _, _ = norm_arguments(
+        "relu2_mul_norm_quantize", 8, 6912, "2_8", "INT8", "cuda", int32=int32
+    )
+    long = torch.zeros(M, 13824, device="cuda", dtype=gate_up.dtype)
     long[-8:] = gate_up
     token = torch.ones(M, device="cuda")
     token[-8:] = scales[0]
@@ -125,6 +151,8 @@ def test_arguments_that_do_not_fit_are_refused():
     for bad in [
         (x[:, :60], token, weight, residual, gamma),
         (x.float(), token, weight, residual, gamma),
+        (x.int(), None, None, residual, gamma),
+        (x, token, weight, residual.int(), gamma),
         (x, token, None, residual, gamma),
         (x, token[:3], weight, residual, gamma),
         (x, token, weight, residual[:3], gamma),

@@ -1,7 +1,8 @@
-"""Triton device functions that the kernels share: BF16 pairs in, rounded codes and words of four of them out.
+"""Triton device functions that the kernels share: quads of inputs in, rounded codes and words of four of them out.
 
 A row is read and written as 64-bit quads of four BF16 inputs, whose four codes are one 32-bit word; rows that do not
-begin at multiples of 8 bytes, or end within a quad, are read and written piece by piece (`WORDS` is then false).
+begin at multiples of 8 bytes, or end within a quad, are read and written piece by piece (`WORDS` is then false). Rows
+of 32-bit numbers (`WIDE`: INT32 or float32) are read as quads of 128 bits if Triton knows that they begin at such.
 `PORTABLE` is true in Triton's interpreter, which lacks inline assembly and the fused multiply-add.
 """
 
@@ -27,8 +28,10 @@ _PACK_E4M3 = tl.constexpr(
 
 @triton.jit
 def row_of(x, row, stride, WORDS: tl.constexpr):
-    """Pointer to the first pair (`WORDS`) or the first input of a row of BF16."""
-    if WORDS:
+    """Pointer to the first pair (`WORDS`) or the first input of a row of BF16, or to the first number of a wide one."""
+    if x.dtype.element_ty.primitive_bitwidth == 32:
+        return x + row * stride
+    elif WORDS:
         return x.to(tl.pointer_type(tl.int32)) + row * (stride // 2)
     else:
         return x.to(tl.pointer_type(tl.int16)) + row * stride
@@ -45,13 +48,26 @@ def load_pair(row, pair, mask, K: tl.constexpr, WORDS: tl.constexpr):
 
 
 @triton.jit
-def load_quad(row, quad, K: tl.constexpr, WORDS: tl.constexpr, POLICY: tl.constexpr):
-    """Inputs 4 quad … 4 quad + 3 as two pairs; zeros beyond K."""
-    if WORDS:
-        words = row.to(tl.pointer_type(tl.int64))
-        both = tl.load(words + quad, mask=quad < K // 4, other=0, eviction_policy=POLICY)
-        return both.to(tl.int32), (both >> 32).to(tl.int32)
-    return load_pair(row, 2 * quad, quad >= 0, K, WORDS), load_pair(row, 2 * quad + 1, quad >= 0, K, WORDS)
+def load_pairs(quads, mask, POLICY: tl.constexpr):
+    """What pointers to int64 point to as two pairs of BF16; zeros where not `mask`."""
+    both = tl.load(quads, mask=mask, other=0, eviction_policy=POLICY)
+    return both.to(tl.int32), (both >> 32).to(tl.int32)
+
+
+@triton.jit
+def load_quad(row, quad, K: tl.constexpr, WORDS: tl.constexpr, POLICY: tl.constexpr, WIDE: tl.constexpr = False):
+    """Inputs 4 quad … 4 quad + 3 of a row (see `row_of`) as two pairs, or (`WIDE`) as they are; zeros beyond K."""
+    if WIDE:
+        at = 4 * quad[:, None] + tl.arange(0, 4)[None, :]
+        numbers = tl.load(row + at, mask=at < K, other=0, eviction_policy=POLICY)
+        first, second = tl.split(numbers.reshape(quad.shape[0], 2, 2))
+        a, c = tl.split(first)
+        b, d = tl.split(second)
+        return a, b, c, d
+    elif WORDS:
+        return load_pairs(row.to(tl.pointer_type(tl.int64)) + quad, quad < K // 4, POLICY)
+    else:
+        return load_pair(row, 2 * quad, quad >= 0, K, WORDS), load_pair(row, 2 * quad + 1, quad >= 0, K, WORDS)
 
 
 @triton.jit
@@ -70,6 +86,19 @@ def store_quad(row, quad, low, high, K: tl.constexpr, WORDS: tl.constexpr):
 def as_floats(pair):
     """The two BF16 of a pair as float32."""
     return (pair << 16).to(tl.float32, bitcast=True), (pair & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def quad_as_floats(loaded, WIDE: tl.constexpr):
+    """The four float32 of what `load_quad` returned."""
+    if WIDE:
+        a, b, c, d = loaded
+        return a.to(tl.float32), b.to(tl.float32), c.to(tl.float32), d.to(tl.float32)
+    else:
+        low, high = loaded
+        a, b = as_floats(low)
+        c, d = as_floats(high)
+        return a, b, c, d
 
 
 @triton.jit

@@ -5,11 +5,12 @@
     gate_up   -> relu2_mul_norm_quantize
     down GEMM -> add_norm_quantize of the next block, or add_norm in front of the output head
 
-Common arguments. GEMM outputs are BF16: raw accumulators, which token_scale [M] and weight_scale (one float32 for each
-original matrix of the GEMM, in its order) turn into values, or values already if both are None. Norms have a weight
-gamma [K], BF16 or float32. Arithmetic is float32, each operation rounded by itself: on CPUs the plain torch of the
-`*_reference` functions, on GPUs Triton with the same results, except that the order of a sum of squares moves a scale
-(and the BF16 of `add_norm`) by a few units in the last place.
+Common arguments. GEMM outputs are raw accumulators, BF16 or INT32, which token_scale [M] and weight_scale (one float32
+for each original matrix of the GEMM, in its order) turn into values; or both are None, and they are values already, in
+BF16. Norms have a weight gamma [K], BF16 or float32. Arithmetic is float32, each operation rounded by itself, the
+conversion of an INT32 among them: on CPUs the plain torch of the `*_reference` functions, on GPUs Triton with the same
+results, except that the order of a sum of squares moves a scale (and the BF16 of `add_norm`) by a few units in the last
+place.
 
 Codes [M, K'] are of `dtype` (INT8 or FP8) and in the window order of `pattern`, and codes * scale is the norm. A row of
 zeros has codes 0 and the scale of the amplitude 1e-10 behind gamma; a row that holds NaN or infinity, or becomes so,
@@ -25,7 +26,7 @@ from slidesparse.slide import lift
 
 
 def scaled(accumulators, token_scale, factor):
-    """Accumulators [M, N] BF16 as float32 values, by a scale for each token [M] and one of their matrix, or none."""
+    """Accumulators [M, N] as float32 values, by a scale for each token [M] and one of their matrix, or none."""
     values = accumulators.float()
     return values if token_scale is None else values * (token_scale * factor)[:, None]
 
@@ -295,7 +296,7 @@ def _codes(x, gamma, pattern, dtype):
 
 
 def _queries(qkv, cos_sin_cache, heads):
-    return qkv.new_empty(qkv.shape[0], heads * cos_sin_cache.shape[1])
+    return qkv.new_empty(qkv.shape[0], heads * cos_sin_cache.shape[1], dtype=torch.bfloat16)
 
 
 def _heads(qkv, cos_sin_cache, heads, kv_heads):
@@ -310,8 +311,6 @@ def _norm(x, *arguments, **keywords):
 
 
 def _rope(qkv, token_scale, weight_scale, positions, cos_sin_cache, query, key, value, slots, heads, kv_heads):
-    from slidesparse.kernels import rope
-
     _check([(qkv, (heads + 2 * kv_heads) * cos_sin_cache.shape[1])], None, token_scale, weight_scale, 3)
     if cos_sin_cache.dtype not in (torch.bfloat16, torch.float32) or not cos_sin_cache.is_contiguous():
         raise ValueError(f"the cosines and sines are {cos_sin_cache.dtype}: contiguous bfloat16 or float32 it must be")
@@ -320,6 +319,8 @@ def _rope(qkv, token_scale, weight_scale, positions, cos_sin_cache, query, key, 
             raise ValueError(f"positions or slots are {list(index.shape)} {index.dtype} and must be [M] int64")
     if len(positions) != len(qkv):
         raise ValueError(f"{len(qkv)} tokens have {len(positions)} positions")
+    from slidesparse.kernels import rope
+
     with torch.cuda.device_of(qkv):
         rope.launch(
             qkv, token_scale, weight_scale, positions, cos_sin_cache, query, key, value, slots, heads=heads,
@@ -328,11 +329,19 @@ def _rope(qkv, token_scale, weight_scale, positions, cos_sin_cache, query, key, 
 
 
 def _check(matrices, gamma, token_scale=None, weight_scale=None, parts=1):
-    """Raises ValueError if matrices (and the widths they must have), the norm's weight or scales do not fit."""
+    """Raises ValueError if matrices (and the widths they must have), the norm's weight or scales do not fit.
+
+    Only the first matrix may be INT32, and only with scales.
+    """
     M = len(matrices[0][0])
+    if matrices[0][0].dtype == torch.int32 and token_scale is None:
+        raise ValueError("INT32 accumulators need scales")
+    dtypes = (torch.bfloat16,) if token_scale is None else (torch.bfloat16, torch.int32)
     for x, width in matrices:
-        if x.dtype != torch.bfloat16 or x.shape != (M, width) or x.stride(1) != 1:
-            raise ValueError(f"{list(x.shape)} {x.dtype} must be [{M}, {width}] bfloat16 with contiguous rows")
+        if x.dtype not in dtypes or x.shape != (M, width) or x.stride(1) != 1:
+            kind = " or ".join(map(str, dtypes))
+            raise ValueError(f"{list(x.shape)} {x.dtype} must be [{M}, {width}] {kind} with contiguous rows")
+        dtypes = (torch.bfloat16,)
     if gamma is not None and (gamma.dtype not in (torch.bfloat16, torch.float32) or not gamma.is_contiguous()):
         raise ValueError(f"the norm's weight is {gamma.dtype} and must be contiguous bfloat16 or float32")
     if (token_scale is None) != (weight_scale is None):

@@ -24,11 +24,11 @@ from slidesparse.kernels.codes import (
     INFINITY,
     INTERPRETED,
     NAN,
-    as_floats,
     as_pair,
     codes_of,
     load_quad,
     pack_codes,
+    quad_as_floats,
     round_to_int,
     row_of,
     store_quad,
@@ -38,31 +38,6 @@ from slidesparse.kernels.quantize_lift import constants
 from slidesparse.quantize import DTYPES, SMALLEST_AMAX
 
 _SMALLEST = tl.constexpr(SMALLEST_AMAX)
-
-
-@triton.jit
-def _load_weights(gamma, quad, K: tl.constexpr, WIDE: tl.constexpr, WORDS: tl.constexpr):
-    """Four of the norm's weights, which are BF16 or (`WIDE`) float32, as two pairs of numbers of their own width."""
-    if WIDE:
-        weights = ()
-        for i in tl.static_range(4):
-            at = 4 * quad + i
-            weights = weights + (tl.load(gamma + at, mask=at < K, other=0, eviction_policy="evict_last"),)
-        return weights
-    else:
-        return load_quad(row_of(gamma, 0, 0, WORDS), quad, K, WORDS, "evict_last")
-
-
-@triton.jit
-def _four(loaded, WIDE: tl.constexpr):
-    """The float32 of what `load_quad` or `_load_weights` returned."""
-    if WIDE:
-        return loaded
-    else:
-        low, high = loaded
-        a, b = as_floats(low)
-        c, d = as_floats(high)
-        return a, b, c, d
 
 
 @triton.jit
@@ -168,8 +143,12 @@ def _norm(
     LIFT_CHUNK: tl.constexpr,  # and words of windows
 ):
     row = tl.program_id(0).to(tl.int64)
-    x = row_of(x, row, stride, WORDS)
+    INT32: tl.constexpr = x.dtype.element_ty == tl.int32  # else BF16
     quads: tl.constexpr = (K + 3) // 4
+    if GATED:
+        up = row_of(x + K, row, stride, WORDS)
+    x = row_of(x, row, stride, WORDS)
+    gamma = row_of(gamma, 0, 0, WORDS)
 
     factor = 1.0
     if SCALED:
@@ -184,9 +163,9 @@ def _norm(
     read = ()
     for first in tl.static_range(0, quads, CHUNK):
         quad = first + tl.arange(0, CHUNK)
-        one = load_quad(x, quad, K, WORDS, "evict_first")
+        one = load_quad(x, quad, K, WORDS, "evict_first", INT32)
         if GATED:
-            other = load_quad(x + (K // 2 if WORDS else K), quad, K, WORDS, "evict_first")
+            other = load_quad(up, quad, K, WORDS, "evict_first", INT32)
         elif ADD:
             other = load_quad(residual, quad, K, WORDS, "evict_first")
         else:
@@ -194,28 +173,28 @@ def _norm(
         read = read + ((one, other),)
     weights = ()
     for first in tl.static_range(0, quads, CHUNK):
-        weights = weights + (_load_weights(gamma, first + tl.arange(0, CHUNK), K, WIDE, WORDS),)
+        weights = weights + (load_quad(gamma, first + tl.arange(0, CHUNK), K, WORDS, "evict_last", WIDE),)
 
     squares = tl.zeros([CHUNK], tl.float32)
     largest = tl.zeros([CHUNK], tl.float32)
     values = ()
     for i in tl.static_range(len(read)):
         one, other = read[i]
-        a, b, c, d = _four(one, False)
+        a, b, c, d = quad_as_floats(one, INT32)
         if GATED:
-            a_up, b_up, c_up, d_up = _four(other, False)
+            a_up, b_up, c_up, d_up = quad_as_floats(other, INT32)
             a, b = _relu2(a, a_up, factor, SCALED), _relu2(b, b_up, factor, SCALED)
             c, d = _relu2(c, c_up, factor, SCALED), _relu2(d, d_up, factor, SCALED)
         elif ADD:
             if SCALED:
                 a, b, c, d = a * factor, b * factor, c * factor, d * factor
-            a_old, b_old, c_old, d_old = _four(other, False)
+            a_old, b_old, c_old, d_old = quad_as_floats(other, False)
             low, high = as_pair(a + a_old, b + b_old, PORTABLE), as_pair(c + c_old, d + d_old, PORTABLE)
             if TOTAL:
                 store_quad(total, i * CHUNK + tl.arange(0, CHUNK), low, high, K, WORDS)
-            a, b, c, d = _four((low, high), False)
+            a, b, c, d = quad_as_floats((low, high), False)
         squares = tl.fma(d, d, tl.fma(c, c, tl.fma(b, b, tl.fma(a, a, squares))))
-        a_weight, b_weight, c_weight, d_weight = _four(weights[i], WIDE)
+        a_weight, b_weight, c_weight, d_weight = quad_as_floats(weights[i], WIDE)
         a, b, c, d = a * a_weight, b * b_weight, c * c_weight, d * d_weight
         largest = _larger(largest, _larger(_larger(tl.abs(a), tl.abs(b)), _larger(tl.abs(c), tl.abs(d))))
         values = values + ((a, b, c, d),)
@@ -288,7 +267,8 @@ def launch(
 ):
     """Write out (codes [M, K'] with scales [M], or BF16 [M, K] if scales is None), and total [M, K] unless it is None.
 
-    x [M, K], or [M, 2K] if gated, and residual [M, K] may have strided rows; everything else is contiguous.
+    x [M, K], or [M, 2K] if gated, is BF16 or, with scales to multiply it by, INT32; it and residual [M, K] may have
+    strided rows. Everything else is contiguous.
     """
     M, K = len(x), len(gamma)
     rows = [x] if residual is None else [x, residual]
@@ -324,12 +304,15 @@ def launch(
         )
 
 
-def compile_ahead(K, pattern, dtype, configuration, add=False, gated=False, codes=True):
-    """Compile what `launch` needs for contiguous rows of accumulators and BF16 weights into Triton's cache on disk."""
+def compile_ahead(K, pattern, dtype, configuration, add=False, gated=False, codes=True, int32=False):
+    """Compile what `launch` needs for contiguous rows and BF16 weights into Triton's cache on disk.
+
+    The rows are BF16, or (`int32`) INT32 accumulators.
+    """
     scaled = add or gated
     known = settings(K, pattern, dtype, configuration, add, gated, scaled, add and codes, codes, False, K % 4 == 0)
     _norm.warmup(
-        torch.bfloat16,
+        torch.int32 if int32 else torch.bfloat16,
         torch.bfloat16 if add else None,
         torch.bfloat16,
         torch.float32 if scaled else None,

@@ -11,28 +11,18 @@ import torch
 import triton
 import triton.language as tl
 
-from slidesparse.kernels.codes import INTERPRETED, as_floats, as_pair
+from slidesparse.kernels.codes import INTERPRETED, as_pair, load_pairs, load_quad, quad_as_floats, row_of
 
 WARPS = (1, 2, 4, 8)
 DEFAULT = 4
 
 
 @triton.jit
-def _four(both):
-    """Four BF16 of an int64 as float32."""
-    a, b = as_floats(both.to(tl.int32))
-    c, d = as_floats((both >> 32).to(tl.int32))
-    return a, b, c, d
-
-
-@triton.jit
-def _angles(table, quad, WIDE: tl.constexpr):
-    """Four cosines or sines, BF16 or (`WIDE`) float32, as float32."""
-    if WIDE:
-        table += 4 * quad
-        return tl.load(table), tl.load(table + 1), tl.load(table + 2), tl.load(table + 3)
-    else:
-        return _four(tl.load(table.to(tl.pointer_type(tl.int64)) + quad))
+def _angles(table, quad, D: tl.constexpr, WIDE: tl.constexpr):
+    """Four cosines and their sines of a position, whose D numbers `table` points to, BF16 or (`WIDE`) float32."""
+    cosines = load_quad(row_of(table, 0, 0, True), quad, D // 2, True, "", WIDE)
+    sines = load_quad(row_of(table + D // 2, 0, 0, True), quad, D // 2, True, "", WIDE)
+    return quad_as_floats(cosines, WIDE), quad_as_floats(sines, WIDE)
 
 
 @triton.jit
@@ -80,7 +70,8 @@ def _rope(
     queries: tl.constexpr = HEADS * half
     keys: tl.constexpr = queries + KV * half  # and queries
     total: tl.constexpr = keys + KV * half
-    qkv = (qkv + row * stride).to(tl.pointer_type(tl.int64))
+    INT32: tl.constexpr = qkv.dtype.element_ty == tl.int32  # else BF16
+    qkv += row * stride
     query = (query + row * (HEADS * D)).to(tl.pointer_type(tl.int64))
     table += tl.load(positions + row) * D
     query_factor, key_factor, value_factor = 1.0, 1.0, 1.0
@@ -104,21 +95,26 @@ def _rope(
     read = ()
     for start in tl.static_range(0, total, CHUNK):
         item = start + tl.arange(0, CHUNK)
-        at = qkv + item // half * (2 * half) + item % half
-        first = tl.load(at, mask=item < total, other=0, eviction_policy="evict_first")
-        second = tl.load(at + half, mask=item < total, other=0, eviction_policy="evict_first")
+        if INT32:
+            quad = item // half * (2 * half) + item % half
+            first = load_quad(qkv, quad, 8 * total, True, "evict_first", True)
+            second = load_quad(qkv, quad + half, 8 * total, True, "evict_first", True)
+        else:  # what load_quad would read, with addresses added up in the order that was measured
+            at = qkv.to(tl.pointer_type(tl.int64)) + item // half * (2 * half) + item % half
+            first = load_pairs(at, item < total, "evict_first")
+            second = load_pairs(at + half, item < total, "evict_first")
         read = read + ((first, second),)
     quad = tl.arange(0, CHUNK) % half
-    cosines, sines = _angles(table, quad, WIDE), _angles(table + D // 2, quad, WIDE)
+    cosines, sines = _angles(table, quad, D, WIDE)
     for start in tl.static_range(0, total, CHUNK):
         item = start + tl.arange(0, CHUNK)
         head, quad = item // half, item % half
         if CHUNK % half:
-            cosines, sines = _angles(table, quad, WIDE), _angles(table + D // 2, quad, WIDE)
+            cosines, sines = _angles(table, quad, D, WIDE)
         rotates = item < keys
         first, second = read[start // CHUNK]
-        a, b, c, d = _four(first)
-        e, f, g, h = _four(second)
+        a, b, c, d = quad_as_floats(first, INT32)
+        e, f, g, h = quad_as_floats(second, INT32)
         if SCALED:
             factor = tl.where(item < queries, query_factor, tl.where(rotates, key_factor, value_factor))
             a, b, c, d = a * factor, b * factor, c * factor, d * factor
@@ -159,7 +155,8 @@ def launch(
 ):
     """Write query [M, heads D], and key and value [M, kv_heads D], or the slots of a cache if `slots` is given.
 
-    A cache is [blocks, slots, kv_heads, D] in any order of memory in which D comes last.
+    qkv is BF16 or, with scales, INT32. A cache is [blocks, slots, kv_heads, D] in any order of memory in which D comes
+    last.
     """
     M, D = len(qkv), table.shape[1]
     strides = (0,) * 6 if slots is None else (*key.stride()[:3], *value.stride()[:3])
