@@ -16,6 +16,8 @@ from slidesparse import models, safetensors_io
 from slidesparse.errors import CheckpointError, ConfigurationError
 from slidesparse.files import sha256_file
 from slidesparse.models import generate
+from slidesparse.products import ZERO_RATE
+from slidesparse.quantize import absmean_scale, ternary
 
 SCRIPTS = Path(__file__).parents[1] / "workflow" / "scripts"
 BITNET_2B = {
@@ -88,11 +90,11 @@ def test_the_generated_bytes_never_change(tiny):
     manifest, root = tiny
     assert manifest["schema"] == 1
     assert manifest["model"] == "BitNet-tiny"
-    assert manifest["source"] == {"kind": "generated", "generator": 1, "seed": 20260305, **TINY}
+    assert manifest["source"] == {"kind": "generated", "generator": 2, "seed": 20260305, **TINY}
     assert {name: facts["sha256"] for name, facts in manifest["files"].items()} == {
         "config.json": "6e8c7b4f9a7002758c26a96d2f75097b6d7801bd7306fa4a15f9cbda198a83a7",
         "generation_config.json": "4b56013010bba13a0dbb2aad54919ffd87f80e9ac8f28560d96bede8f0e94f8c",
-        "model.safetensors": "c91a034c08a98f1bf2bacc281fb8d502de855dcccdb89dae0ad531d0b02f1992",
+        "model.safetensors": "11c2810b15965c1051c39107a1050e1a5638c32a024a5a0a7514ca82711b8a20",
         "tokenizer.json": "ffe7bde26c8bb7a91b8eb8140bff1a670e195ff01952a37b9217f7980603e4b3",
         "tokenizer_config.json": "d1aa6490cec05f518926f34fd5b4d4b9fee228b3141d548f054719a57c79a253",
     }
@@ -103,17 +105,25 @@ def test_the_generated_bytes_never_change(tiny):
 
 
 def test_every_bfloat16_value_is_the_nearest_one():
-    for offset, exponent in generate.VALUES.values():
-        exact = offset + np.arange(-1020, 1021) / 2.0**exponent
+    for kind, (offset, exponent) in generate.VALUES.items():
+        k = np.arange(-1020, 1021)
+        exact = offset + (k * (261 + abs(k)) if kind == "linear" else k) / 2.0**exponent
         nearest = torch.from_numpy(exact).to(torch.float32).to(torch.bfloat16)
-        assert generate.bfloat16_table(offset, exponent).tolist() == nearest.view(torch.uint16).tolist()
+        assert generate.bfloat16_table(kind).tolist() == nearest.view(torch.uint16).tolist()
 
 
-def test_values_are_normal_like():
-    k = torch.from_numpy(generate.values(1, 0, (1 << 18,), "linear")).view(torch.bfloat16).double() * 2**13
+def test_embeddings_are_normal_like():
+    k = torch.from_numpy(generate.values(1, 0, (1 << 18,), "embedding")).view(torch.bfloat16).double() * 2**11
     assert abs(k.mean()) < 2
     assert k.std() == pytest.approx(209, rel=0.01)
     assert ((k / k.std()) ** 4).mean() == pytest.approx(3, abs=0.25)  # 3 for a normal, 2.85 for eight summed bytes
+
+
+def test_linears_have_the_ternary_zeros_of_the_trained_model():
+    weight = torch.from_numpy(generate.values(1, 0, (512, 512), "linear")).view(torch.bfloat16).float()
+    codes = ternary(weight, absmean_scale(weight))
+    assert (codes == 0).float().mean() == pytest.approx(ZERO_RATE, abs=0.005)
+    assert (codes.sum() / codes.numel()).abs() < 0.005
 
 
 def test_tensors_of_the_full_model_are_those_of_the_released_checkpoint():
