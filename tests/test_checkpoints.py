@@ -15,16 +15,8 @@ from slidesparse.patterns import Pattern
 from slidesparse.prune import prune, violations
 from slidesparse.quantize import absmean_scale, store_as, ternary
 from slidesparse.slide import unslide
+from tiny import ENTRY
 
-SHAPE = {
-    "hidden_size": 256,
-    "intermediate_size": 688,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 512,
-}
-ENTRY = {"source": "generated", "seed": 20260305, "shape": SHAPE}
 DOWN = "model.layers.1.mlp.down_proj"
 
 

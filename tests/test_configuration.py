@@ -172,9 +172,12 @@ def test_partial_section_keeps_the_other_defaults():
         ("dtypes: []", "dtypes is an empty list, but must be a list with INT8, FP8 or both"),
         (
             "models: [BitNet-3B]",
-            'models[0] is "BitNet-3B", but the registry has BitNet-2B, BitNet-2B-synthetic, BitNet-tiny; did you mean BitNet-2B?',
+            'models[0] is "BitNet-3B", but the registry has BitNet-2B, BitNet-2B-synthetic, BitNet-tiny; did you mean',
         ),
-        ("cpu: {models: [none]}", 'cpu.models[0] is "none", but the registry has BitNet-2B, BitNet-2B-synthetic, BitNet-tiny'),
+        (
+            "cpu: {models: [none]}",
+            'cpu.models[0] is "none", but the registry has BitNet-2B, BitNet-2B-synthetic, BitNet-tiny',
+        ),
         (
             "backends: {dense: [cublas]}",
             'backends.dense[0] is "cublas", but allowed are cublaslt, cutlass, torch, vllm; did',

@@ -9,17 +9,10 @@ from slidesparse import checkpoints, handlers, models
 from slidesparse.errors import ConfigurationError, HardwareError, MeasurementError
 from slidesparse.patterns import Pattern
 from slidesparse.slide import unslide
+from tiny import ENTRY
 
 pytestmark = pytest.mark.engine
 
-SHAPE = {
-    "hidden_size": 256,
-    "intermediate_size": 688,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 512,
-}
 PREFILL = {"steps": 4, "prompt_cap": 32, "warmup_steps": 1, "time_limit_s": 120}
 DECODE = {"prompt_len": 16, "output_len": 8, "warmup_steps": 1, "time_limit_s": 120}
 
@@ -32,8 +25,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(root):
-    entry = {"source": "generated", "seed": 20260305, "shape": SHAPE}
-    return models.fetch("BitNet-tiny", entry, root, root / "models.lock.json")
+    return models.fetch("BitNet-tiny", ENTRY, root, root / "models.lock.json")
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from slidesparse.files import sha256_file
 from slidesparse.models import generate
 from slidesparse.products import ZERO_RATE
 from slidesparse.quantize import absmean_scale, ternary
+from tiny import ENTRY
+from tiny import SHAPE as TINY
 
 SCRIPTS = Path(__file__).parents[1] / "workflow" / "scripts"
 BITNET_2B = {
@@ -28,15 +30,6 @@ BITNET_2B = {
     "num_key_value_heads": 5,
     "vocab_size": 128256,
 }
-TINY = {
-    "hidden_size": 256,
-    "intermediate_size": 688,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 512,
-}
-ENTRY = {"source": "generated", "seed": 20260305, "shape": TINY}
 SMALLEST = {"source": "generated", "seed": 7, "shape": TINY | {"num_hidden_layers": 1, "vocab_size": 258}}
 
 
