@@ -5,7 +5,7 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
-from slidesparse import configuration, hardware, program, records
+from slidesparse import configuration, hardware, program, records, status
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import write_json
 
@@ -77,3 +77,4 @@ onstart:
     program.hold_lock(".snakemake/slidesparse.lock")
     for key in PLANS:
         write_json(f"results/{key}/plan.json", configuration.plan(config, key))
+    status.accompany(["python3", "workflow/scripts/show_status.py", "--follow", *PLANS], "results")
