@@ -162,6 +162,11 @@ def published(**attributes):
     return prepare
 
 
+def tampering(hub, files):
+    hub.add(REPOSITORY, files)
+    hub.served["tokenizer.json"] = bytes([files["tokenizer.json"][0] ^ 1]) + files["tokenizer.json"][1:]
+
+
 def without(*names):
     def prepare(hub, files):
         hub.add(REPOSITORY, {name: data for name, data in files.items() if name not in names} | {"w.bin": b"x"})
@@ -391,9 +396,14 @@ BAD = {
         "HTTP status 500: what has arrived is kept",
     ),
     "a hub that sends other bytes": (
-        lambda place: place.hub(published(served={"tokenizer.json": b"{}"})),
+        lambda place: place.hub(tampering),
         Download,
         "not what the hub says; it was deleted",
+    ),
+    "a hub that sends less than it says": (
+        lambda place: place.hub(published(served={"tokenizer.json": b"{}"})),
+        Download,
+        "sent a file of another size than it announced",
     ),
     "a hub behind a portal": (lambda place: place.hub(published(portal=True)), Download, "does not answer like"),
     "a hub with pickles": (
