@@ -209,7 +209,7 @@ def test_a_clock_that_goes_back_measures_nothing_again(finished):
     call = finished.run("kernel", config=TINY)
     assert call.points == {f"results/{POINT}"}
     after = finished.points()
-    assert {path: after[path] for path in before} == before
+    assert all(after[path][1] == content for path, (_, content) in before.items())
     assert finished.dry_run("kernel", config=TINY).points == set()
 
 
