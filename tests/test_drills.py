@@ -34,6 +34,13 @@ def test_kills_lose_nothing(place, seed):
     place.drill(seed)
 
 
+def test_the_token_is_in_no_file(place):
+    """Nor in a command line, which every drill looks at."""
+    for folder in (place.clone.directory, place.clone.beside):
+        for path in folder.rglob("*"):
+            assert not path.is_file() or drills.TOKEN.encode() not in path.read_bytes(), path
+
+
 @pytest.mark.drills
 @pytest.mark.parametrize("seed", range(1000, 1150))
 def test_more_kills_lose_nothing(place, seed):

@@ -379,3 +379,14 @@ def test_a_stranger_cannot_enter_the_directory(tmp_path, monkeypatch):
 def take_turn(waited):
     with resident.alone("cpu", waited.set):
         pass
+
+
+# What a user sees of a run
+
+
+def test_a_run_says_how_far_it_is_and_ends_with_a_summary(measured):
+    output = measured.calls[0].output
+    assert "kernel [####################] 2/2" in output.partition("Complete log")[0] or "kernel [....." in output
+    summary = output[output.rindex(f"{KEY}: 2 of 6 points are there, 4 missing") :]
+    assert "kernel  [####################] 2/2" in summary
+    assert "tune_backend 2 in" in summary
