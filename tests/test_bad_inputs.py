@@ -132,6 +132,7 @@ class Place:
             patch.setattr(constants, "ENDPOINT", address)
             patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + PATH)
             patch.setattr(constants, "HF_HUB_CACHE", str(self.directory / "cache"))
+            patch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
             models.fetch("ours", entry, self.directory / "hub", self.directory / "models.lock.json")
 
 
@@ -404,6 +405,11 @@ BAD = {
         lambda place: place.hub(published(served={"tokenizer.json": b"{}"})),
         Download,
         "sent a file of another size than it announced",
+    ),
+    "a hub that never gets on": (
+        lambda place: place.hub(published(pace={"tokenizer.json": 3.0})),
+        Download,
+        "what has arrived is kept, and the next run resumes",
     ),
     "a hub behind a portal": (lambda place: place.hub(published(portal=True)), Download, "does not answer like"),
     "a hub with pickles": (

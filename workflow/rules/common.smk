@@ -78,4 +78,4 @@ onstart:
     none_from_the_future("results")
     for key in PLANS:
         write_json(f"results/{key}/plan.json", configuration.plan(config, key))
-    status.accompany(["python3", "workflow/scripts/show_status.py", "--follow", *PLANS], "results")
+    status.accompany("workflow/scripts/show_status.py", "results", PLANS)

@@ -41,7 +41,7 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
     """
     key = records.key_of(output)
     start = time.monotonic()
-    hardware.check(key["hardware"])
+    machine = hardware.check(key["hardware"])
     records.write_failure(output, UNFINISHED, log, unless=os.getpid())
     try:
         asked = records.request(key, parameters, basis, table, peers)
@@ -56,7 +56,7 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
             request |= {"manifest": str(basis), "root": str(resources), "largest": _largest(worker.plan)}
         reason = None
         try:
-            results = _ask(kind, request, parameters["time_limit_s"], worker)
+            results = _ask(machine, kind, request, parameters["time_limit_s"], worker)
         except OutOfMemoryError as error:
             results, reason = None, str(error)
     except SlideSparseError as error:
@@ -88,7 +88,7 @@ def tune(output, basis, Ms, parameters, *, worker):
     """Search the backend that `output` names (`…/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json`)."""
     path = Path(output)
     hardware_key, _, _, dtype, backend, _ = path.parts[-6:]
-    hardware.check(hardware_key)
+    machine = hardware.check(hardware_key)
     request = {
         "stage": "tune",
         "hardware": hardware_key,
@@ -99,17 +99,15 @@ def tune(output, basis, Ms, parameters, *, worker):
         "linears": _linears(basis),
         "parameters": parameters,
     }
-    found = _ask("kernel", request, None, worker)
+    found = _ask(machine, "kernel", request, None, worker)
     write_atomic(path.with_suffix(".csv"), tuning.to_csv(found))
     write_json(path, found)
 
 
-def _ask(kind, request, limit, worker):
+def _ask(machine, kind, request, limit, worker):
     """Results of a request, from the resident worker or from this process."""
     # One worker a GPU, so that no idle engine holds the memory of another point; on a CPU both kinds fit.
-    gpu = hardware.parse(request["hardware"]).cc
-    request = request | {"worker": request["hardware"] if gpu else f"{request['hardware']}/{kind}"}
-    machine = hardware.detect()
+    request = request | {"worker": machine.key if machine.gpu else f"{machine.key}/{kind}"}
     # Workflows in several directories take turns on a device, or each would measure the others' load.
     with resident.alone(machine.uuid or "cpu", lambda: print(WAITING, file=sys.stderr, flush=True)):
         if not worker.resident:

@@ -253,14 +253,16 @@ def follow(results, keys, stream=sys.stderr):
         time.sleep(pause)
 
 
-def accompany(command, results):
-    """Let `command` (see `follow`) print how far this process is; at its end print the screen instead."""
-    follower = subprocess.Popen([*command, "--owner", str(os.getpid())], stdin=subprocess.DEVNULL)
+def accompany(program, results, keys):
+    """Let `program` (see `follow`) print how far this process is with hardware `keys`; at its end print the screen."""
+    command = ["python3", program, "--results", results, "--owner", str(os.getpid()), "--follow", *keys]
+    follower = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
     def end():
         follower.kill()
         follower.wait()
-        with suppress(RecordError, OSError):
-            print(screen(results), end="", file=sys.stderr)
+        for key in keys:
+            with suppress(RecordError, OSError):
+                print(screen(results, key), end="", file=sys.stderr)
 
     atexit.register(end)
