@@ -40,9 +40,10 @@ install=(.venv/bin/python -m pip install --quiet --disable-pip-version-check --n
 if [ "$environment" = cpu ]; then
     # The CPU build of torch is on PyTorch's own index. Only torch is looked up there: where that index cannot be reached,
     # pip would lose 8 seconds on every package.
-    torch=$(grep '^torch==' envs/cpu.txt)
+    # Its wheel differs with Python and with who built it, so its hash is not checked; those of all others are.
+    torch=$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' envs/cpu.txt)
     "${install[@]}" --retries 2 --extra-index-url https://download.pytorch.org/whl/cpu "$torch" ||
         fail "could not install $torch; make https://download.pytorch.org/whl/cpu reachable, or set PIP_FIND_LINKS to a folder with its wheel."
 fi
-"${install[@]}" --requirement "envs/$environment.txt"
+"${install[@]}" --require-hashes --requirement "envs/$environment.txt"
 "${install[@]}" --no-build-isolation --editable .

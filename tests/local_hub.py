@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+PIECE = 1_000_000
+
 
 class Hub:
     """Repositories {name: {revision: (commit, {file: content})}}, the requests seen, and what goes wrong.
@@ -16,7 +18,7 @@ class Hub:
     `break_at`: {file: bytes} after which the connection breaks once; then the file answers 503, as its `status` says.
     `status`: {file: HTTP status} answered instead of the content. `gated`: repositories nobody may read.
     `announced`: {file: size} where it is not the true one. `served`: {file: content} where it is not the published one.
-    `portal`: whether every answer is a page of somebody else's.
+    `portal`: whether every answer is a page of somebody else's. `pace`: {file: seconds before every MB of it}.
     """
 
     def __init__(self):
@@ -24,6 +26,7 @@ class Hub:
         self.break_at, self.status, self.gated = {}, {}, set()
         self.announced, self.served = {}, {}
         self.lfs, self.cdn, self.portal = (".safetensors",), None, False
+        self.pace, self.pause = {}, threading.Event()
 
     def add(self, repository, files, revision="main"):
         """Publish `files` {name: bytes} under `revision`; returns the commit."""
@@ -134,15 +137,18 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[: self.hub.break_at.pop(name)]
             self.hub.status[name] = 503
             self.close_connection = True
-        self.reply(status, headers, body, len(data) - start)
+        self.reply(status, headers, body, len(data) - start, self.hub.pace.get(name))
 
-    def reply(self, status, headers, body, length=None):
+    def reply(self, status, headers, body, length=None, pace=None):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.end_headers()
-        self.wfile.write(body)
+        for start in range(0, len(body), PIECE):
+            if pace:
+                self.hub.pause.wait(pace)
+            self.wfile.write(body[start : start + PIECE])
 
     def refuse(self, status, code):
         self.reply(status, {"X-Error-Code": code} if code else {}, b"")

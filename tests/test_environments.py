@@ -23,14 +23,14 @@ NAMED = {
 
 
 def lines(name):
-    """Lines of a file in envs/ without comments."""
-    text = (ROOT / "envs" / name).read_text()
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    """Lines of a file in envs/ without comments; one that ends with a backslash goes on in the next."""
+    text = (ROOT / "envs" / name).read_text().replace("\\\n", " ")
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
 def pins(environment):
     """{canonical name: version} of an environment."""
-    pairs = [line.split("==") for line in lines(f"{environment}.txt")]
+    pairs = [line.partition(" ")[0].split("==") for line in lines(f"{environment}.txt")]
     return {canonicalize_name(name): version for name, version in pairs}
 
 
@@ -43,8 +43,12 @@ def requirements(extras):
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_every_line_is_one_exact_pin(environment):
-    """pip installs the file with --no-deps, so a range or a missing version would make two installations differ."""
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.+!]*", line) for line in lines(f"{environment}.txt"))
+    """pip installs the file with --no-deps, so a range or a missing version would make two installations differ.
+
+    Every pin has the hashes of its files, so that a registry cannot give another one.
+    """
+    pin = r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.+!]*( --hash=sha256:[0-9a-f]{64})+"
+    assert [line for line in lines(f"{environment}.txt") if not re.fullmatch(pin, line)] == []
     assert len(pins(environment)) == len(lines(f"{environment}.txt"))
 
 
@@ -61,7 +65,7 @@ def test_pins_satisfy_the_project(environment):
 def test_pins_are_those_of_the_input_file(environment):
     extras, *exact = lines(f"{environment}.in")
     assert extras == f".[{','.join(ENVIRONMENTS[environment])}]"
-    assert set(exact) <= set(lines(f"{environment}.txt"))
+    assert set(exact) <= {line.partition(" ")[0] for line in lines(f"{environment}.txt")}
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

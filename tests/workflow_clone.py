@@ -1,5 +1,6 @@
 """A fresh clone of this project, and Snakemake called in it as a user does."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -48,6 +49,11 @@ class Call:
     def running(self):
         return self.process.poll() is None
 
+    def let_pass(self, seconds):
+        """Return after so many seconds, or as soon as it has ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+
     def wait(self, status=0):
         """Wait for its end, which must be with exit `status`; returns itself."""
         ended = self.process.wait(PATIENCE)
@@ -80,7 +86,7 @@ class Clone:
         self.directory = directory
         self.beside = directory.with_name(f"{directory.name}.beside")
         self.beside.mkdir(mode=0o700)
-        self.calls = []
+        self.calls, self.variables = [], {}
 
     @classmethod
     def of_working_tree(cls, directory):
@@ -117,12 +123,12 @@ class Clone:
 
     @property
     def environment(self):
-        """A user's environment in which Python finds the clone's library, whatever is installed."""
+        """A user's environment, and `variables`, in which Python finds the clone's library, whatever is installed."""
         own = {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"}
         kept = {name: value for name, value in os.environ.items() if name in own}
         path = os.pathsep.join([sysconfig.get_path("scripts"), kept["PATH"]])
         library, sockets = str(self.directory / "workflow"), str(self.beside)
-        return kept | {"PATH": path, "PYTHONPATH": library, "XDG_RUNTIME_DIR": sockets}
+        return kept | {"PATH": path, "PYTHONPATH": library, "XDG_RUNTIME_DIR": sockets} | self.variables
 
     def start(self, *arguments, config=()):
         """Start `snakemake ARGUMENTS`; `config` has files, or YAML text, to lay over config.yaml."""
@@ -176,6 +182,11 @@ class Clone:
         text, count = re.subn(pattern, replacement, path.read_text(), flags=re.MULTILINE)
         assert count == 1, f"{count} matches of {pattern} in {name}"
         path.write_text(text)
+
+    def remove(self, *names):
+        """Delete files and folders."""
+        for path in (self.directory / name for name in names):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def forget_weights(self):
         """Delete all weights."""

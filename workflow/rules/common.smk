@@ -5,9 +5,9 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
-from slidesparse import configuration, hardware, program, records
+from slidesparse import configuration, hardware, program, records, status
 from slidesparse.errors import SlideSparseError
-from slidesparse.files import write_json
+from slidesparse.files import none_from_the_future, write_json
 
 POINT = "results/{}/{}/{}/{}/{}/{}/M{}.json"
 TABLE = "results/{0}/{1}/{2}/{3}/{4}/{5}/{2}-{3}_{1}.csv"
@@ -76,5 +76,7 @@ for key, omitted in LEFT_OUT.items():
 # Only the process that runs jobs comes here, and no dry run does. The lock frees itself, whatever ends the process.
 onstart:
     program.hold_lock(".snakemake/slidesparse.lock")
+    none_from_the_future("results")
     for key in PLANS:
         write_json(f"results/{key}/plan.json", configuration.plan(config, key))
+    status.accompany("workflow/scripts/show_status.py", "results", PLANS)

@@ -1,14 +1,13 @@
 """Write the shape of a model and its four linears, from its registry entry alone; needs no network."""
 
 import argparse
-import json
 
 from slidesparse import models, program
 from slidesparse.files import write_json
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", required=True, help="name in the configuration's registry")
-parser.add_argument("--entry", required=True, type=json.loads, metavar="JSON", help="its registry entry")
+parser.add_argument("--entry", required=True, type=program.json_object, metavar="JSON", help="its registry entry")
 parser.add_argument("--output", required=True, help="path of shape.json")
 
 

@@ -1,7 +1,6 @@
 """Download, generate or check the BF16 weights of a model; writes its manifest: source, files, sizes, sha256."""
 
 import argparse
-import json
 from pathlib import Path
 
 from slidesparse import models, program
@@ -9,7 +8,7 @@ from slidesparse.files import write_json
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", required=True, help="name in the configuration's registry")
-parser.add_argument("--entry", required=True, type=json.loads, metavar="JSON", help="its registry entry")
+parser.add_argument("--entry", required=True, type=program.json_object, metavar="JSON", help="its registry entry")
 parser.add_argument("--output", required=True, help="path of the model's manifest")
 parser.add_argument("--resources", default="resources", help="where models/ and models.lock.json lie")
 

@@ -1,7 +1,6 @@
 """Gather the points of one configuration into its CSV."""
 
 import argparse
-import json
 
 from slidesparse import program
 from slidesparse.report.gather import expected_digests, gather
@@ -10,7 +9,10 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--points", nargs="+", required=True, metavar="FILE", help="M{m}.json files of one configuration")
 parser.add_argument("--output", required=True, metavar="CSV")
 parser.add_argument(
-    "--parameters", type=json.loads, metavar="JSON", help="how to measure; refuses points that answer another request"
+    "--parameters",
+    type=program.json_object,
+    metavar="JSON",
+    help="how to measure; refuses points that answer another request",
 )
 
 

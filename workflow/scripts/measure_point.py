@@ -1,7 +1,6 @@
 """Measure one point, …/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.json."""
 
 import argparse
-import json
 
 from slidesparse import points, program
 
@@ -16,7 +15,7 @@ parser.add_argument(
     metavar="BACKEND[=TABLE]",
     help="dense backends to measure in turn with a kernel point, with their tuning tables",
 )
-parser.add_argument("--parameters", required=True, type=json.loads, metavar="JSON", help="how to measure")
+parser.add_argument("--parameters", required=True, type=program.json_object, metavar="JSON", help="how to measure")
 parser.add_argument("--resources", default="resources", help="where models and checkpoints lie")
 parser.add_argument("--log", help="where standard error goes, for the record of a failure")
 program.add_worker_options(parser)

@@ -1,7 +1,6 @@
 """Search the fastest algorithms of a backend, …/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json."""
 
 import argparse
-import json
 
 from slidesparse import points, program
 
@@ -9,7 +8,7 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--output", required=True, help="path of the table (.json; the .csv is written beside it)")
 parser.add_argument("--basis", required=True, help="the model's shape.json")
 parser.add_argument("--M", required=True, type=int, nargs="+", help="M to search for")
-parser.add_argument("--parameters", required=True, type=json.loads, metavar="JSON", help="how to measure")
+parser.add_argument("--parameters", required=True, type=program.json_object, metavar="JSON", help="how to measure")
 program.add_worker_options(parser)
 
 

@@ -52,6 +52,8 @@ def convert(model_manifest, dtype, sparsity, root="resources", progress=True):
     Peak memory is a few times the largest tensor. Raises CheckpointError if the model's tensors are not what its
     configuration says, and whatever `models.ensure` raises.
     """
+    pattern = _pattern(sparsity)
+    models.check(model_manifest)
     manifest = {
         "schema": 1,
         "model": model_manifest["model"],
@@ -64,8 +66,8 @@ def convert(model_manifest, dtype, sparsity, root="resources", progress=True):
     with _only_writer(target):
         source = models.ensure(model_manifest, root)
         with directory_at_once(target) as temporary:
-            weights, layers = _convert_weights(source, temporary / WEIGHTS, dtype, Pattern(sparsity), progress)
-            config = _config(source, dtype, Pattern(sparsity), layers)
+            weights, layers = _convert_weights(source, temporary / WEIGHTS, dtype, pattern, progress)
+            config = _config(source, dtype, pattern, layers)
             write_json(temporary / "config.json", config)
             for name in COPIED:
                 if (source / name).exists():
@@ -89,13 +91,16 @@ def ensure(manifest, root="resources"):
 
     Raises CheckpointError if the recipe gives other bytes now than the manifest's sha256 say.
     """
+    check(manifest)
     target = directory(manifest, root)
     try:
         models.verify(target, manifest["files"])
-        return target
     except CheckpointError as error:
         if target.exists():
             print(f"making {target} again: {error}", file=sys.stderr)
+    else:
+        _check_weights(target / WEIGHTS, manifest)
+        return target
     if manifest["converter"] != CONVERTER:
         raise CheckpointError(
             f"the weights of {target} are gone and were made by converter {manifest['converter']}, this is converter"
@@ -109,6 +114,52 @@ def ensure(manifest, root="resources"):
             f" {', '.join(different) or 'its file list'} than its manifest: delete the manifest to measure anew"
         )
     return target
+
+
+def check(manifest):
+    """CheckpointError unless `manifest` can be one of a checkpoint; no name in it leads out of its directory."""
+    try:
+        dtype, converter, model = manifest["dtype"], manifest["converter"], manifest["model_manifest"]
+        named, sparsity, files = manifest["model"], manifest["sparsity"], manifest["files"]
+        layers = [(each["name"], int(each["N"]), int(each["K"])) for each in manifest["layers"]]
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError("a checkpoint's manifest lacks a key: delete it to convert again") from None
+    models.check(model)
+    models.check_files(files, f"the manifest of checkpoint {named} {dtype} {sparsity}")
+    if named != model["model"] or dtype not in STORED or not isinstance(converter, int) or not layers:
+        raise CheckpointError(
+            f"a checkpoint's manifest names model {named!r}, dtype {dtype!r} and converter {converter!r}, which do not"
+            " fit: delete it to convert again"
+        )
+    _pattern(sparsity)
+
+
+def _check_weights(path, manifest):
+    """CheckpointError unless the weights at `path` are those that the manifest's dtype, pattern and layers call for."""
+    header, pattern = safetensors_io.read_header(path), Pattern(manifest["sparsity"])
+    for layer in manifest["layers"]:
+        name, N, K = f"{layer['name']}.weight", layer["N"], pattern.K_slid(layer["K"])
+        for tensor, expected in ((name, (STORED[manifest["dtype"]], (N, K))), (f"{name}_scale", ("F32", (N, 1)))):
+            stored = header.tensors.get(tensor)
+            if stored is None or (stored.dtype, stored.shape) != expected:
+                held = f"{stored.dtype} {list(stored.shape)}" if stored else "nothing"
+                raise CheckpointError(
+                    f"{path} holds {held} as {tensor}, but {manifest['dtype']} {pattern.title} of {layer['K']} inputs"
+                    f" needs {expected[0]} {list(expected[1])}: delete the checkpoint and its manifest to convert again"
+                )
+        scale = torch.from_numpy(safetensors_io.read(path, header, f"{name}_scale")).view(torch.float32)
+        if not bool((scale.isfinite() & (scale > 0)).all()):
+            raise CheckpointError(
+                f"{path}, tensor {name}_scale: a scale is not a positive number; delete the checkpoint and its manifest"
+                " to convert again"
+            )
+
+
+def _pattern(name):
+    try:
+        return Pattern(name)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"no such checkpoint: {error}") from None
 
 
 def content_digest(manifest):
@@ -147,6 +198,13 @@ def _convert_weights(source, path, dtype, pattern, progress):
     def read(name):
         return safetensors_io.read(*where[name], name)
 
+    def copied(name):
+        file, header = where[name]
+        data, stored = read(name), header.tensors[name].dtype
+        if stored in TORCH and not torch.from_numpy(data).view(TORCH[stored]).isfinite().all():
+            raise CheckpointError(f"{file}, tensor {name}: it holds NaN or infinity; fetch the model again")
+        return data
+
     def weight(name):
         codes, layer, scales[name] = converted.next()
         layers.append(layer)
@@ -161,7 +219,7 @@ def _convert_weights(source, path, dtype, pattern, progress):
         file, header = where[name]
         stored = header.tensors[name]
         if not LINEAR.fullmatch(name):
-            jobs.append(partial(read, name))
+            jobs.append(partial(copied, name))
             entries.append((name, stored.dtype, stored.shape, lambda: converted.next()))
             continue
         if stored.dtype not in TORCH or len(stored.shape) != 2:

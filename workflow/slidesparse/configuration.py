@@ -232,13 +232,22 @@ def _schema(path):
 
 
 def _check_names(section, path=()):
-    """Raise ConfigurationError for a key that YAML did not read as text, such as 28: or on:."""
-    for key, value in section.items():
-        if not isinstance(key, str):
+    """Raise ConfigurationError for a key that YAML did not read as text, such as 28: or on:, or a control character.
+
+    A line break ends a command, and `$` in a schema's pattern matches before it.
+    """
+    for key, value in section.items() if isinstance(section, dict) else enumerate(section):
+        if isinstance(section, dict) and not isinstance(key, str):
             raise ConfigurationError(
                 f"{_dotted((*path, str(key)))} is not a key, because YAML does not read it as text: quote it"
             )
-        if isinstance(value, dict):
+        for text in (key, value):
+            if isinstance(text, str) and not text.isprintable():
+                raise ConfigurationError(
+                    f"{_dotted((*path, key))!r} holds {text!r}, in which there is a line break or another character"
+                    " that cannot be printed: remove it"
+                )
+        if isinstance(value, dict | list):
             _check_names(value, (*path, key))
 
 

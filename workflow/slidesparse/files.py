@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from slidesparse.errors import CheckpointError
@@ -33,8 +34,10 @@ def write_atomic(path, content):
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
     sync_directory(path.parent)
 
@@ -62,6 +65,18 @@ def read_json(path, error=CheckpointError):
 def write_json(path, value):
     """Write `value` as indented JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def none_from_the_future(root):
+    """Give files below `root` that are newer than now, because the clock went back, the time that it is.
+
+    Snakemake refuses an output that is older than its inputs.
+    """
+    now = time.time_ns()
+    for path in Path(root).rglob("*"):
+        with suppress(OSError):  # it went, or the disk is read-only
+            if path.is_file() and path.stat().st_mtime_ns > now:
+                os.utime(path, ns=(now, now))
 
 
 def sha256_file(path, chunk=1 << 22):

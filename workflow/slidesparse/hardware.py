@@ -397,8 +397,12 @@ def provenance(hardware=None):
     known = asdict(hardware)
     for name in ("device", "bus_id", "note"):
         del known[name]
-    host = {"host": _hashed(os.uname().nodename), "kernel": os.uname().release}
-    return known | host | state(hardware)
+    return known | {"host": host(), "kernel": os.uname().release} | state(hardware)
+
+
+def host():
+    """Hash of this host's name."""
+    return _hashed(os.uname().nodename)
 
 
 def capacity(hardware):

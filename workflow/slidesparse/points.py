@@ -3,6 +3,8 @@
 Light: what is heavy is imported by the handler, in the worker.
 """
 
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +24,8 @@ LIMIT_S = 600
 MARGIN_S = 900
 """Seconds that a worker may take beyond a measurement's own time limit: loading, converting, compiling."""
 
+WAITING = "another program of this user is measuring on this device: waiting until it has finished its point"
+
 UNFINISHED = "its program ended before the measurement did: it was killed, or the log says why"
 """What is recorded of a point while it is measured, since a program that is killed records nothing."""
 
@@ -37,8 +41,8 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
     """
     key = records.key_of(output)
     start = time.monotonic()
-    hardware.check(key["hardware"])
-    records.write_failure(output, UNFINISHED, log)
+    machine = hardware.check(key["hardware"])
+    records.write_failure(output, UNFINISHED, log, unless=os.getpid())
     try:
         asked = records.request(key, parameters, basis, table, peers)
         limit = worker.plan.get("parameters", {}).get(key["stage"], {}).get("time_limit_s", LIMIT_S)
@@ -46,13 +50,13 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
         request = key | {"parameters": parameters, "tuning": str(table)}
         if key["stage"] == "kernel":
             kind = "kernel"
-            request |= {"linears": read_json(basis, RecordError)["linears"], "peers": peers}
+            request |= {"linears": _linears(basis), "peers": peers}
         else:
             kind = "engine"
             request |= {"manifest": str(basis), "root": str(resources), "others": _others(worker.plan, key)}
         reason = None
         try:
-            results = _ask(kind, request, parameters["time_limit_s"], worker)
+            results = _ask(machine, kind, request, parameters["time_limit_s"], worker)
         except OutOfMemoryError as error:
             results, reason = None, str(error)
     except SlideSparseError as error:
@@ -60,6 +64,15 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
         raise
     seconds = time.monotonic() - start
     records.write_point(output, asked, results, seconds=seconds, resident=worker.resident, reason=reason)
+
+
+def _linears(shape):
+    """The linears of the file shape.json of a model."""
+    described = read_json(shape, RecordError)
+    try:
+        return [{"name": str(each["name"]), "N": int(each["N"]), "K": int(each["K"])} for each in described["linears"]]
+    except (KeyError, TypeError, ValueError):
+        raise RecordError(f"{shape} does not describe the linears of a model: delete it to make it again") from None
 
 
 def _others(plan, key):
@@ -76,7 +89,7 @@ def tune(output, basis, Ms, parameters, *, worker):
     """Search the backend that `output` names (`…/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json`)."""
     path, start = Path(output), time.monotonic()
     hardware_key, _, _, dtype, backend, _ = path.parts[-6:]
-    hardware.check(hardware_key)
+    machine = hardware.check(hardware_key)
     request = {
         "stage": "tune",
         "hardware": hardware_key,
@@ -84,29 +97,30 @@ def tune(output, basis, Ms, parameters, *, worker):
         "backend": backend,
         "sparsity": path.stem,
         "M": Ms,
-        "linears": read_json(basis, RecordError)["linears"],
+        "linears": _linears(basis),
         "parameters": parameters,
     }
-    found = _ask("kernel", request, None, worker)
+    found = _ask(machine, "kernel", request, None, worker)
     found |= {"protocol": records.PROTOCOL["tune"], "parameters": parameters}
     found |= records.provenance(time.monotonic() - start, worker.resident, found.pop("capacity"))
     write_atomic(path.with_suffix(".csv"), tuning.to_csv(found))
     write_json(path, found)
 
 
-def _ask(kind, request, limit, worker):
+def _ask(machine, kind, request, limit, worker):
     """Results of a request, from the resident worker or from this process."""
     # One worker a GPU, so that no idle engine holds the memory of another point; on a CPU both kinds fit.
-    gpu = hardware.parse(request["hardware"]).cc
-    request = request | {"worker": request["hardware"] if gpu else f"{request['hardware']}/{kind}"}
-    if not worker.resident:
-        return resident.here(f"slidesparse.handlers:{kind}", request)
-    Path(LOGS).mkdir(parents=True, exist_ok=True)
-    return resident.ask(
-        f"slidesparse.handlers:{kind}",
-        request,
-        worker.owner,
-        idle=worker.plan.get("idle_s", IDLE_S),
-        log=f"{LOGS}/{kind}.log",
-        timeout=None if limit is None else limit + MARGIN_S,
-    )
+    request = request | {"worker": machine.key if machine.gpu else f"{machine.key}/{kind}"}
+    # Workflows in several directories take turns on a device, or each would measure the others' load.
+    with resident.alone(machine.uuid or "cpu", lambda: print(WAITING, file=sys.stderr, flush=True)):
+        if not worker.resident:
+            return resident.here(f"slidesparse.handlers:{kind}", request)
+        Path(LOGS).mkdir(parents=True, exist_ok=True)
+        return resident.ask(
+            f"slidesparse.handlers:{kind}",
+            request,
+            worker.owner,
+            idle=worker.plan.get("idle_s", IDLE_S),
+            log=f"{LOGS}/{kind}.log",
+            timeout=None if limit is None else limit + MARGIN_S,
+        )

@@ -2,6 +2,7 @@
 
 import argparse
 import fcntl
+import json
 import os
 import select
 import signal
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from slidesparse.errors import SlideSparseError
+from slidesparse.errors import RecordError, SlideSparseError
 from slidesparse.files import read_json
 
 
@@ -74,6 +75,14 @@ def hold_lock(path):
 _locks = []
 
 
+def json_object(text):
+    """The type of an option that takes a JSON object."""
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(text)
+    return value
+
+
 def add_worker_options(parser):
     """Options of a program that measures through the resident worker."""
     parser.add_argument("--plan", help="plan.json of the hardware: what else the worker will be asked for")
@@ -90,8 +99,10 @@ class Worker(NamedTuple):
 
 def worker(arguments):
     """The Worker that the parsed options describe."""
-    planned = arguments.plan and Path(arguments.plan).exists()
-    return Worker(not arguments.no_resident, arguments.owner, read_json(arguments.plan) if planned else {})
+    plan = read_json(arguments.plan, RecordError) if arguments.plan and Path(arguments.plan).exists() else {}
+    if not isinstance(plan, dict):
+        raise RecordError(f"{arguments.plan} is no plan: the next run writes it anew")
+    return Worker(not arguments.no_resident, arguments.owner, plan)
 
 
 def find_own_programs():
@@ -103,7 +114,7 @@ def find_own_programs():
 
 
 def run(main, parser=None, argv=None):
-    """Parse the arguments, run `main(arguments)`, and turn a SlideSparseError into one sentence and exit 1.
+    """Parse the arguments, run `main(arguments)`, and turn a SlideSparseError or OSError into one sentence and exit 1.
 
     Adds `--owner PID`: when that process ends, so does this one.
     """
@@ -116,5 +127,11 @@ def run(main, parser=None, argv=None):
         main(arguments)
     except SlideSparseError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except OSError as error:  # a disk that is full, read-only or broken, or somebody else's
+        what = f"{error.filename}: " if error.filename else ""
+        sys.exit(
+            f"{Path(sys.argv[0]).name}: {what}{error.strerror or error}; make room or correct the permissions, then"
+            " run again: what is finished is kept"
+        )
     except KeyboardInterrupt:
         sys.exit(130)

@@ -13,6 +13,7 @@ from slidesparse import hardware
 from slidesparse.errors import RecordError
 from slidesparse.files import digest, read_json, sha256_file, write_json
 from slidesparse.handlers import SETTINGS
+from slidesparse.program import start_time
 
 SCHEMA = 1
 
@@ -113,7 +114,21 @@ def failure_of(path):
     return Path(path).with_suffix(".failed.json")
 
 
-def write_failure(path, reason, log):
-    """Record beside the place of a point why it could not be measured and where its log lies."""
+def write_failure(path, reason, log, *, unless=None):
+    """Record beside the place of a point why it could not be measured and where its log lies.
+
+    unless: pid of the process that is measuring it now; the record holds once that has ended (`in_flight`).
+    """
     utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    write_json(failure_of(path), {"schema": SCHEMA, "key": key_of(path), "reason": reason, "log": log, "utc": utc})
+    failure = {"schema": SCHEMA, "key": key_of(path), "reason": reason, "log": log, "utc": utc}
+    if unless:
+        failure["unless"] = {"host": hardware.host(), "pid": unless, "started": start_time(unless)}
+    write_json(failure_of(path), failure)
+
+
+def in_flight(failure):
+    """Whether the point of a failure's record is still being measured; on another host it is taken to be."""
+    process = failure.get("unless")
+    if not isinstance(process, dict):
+        return False
+    return process.get("host") != hardware.host() or process.get("started") == start_time(process.get("pid"))

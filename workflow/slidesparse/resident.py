@@ -86,6 +86,21 @@ def ask(kind, request, owner, *, idle, log, timeout=None):
     return _result(reply)
 
 
+@contextlib.contextmanager
+def alone(device, waiting):
+    """Be the only one of this user's programs that measures on `device`; call `waiting()` first if it has to wait.
+
+    The kernel frees the lock when its holder ends, however that happens.
+    """
+    with open(_directory() / f"{digest(device)[:32]}.device", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def here(kind, request):
     """Return what handler `kind` answers to `request`, computed in this process as if it were a new worker.
 

@@ -4,8 +4,9 @@ A model is one entry of the configuration's `registry`: a source (`hub`, `local`
 Importing this package needs the standard library only.
 """
 
+from slidesparse.models.contents import check_files
 from slidesparse.models.shape import describe
-from slidesparse.models.store import ensure, fetch
+from slidesparse.models.store import check, ensure, fetch
 from slidesparse.models.verified import verify
 
-__all__ = ["describe", "ensure", "fetch", "verify"]
+__all__ = ["check", "check_files", "describe", "ensure", "fetch", "verify"]

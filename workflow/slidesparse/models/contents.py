@@ -69,8 +69,23 @@ def check_index(directory, names):
             raise CheckpointError(f"{path} lists {shard}, but there is no such file: the model is incomplete")
 
 
-def check_weights(directory, names):
-    """CheckpointError if one of the safetensors files among `names` has no valid header."""
-    for name in names:
-        if name.endswith(WEIGHTS):
-            safetensors_io.read_header(directory / name)
+def check_weights(directory, names, shapes):
+    """CheckpointError unless the safetensors files among `names` are valid and hold the tensors `shapes` {name: shape}.
+
+    Further tensors may be there, but none twice.
+    """
+    where = {}
+    for file in (directory / name for name in names if name.endswith(WEIGHTS)):
+        for name, tensor in safetensors_io.read_header(file).tensors.items():
+            if name in where:
+                raise CheckpointError(f"{file} holds tensor {name} again, which {where[name].name} holds: delete one")
+            where[name] = file
+            if name in shapes and tensor.shape != tuple(shapes[name]):
+                raise CheckpointError(
+                    f"{file}: {name} has the shape {list(tensor.shape)}, but a model of the registry's shape has"
+                    f" {list(shapes[name])}: correct the registry, or fetch the model again"
+                )
+    missing = sorted(shapes.keys() - where.keys())
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise CheckpointError(f"{directory} lacks the tensor {missing[0]}{more}: the model is incomplete")

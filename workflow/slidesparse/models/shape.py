@@ -1,6 +1,6 @@
 """What shape has a model: the numbers in the registry, the GEMMs that follow, and whether a config.json agrees."""
 
-from slidesparse.errors import CheckpointError
+from slidesparse.errors import CheckpointError, ConfigurationError
 from slidesparse.files import read_json
 
 FIELDS = (
@@ -19,7 +19,7 @@ def describe(name, entry):
     A linear has N output and K input channels. qkv stacks the projections of the queries and of the grouped keys and
     values, gate_up those of the MLP.
     """
-    shape = {field: entry["shape"][field] for field in FIELDS}
+    shape = shape_of(name, entry)
     hidden, inner, heads = shape["hidden_size"], shape["intermediate_size"], shape["num_attention_heads"]
     head = hidden // heads
     linears = [
@@ -29,6 +29,14 @@ def describe(name, entry):
         {"name": "down", "N": hidden, "K": inner},
     ]
     return {"model": name, **shape, "linears": linears}
+
+
+def shape_of(name, entry):
+    """The six numbers of registry entry `entry`; ConfigurationError if it lacks one."""
+    try:
+        return {field: int(entry["shape"][field]) for field in FIELDS}
+    except (KeyError, TypeError, ValueError):
+        raise ConfigurationError(f"registry.{name}.shape lacks one of {', '.join(FIELDS)}: add it") from None
 
 
 def check_config(name, path, shape):

@@ -16,9 +16,12 @@ from pathlib import Path
 from slidesparse.errors import CheckpointError
 from slidesparse.files import sync_directory, write_json
 from slidesparse.models import generate, hub, verified
-from slidesparse.models.contents import CONFIG, INDEX, check_files, check_index, check_weights, wanted
+from slidesparse.models.contents import CONFIG, INDEX, check_files, check_index, check_weights, is_plain, wanted
 from slidesparse.models.hub import Expected
-from slidesparse.models.shape import FIELDS, check_config
+from slidesparse.models.shape import FIELDS, check_config, shape_of
+
+SOURCES = {"hub": {"repository", "revision"}, "local": {"path"}, "generated": {"seed", *FIELDS}}
+"""kind of a source: what a manifest says of it."""
 
 
 def fetch(name, entry, root="resources", lock="resources/models.lock.json"):
@@ -28,7 +31,7 @@ def fetch(name, entry, root="resources", lock="resources/models.lock.json"):
     generated: made from the seed. local: checked where it is. The manifest holds no time and no path of ours.
     DownloadError or CheckpointError say in one sentence what is wrong; a second call resumes.
     """
-    shape = {field: entry["shape"][field] for field in FIELDS}
+    shape = shape_of(name, entry)
     authority, resolved = str(lock), False
     if entry["source"] == "hub":
         known = _pinned(lock, name, entry)
@@ -60,16 +63,24 @@ def ensure(manifest, root="resources"):
     Sizes and sha256 are verified; a file already verified is trusted while its size, mtime and inode stay the same.
     CheckpointError names a file that is not the manifest's; under `root` it is deleted, so that the next call heals.
     """
-    try:
-        name, source, files = manifest["model"], manifest["source"], manifest["files"]
-        place = _Place(name, source, root)
-    except (KeyError, TypeError):
-        raise CheckpointError("a model manifest lacks its model, source or files: fetch the model again") from None
-    authority = f"the manifest of model {name}"
-    check_files(files, authority)
+    check(manifest)
+    name, files = manifest["model"], manifest["files"]
+    place, authority = _Place(name, manifest["source"], root), f"the manifest of model {name}"
     with place.alone():
         _hold(place, {file: Expected(**facts) for file, facts in files.items()}, authority)
     return place.directory
+
+
+def check(manifest):
+    """CheckpointError unless `manifest` can be one of a model; no name in it leads out of its directory."""
+    try:
+        name, source, files = manifest["model"], manifest["source"], manifest["files"]
+        known = not SOURCES[source["kind"]] - source.keys()
+    except (KeyError, TypeError, AttributeError):
+        raise CheckpointError("a model manifest lacks its model, source or files: fetch the model again") from None
+    if not known or not is_plain(name):
+        raise CheckpointError(f"a model manifest names {name!r} of {source['kind']!r}, which cannot be: fetch it anew")
+    check_files(files, f"the manifest of model {name}")
 
 
 def _hold(place, expected, authority, shape=None):
@@ -131,7 +142,7 @@ def _check(place, directory, files, shape):
     if shape:
         check_config(place.name, directory / CONFIG, shape)
     check_index(directory, files)
-    check_weights(directory, files)
+    check_weights(directory, files, {tensor: size for tensor, size, _ in generate.tensors(shape)} if shape else {})
 
 
 class _Place:

@@ -20,9 +20,7 @@ def catalogue(language):
     """English form -> translation; empty for English."""
     if language == ENGLISH:
         return {}
-    return yaml.load(
-        Path(__file__).with_name(f"{language}.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    )
+    return yaml.safe_load(Path(__file__).with_name(f"{language}.yaml").read_text())
 
 
 def speaker(language):

@@ -1,0 +1,243 @@
+"""Fault drills: a run is killed at a seeded moment, and what must then hold is counted.
+
+All drills of a session share one clone with a small model from a hub on this machine. A drill deletes some of what is
+finished, starts the workflow, kills a process of it, and lets the next call finish: nothing that was finished may have
+changed, nothing may be measured twice, and no process may be left.
+"""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slidesparse import models, records
+from slidesparse.errors import SlideSparseError
+from slidesparse.files import read_json
+from slidesparse.models import generate
+from slidesparse.report.gather import expected_digests
+from slidesparse.report.validate import read_point
+from workflow_clone import TINY, wait_until
+
+MODEL, REPOSITORY, TOKEN = "BitNet-drill", "owner/bitnet-drill", "hf_never_to_be_seen"
+SHAPE = {
+    "hidden_size": 256,
+    "intermediate_size": 688,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 20_000,  # 10 MB
+}
+OVERLAY = f"""
+registry: {{{MODEL}: {{source: hub, repository: {REPOSITORY}, revision: main, shape: {SHAPE}}}}}
+cpu: {{models: [{MODEL}], kernel: {{M: [8, 16, 24]}}}}
+report: {{sources: [results]}}
+"""
+CHECKPOINTS = [f"results/checkpoints/{MODEL}/INT8/{sparsity}.json" for sparsity in ("dense", "2_8")]
+TARGETS = ["kernel", *CHECKPOINTS]
+MODEL_MANIFEST = f"results/models/{MODEL}/manifest.json"
+
+VICTIMS = ("workflow", "everything", "shell", "program", "worker", "guard", "download", "conversion")
+"""What is killed: Snakemake; all processes at once; a job's shell; a job's program; the resident worker or its guard;
+who downloads, while a file arrives; who converts, while a checkpoint is being written."""
+
+LONGEST = {"shell": 0.5, "program": 0.5, "worker": 2.5, "guard": 2.5, "download": 0.4, "conversion": 0.15}
+"""Seconds after a victim was first seen within which it is killed."""
+
+START, STEP = 4.0, 0.6
+"""Seconds within which Snakemake is killed when no job has ended yet, and after one has ended."""
+
+
+def publish(hub, directory):
+    """Put the drills' model on a test hub, whose weights arrive in pieces that take a while."""
+    generate.generate(directory, 1, SHAPE)
+    hub.add(REPOSITORY, {item.name: item.read_bytes() for item in directory.iterdir()})
+    hub.pace["model.safetensors"] = 0.05
+
+
+@dataclass
+class Tally:
+    """What drills added up to."""
+
+    kills: Counter = field(default_factory=Counter)
+    kept: int = 0
+    lost: int = 0
+    wrong: int = 0
+    orphans: int = 0
+    seconds: float = 0.0
+
+    def __str__(self):
+        victims = ", ".join(f"{victim} {count}" for victim, count in sorted(self.kills.items()))
+        return (
+            f"{self.kills.total()} kills in {self.seconds:.0f} s ({victims}): {self.kept} finished points seen again,"
+            f" {self.lost} lost, {self.wrong} wrong, {self.orphans} orphans"
+        )
+
+
+class Range:
+    """The clone in which the drills take place, once finished, and their tally."""
+
+    def __init__(self, clone, endpoint):
+        self.clone, self.tally = clone, Tally()
+        clone.variables |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(clone.beside / "home"), "HF_TOKEN": TOKEN}
+        self.call(TARGETS).wait()
+        self.planned = frozenset(clone.points())
+        self.manifests = clone.files("results/checkpoints/**/*.json")
+        assert len(self.planned) == 6
+
+    def call(self, targets):
+        return self.clone.start("--cores", "1", *targets, config=[TINY, OVERLAY])
+
+    def drill(self, seed):
+        """Kill one thing, then another in the next call, let the one after finish; assert that nothing is hurt."""
+        rng, begin = random.Random(seed), time.monotonic()
+        for victim in (VICTIMS[seed % len(VICTIMS)], rng.choice(VICTIMS)):
+            self.kill(rng, victim)
+        present = self.clone.points()
+        call = self.call(TARGETS).wait()
+        self.check_alone()
+        after = self.clone.points()
+        self.check_kept(present, after)
+        self.tally.lost += len(self.planned - after.keys())
+        assert after.keys() == self.planned
+        assert call.points == self.planned - present.keys()
+        assert self.clone.failures() == []
+        self.check_right()
+        self.tally.seconds += time.monotonic() - begin
+
+    def kill(self, rng, victim):
+        """Delete something, start the workflow, kill `victim` in it, and see what is left."""
+        for _ in range(10):
+            jobs = self.delete_some(rng, victim)
+            before = self.clone.points()
+            call, killed = self.run_and_kill(rng, victim, jobs)
+            if killed:
+                break
+            assert call.process.returncode == 0, call.output[-8000:]  # it was faster: nothing was hurt, try again
+        assert killed, f"the {victim} was never hit"
+        self.tally.kills[victim] += 1
+        self.check_alone()
+        self.check_kept(before, self.clone.points())
+        assert call.points <= self.planned - before.keys(), "a finished point was measured again"
+
+    def delete_some(self, rng, victim):
+        """Delete some finished things, among them what the victim is to make; returns the number of jobs this costs."""
+        clone, gone = self.clone, set(rng.sample(sorted(self.planned), rng.randint(1, len(self.planned) - 1)))
+        if victim not in ("download", "conversion") and rng.random() < 0.3:
+            table = rng.choice(sorted(clone.files("results/*/tuning/**/*.json")))
+            gone |= {
+                table,
+                *(path for path in self.planned if Path(table).with_suffix("").parts[-2:] == Path(path).parts[-3:-1]),
+            }
+        if victim == "download":
+            clone.remove("resources/models", MODEL_MANIFEST)
+            if rng.random() < 0.5:
+                clone.remove("resources/models.lock.json")
+        if victim in ("download", "conversion"):  # without the former, nobody would ask for a model
+            manifest = rng.choice(CHECKPOINTS)
+            clone.remove(manifest, f"resources/checkpoints/{MODEL}/INT8/{Path(manifest).stem}")
+        clone.remove(*gone)
+        return len(gone)
+
+    def run_and_kill(self, rng, victim, jobs):
+        """Start the workflow and kill `victim` in it; returns the call, ended, and whether the victim was hit."""
+        ended, share, choice = rng.randrange(jobs), rng.random(), rng.random()
+        call = self.call(TARGETS)
+        if victim in ("workflow", "everything"):
+            wait_until(lambda: call.output.count("Finished jobid:") >= ended or not call.running())
+            call.let_pass(share * (STEP if ended else START))
+        else:
+            wait_until(lambda: self.find(victim, call, choice) or not call.running())
+            call.let_pass(share * LONGEST[victim])
+        pids = self.find(victim, call, choice) if call.running() else []
+        hit = False
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+                hit = True
+            except ProcessLookupError:
+                continue
+        call.process.wait(600)
+        return call, hit
+
+    def find(self, victim, call, choice):
+        """Pids of what is to be killed now; empty if there is none at the moment."""
+        processes = self.clone.processes()
+        assert not any(TOKEN in word for command in processes.values() for word in command)
+        if victim == "workflow":
+            return [call.pid]
+        if victim == "everything":
+            return sorted(processes)
+        if victim in ("worker", "guard"):
+            return [pid for pid, role in workers(processes).items() if role == victim]
+        programs = {pid: command[1] for pid, command in processes.items() if is_program(command)}
+        if victim == "shell":
+            found = [pid for pid, command in processes.items() if command[:1] and command[0].endswith("bash")]
+        elif victim == "program":
+            found = list(programs)
+        elif not any(self.clone.directory.glob(UNDER_WAY[victim])):
+            return []
+        else:
+            found = [pid for pid, program in programs.items() if PROGRAM[victim] in program]
+            found += [call.pid] if found else []
+        return found and [sorted(found)[int(choice * len(found))]]
+
+    def check_alone(self):
+        try:
+            wait_until(lambda: not self.clone.processes())
+        except AssertionError:
+            self.tally.orphans += len(self.clone.processes())
+            raise
+
+    def check_kept(self, before, after):
+        """What was finished is as it was, to the byte and the time."""
+        lost = before.keys() - after.keys()
+        wrong = {path for path in before.keys() & after.keys() if before[path] != after[path]}
+        self.tally.kept += len(before)
+        self.tally.lost += len(lost)
+        self.tally.wrong += len(wrong)
+        assert not lost and not wrong, f"lost {lost}, changed {wrong}"
+
+    def check_right(self):
+        """Every point is valid and answers what is asked for; checkpoints have the bytes that they had at first."""
+        try:
+            for path in (self.clone.directory / path for path in sorted(self.planned)):
+                parameters = read_json(path)["request"]["parameters"]
+                read_point(path, expected_digests([path], parameters)[records.key_of(path)["M"]])
+            manifests = self.clone.files("results/checkpoints/**/*.json")
+            assert {name: content for name, (_, content) in manifests.items()} == {
+                name: content for name, (_, content) in self.manifests.items()
+            }
+            for name in CHECKPOINTS:
+                weights = self.clone.directory / "resources/checkpoints" / Path(name).relative_to("results/checkpoints")
+                models.verify(weights.with_suffix(""), read_json(self.clone.directory / name)["files"])
+        except (AssertionError, SlideSparseError):
+            self.tally.wrong += 1
+            raise
+
+
+UNDER_WAY = {
+    "download": f"resources/models/.fetch/{MODEL}/partial/*/*.part",
+    "conversion": f"resources/checkpoints/{MODEL}/INT8/.*.partial-*/.*.tmp",
+}
+PROGRAM = {"download": "fetch_model", "conversion": "convert_checkpoint"}
+
+
+def is_program(command):
+    return len(command) > 1 and command[1].startswith("workflow/scripts/") and "--follow" not in command
+
+
+def workers(processes):
+    """pid -> worker or guard, of the processes of resident workers; the worker is the one that the other started."""
+    pids = {pid for pid, command in processes.items() if "slidesparse.resident" in command}
+    parents = {pid: parent_of(pid) for pid in pids}
+    return {pid: "worker" if parent in pids else "guard" for pid, parent in parents.items()}
+
+
+def parent_of(pid):
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None

@@ -1,0 +1,392 @@
+"""Faults of the machine: disks full and read-only, a clock that goes back, no memory, a point that hangs; strangers."""
+
+import contextlib
+import json
+import os
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from slidesparse import hardware, models, points, program, records, resident
+from slidesparse.errors import MeasurementError, OutOfMemoryError
+from slidesparse.files import read_json
+from slidesparse.report.validate import read_point
+from workflow_clone import TINY, Clone, wait_until
+
+pytestmark = [
+    pytest.mark.workflow,
+    pytest.mark.skipif(hardware.detect().gpu, reason="these clones measure BitNet-tiny on the CPU"),
+]
+
+KEY = hardware.key()
+MODEL = "BitNet-tiny"
+QUICK = {"warmup_s": 0, "min_samples": 3, "max_samples": 5, "relative_ci": 0.5, "time_limit_s": 0.05}
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "vocab_size": 300,
+}
+ENTRY = {"source": "generated", "seed": 1, "shape": SHAPE}
+POINT = f"{KEY}/kernel/{MODEL}/INT8/onednn/dense/M16.json"
+TABLE = f"{KEY}/tuning/{MODEL}/INT8/onednn/dense.json"
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A clone in which the kernel stage of the tiny configuration has been run. Not to be changed."""
+    clone = Clone.of_working_tree(tmp_path_factory.mktemp("measured") / "clone")
+    try:
+        clone.run("kernel", config=TINY)
+        yield clone
+    finally:
+        clone.stop()
+
+
+@pytest.fixture
+def finished(measured, tmp_path):
+    """A copy of it, to be changed."""
+    clone = measured.copy(tmp_path / "clone")
+    yield clone
+    clone.stop()
+
+
+class Programs:
+    """The programs of the clone, run by hand with their output below `results`."""
+
+    def __init__(self, clone, results):
+        self.clone, self.results = clone, results
+        self.inputs = clone.directory / "results"
+
+    def run(self, name, *arguments, **options):
+        command = [sys.executable, f"workflow/scripts/{name}.py", *map(str, arguments)]
+        options = {"cwd": self.clone.directory, "env": self.clone.environment, "timeout": 120} | options
+        return subprocess.run(command, capture_output=True, text=True, **options)
+
+    def describe_model(self):
+        return self.run(
+            "describe_model", "--model", MODEL, "--entry", json.dumps(ENTRY), "--output", self.results / "shape.json"
+        )
+
+    def fetch_model(self):
+        options = ["--entry", json.dumps(ENTRY), "--resources", self.results, "--output", self.results / "m.json"]
+        return self.run("fetch_model", "--model", MODEL, *options)
+
+    def convert_checkpoint(self):
+        manifest = self.clone.beside / "manifest.json"
+        manifest.write_text(json.dumps(models.fetch(MODEL, ENTRY, self.clone.beside)))
+        options = ["--dtype", "INT8", "--sparsity", "2_8", "--output", self.results / "c.json"]
+        return self.run("convert_checkpoint", "--model-manifest", manifest, *options, "--resources", self.results)
+
+    def tune_backend(self):
+        options = ["--basis", self.inputs / "models" / MODEL / "shape.json", "--M", 16, "--no-resident"]
+        return self.run("tune_backend", "--output", self.results / TABLE, *options, "--parameters", json.dumps(QUICK))
+
+    def measure_point(self, *more, M=16, parameters=QUICK, table=None, **options):
+        output = (self.results / POINT).with_name(f"M{M}.json")
+        inputs = ["--basis", self.inputs / "models" / MODEL / "shape.json", "--tuning", table or self.inputs / TABLE]
+        return self.run(
+            "measure_point", "--output", output, *inputs, "--parameters", json.dumps(parameters), *more, **options
+        )
+
+    def measure_alone(self):
+        return self.measure_point("--no-resident")
+
+    def gather_points(self):
+        return self.run("gather_points", "--points", self.inputs / POINT, "--output", self.results / "some.csv")
+
+    def write_reports(self):
+        return self.run("write_reports", "--results", self.results, "--sources", self.results, "--hardware", KEY)
+
+
+WRITING = (
+    "describe_model",
+    "fetch_model",
+    "convert_checkpoint",
+    "tune_backend",
+    "measure_alone",
+    "gather_points",
+    "write_reports",
+)
+
+
+@contextlib.contextmanager
+def disk(directory, **options):
+    """Mount a disk of its own at `directory`; yields a function that mounts it again with other options."""
+
+    def mount(*words, **options):
+        text = ",".join([*words, *(f"{name}={value}" for name, value in options.items())])
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", text, "tmpfs", directory], capture_output=True)
+        if done.returncode:
+            pytest.skip("mounting needs root")
+
+    directory.mkdir(parents=True, exist_ok=True)
+    mount(**options)
+    try:
+        yield lambda *words, **more: mount("remount", *words, **more)
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def written(directory):
+    return {path for path in directory.rglob("*") if path.is_file() and not path.name.endswith((".lock", "lock"))}
+
+
+def only_sentence(done):
+    """The one sentence that a failing program ends with."""
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().rpartition("\n")[2]
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half(finished, tmp_path, name):
+    """Every program that writes results: refused while there is no room, and done by the same call once there is."""
+    place = tmp_path / "disk"
+    with disk(place, size="32m"):
+        programs = Programs(finished, place)
+        if name == "write_reports":
+            shutil.copytree(programs.inputs / KEY / "kernel", place / KEY / "kernel")
+            for table in place.rglob("*.csv"):
+                table.unlink()
+        before = written(place)
+        filler = place / "filler"
+        with open(filler, "wb", buffering=0) as stream, contextlib.suppress(OSError):
+            while True:
+                stream.write(bytes(1 << 16))
+        sentence = only_sentence(getattr(programs, name)())
+        assert "No space left on device" in sentence or "no room" in sentence
+        left = {path for path in written(place) - before - {filler} if path.stat().st_size}
+        assert not left, "something half was left"
+        filler.unlink()
+        done = getattr(programs, name)()
+        assert done.returncode == 0, done.stderr
+        assert written(place) - before
+
+
+def test_a_workflow_whose_disk_fills_up_or_is_read_only_says_so_and_goes_on_later(finished):
+    results = finished.directory / "results"
+    kept = finished.beside / "kept"
+    shutil.copytree(results, kept)
+    with disk(results, size="16m") as again:
+        shutil.copytree(kept, results, dirs_exist_ok=True)
+        (results / POINT).unlink()
+        before = finished.points()
+        again("ro")
+        call = finished.run("kernel", config=TINY, status=1)
+        assert re.search("Write-protected output files|Read-only file system", call.output)
+        again("rw")
+        with open(results / "filler", "wb", buffering=0) as stream, contextlib.suppress(OSError):
+            while True:
+                stream.write(bytes(1 << 12))
+        call = finished.run("kernel", config=TINY, status=1)
+        assert "No space left on device" in call.output
+        assert finished.points() == before
+        (results / "filler").unlink()
+        call = finished.run("kernel", config=TINY)
+        assert call.points == {f"results/{POINT}"}
+        after = finished.points()
+        assert {path: after[path] for path in before} == before
+        finished.wait_until_alone()
+
+
+def test_a_clock_that_goes_back_measures_nothing_again(finished):
+    """All that is there was made tomorrow."""
+    for path in sorted(finished.directory.rglob("*")):
+        if path.is_file() and ".git" not in path.parts:
+            when = path.stat().st_mtime_ns + 86_400 * 10**9
+            os.utime(path, ns=(when, when))
+    (finished.directory / "results" / POINT).unlink()
+    before = finished.points()
+    call = finished.run("kernel", config=TINY)
+    assert call.points == {f"results/{POINT}"}
+    after = finished.points()
+    assert all(after[path][1] == content for path, (_, content) in before.items())
+    assert finished.dry_run("kernel", config=TINY).points == set()
+
+
+def test_workflows_in_two_directories_take_turns_on_a_device(finished, tmp_path, monkeypatch):
+    other = finished.copy(tmp_path / "other")
+    other.variables["XDG_RUNTIME_DIR"] = str(finished.beside)  # one user has one
+    for clone in (finished, other):
+        clone.remove(*clone.points())
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(finished.beside))
+    with resident.alone("cpu", lambda: pytest.fail("nobody else is there")):
+        calls = [clone.start("--cores", "1", "kernel", config=TINY) for clone in (finished, other)]
+        for clone in (finished, other):
+            wait_until(lambda clone=clone: any(points.WAITING in log.read_text() for log in logs(clone)))
+        assert not finished.points() and not other.points()
+    for call in calls:
+        call.wait()
+    for clone in (finished, other):
+        assert len(clone.points()) == 2
+        wait_until(lambda clone=clone: not clone.processes())
+    other.stop()
+
+
+def logs(clone):
+    return clone.directory.glob("results/*/kernel/*/*/*/*/M*.log")
+
+
+def test_without_memory_on_the_host_a_point_fails_with_a_sentence(finished):
+    """On the host that is no result: another point, or another user, may have taken the memory."""
+    programs = Programs(finished, finished.directory / "results")
+    limit = 8 << 30
+    with owner() as pid:
+        done = programs.measure_point(
+            "--owner", pid, M=10**9, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        )
+    assert "memory" in only_sentence(done)
+    output = (programs.results / POINT).with_name(f"M{10**9}.json")
+    assert not output.exists()
+    assert "memory" in read_json(records.failure_of(output))["reason"]
+
+
+def test_without_memory_on_the_device_a_point_is_a_result(finished, monkeypatch):
+    """Simulated: what the handler raises on a GPU."""
+
+    def full(*_):
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(points, "_ask", full)
+    results = finished.directory / "results"
+    output = (results / POINT).with_name("M64.json")
+    worker = program.Worker(True, None, {})
+    shape = results / "models" / MODEL / "shape.json"
+    points.measure(output, shape, results / TABLE, QUICK, peers={}, resources="resources", log=None, worker=worker)
+    point = read_point(output)
+    assert (point["status"], point["reason"]) == ("out_of_memory", "CUDA out of memory. Tried to allocate 20.00 GiB")
+    assert not records.failure_of(output).exists()
+
+
+@contextlib.contextmanager
+def owner():
+    """Pid of a process that workers belong to."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        yield process.pid
+        process.kill()
+
+
+HANGS = """
+import runpy, sys
+from slidesparse import points
+points.MARGIN_S = 4
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_point_that_hangs_is_ended_and_its_neighbours_are_measured(finished):
+    """It asks for a thousand million samples."""
+    programs = Programs(finished, finished.directory / "results")
+    endless = QUICK | {"min_samples": 10**9, "max_samples": 10**9}
+    with owner() as pid:
+        run = programs.run
+
+        def hanging(name, *arguments):
+            command = [sys.executable, "-c", HANGS, f"workflow/scripts/{name}.py", *map(str, arguments)]
+            options = {"cwd": finished.directory, "env": finished.environment, "timeout": 120}
+            return subprocess.run(command, capture_output=True, text=True, **options)
+
+        programs.run = hanging
+        sentence = only_sentence(programs.measure_point("--owner", pid, M=32, parameters=endless))
+        assert "the measurement was stopped at its time limit of 4.05 s" in sentence
+        failure = read_json(records.failure_of((programs.results / POINT).with_name("M32.json")))
+        assert "time limit" in failure["reason"]
+        programs.run = run
+        done = programs.measure_point("--owner", pid, M=48)
+        assert done.returncode == 0, done.stderr
+    wait_until(lambda: not finished.processes())
+
+
+def test_a_table_of_another_library_version_is_refused_and_tuned_again_when_deleted(finished):
+    programs = Programs(finished, finished.directory / "results")
+    table = programs.inputs / TABLE
+    content = read_json(table)
+    table.write_text(json.dumps(content | {"library": "oneDNN 0.1"}))
+    call = finished.run("kernel", config=TINY, status=1)
+    assert f"was tuned with oneDNN 0.1 and this is {content['library']}" in call.output
+    assert finished.failures() == [f"results/{POINT}".replace(".json", ".failed.json")]
+    table.unlink()
+    call = finished.run("kernel", config=TINY)
+    assert call.jobs["tune_backend"] == 1
+    assert call.points == {f"results/{POINT}"}
+    assert finished.failures() == []
+
+
+# Words that a shell would obey
+
+
+HOSTILE = "$(touch pwned)'; touch pwned; '\"`touch pwned`"
+
+
+def test_no_word_of_the_configuration_reaches_a_shell(finished):
+    overlay = {"registry": {MODEL: {"source": "local", "path": HOSTILE}}}
+    target = f"results/models/{MODEL}/manifest.json"
+    call = finished.run(target, config=json.dumps(overlay), status=1)
+    assert "cannot be read (No such file or directory)" in call.output
+    for overlay in ({"registry": {"A; touch pwned": ENTRY}}, {"report": {"sources": ["$(touch pwned)"]}}):
+        call = finished.dry_run("kernel", config=json.dumps(overlay), status=1)
+        assert "is not a usable name" in call.output or "must be the path of a directory" in call.output
+    assert not list(finished.directory.rglob("pwned"))
+
+
+# The worker's socket
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_nobody_else_is_answered():
+    """Even where no directory keeps another user out, the kernel says who it is."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("")  # a name of its own, outside the file system
+        listener.listen()
+        listener.settimeout(60)
+        stranger = os.fork()
+        if not stranger:
+            try:
+                os.setuid(65534)
+                with socket.socket(socket.AF_UNIX) as own:
+                    own.connect(listener.getsockname())
+                    own.recv(1)
+            finally:
+                os._exit(0)
+        with listener.accept()[0] as connection, pytest.raises(MeasurementError, match="is user 65534, not 0"):
+            resident._check_peer(connection)
+        os.waitpid(stranger, 0)
+
+
+def test_a_stranger_cannot_enter_the_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with resident.alone("cpu", lambda: None):
+        folder = tmp_path / "slidesparse"
+        assert folder.stat().st_mode & 0o777 == 0o700
+        waited = threading.Event()
+        second = threading.Thread(target=lambda: take_turn(waited))
+        second.start()
+        assert waited.wait(60)
+    second.join(60)
+    assert not second.is_alive()
+
+
+def take_turn(waited):
+    with resident.alone("cpu", waited.set):
+        pass
+
+
+# What a user sees of a run
+
+
+def test_a_run_says_how_far_it_is_and_ends_with_a_summary(measured):
+    output = measured.calls[0].output
+    assert "kernel [####################] 2/2" in output.partition("Complete log")[0] or "kernel [....." in output
+    summary = output[output.rindex(f"{KEY}: 2 of 6 points are there, 4 missing") :]
+    assert "kernel  [####################] 2/2" in summary
+    assert "tune_backend 2 in" in summary

@@ -1,0 +1,21 @@
+"""Say on one screen what is done, in flight, failed and why, and missing, from files alone."""
+
+import argparse
+import sys
+
+from slidesparse import program, status
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--results", default="results", metavar="DIR", help="where the results lie")
+parser.add_argument("--hardware", metavar="KEY", help="only this one")
+parser.add_argument("--follow", nargs="+", metavar="KEY", help="print a line whenever these get further, until ended")
+
+
+def main(arguments):
+    if arguments.follow:
+        status.follow(arguments.results, arguments.follow)
+    sys.stdout.write(status.screen(arguments.results, arguments.hardware))
+
+
+if __name__ == "__main__":
+    program.run(main, parser)
