@@ -7,6 +7,7 @@ changed, nothing may be measured twice, and no process may be left.
 
 import os
 import random
+import secrets
 import signal
 import time
 from collections import Counter
@@ -21,7 +22,8 @@ from slidesparse.report.gather import expected_digests
 from slidesparse.report.validate import read_point
 from workflow_clone import TINY, wait_until
 
-MODEL, REPOSITORY, TOKEN = "BitNet-drill", "owner/bitnet-drill", "hf_never_to_be_seen"
+MODEL, REPOSITORY = "BitNet-drill", "owner/bitnet-drill"
+TOKEN = f"hf_{secrets.token_hex(16)}"  # not to be seen anywhere
 SHAPE = {
     "hidden_size": 256,
     "intermediate_size": 688,
