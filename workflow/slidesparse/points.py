@@ -6,7 +6,7 @@ Light: what is heavy is imported by the handler, in the worker.
 import time
 from pathlib import Path
 
-from slidesparse import hardware, records, resident, tuning
+from slidesparse import devices, hardware, records, resident, tuning
 from slidesparse.errors import OutOfMemoryError, RecordError, SlideSparseError
 from slidesparse.files import read_json, write_atomic, write_json
 
@@ -18,6 +18,9 @@ IDLE_S = 600
 
 LIMIT_S = 600
 """Time limit of a point where neither plan nor parameters name one."""
+
+SHARE_HOST = ("kernel", "tune")
+"""Stages of GPUs that may be measured beside others on one host where no plan says which."""
 
 MARGIN_S = 900
 """Seconds that a worker may take beyond a measurement's own time limit: loading, converting, compiling."""
@@ -36,8 +39,12 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
     worker: program.Worker; its plan sizes an engine that is started for this point.
     """
     key = records.key_of(output)
+    with _device(key["hardware"], key["stage"], worker):
+        _measure(output, key, basis, table, parameters, peers, resources, log, worker)
+
+
+def _measure(output, key, basis, table, parameters, peers, resources, log, worker):
     start = time.monotonic()
-    hardware.check(key["hardware"])
     records.write_failure(output, UNFINISHED, log)
     try:
         asked = records.request(key, parameters, basis, table, peers)
@@ -75,7 +82,6 @@ def tune(output, basis, Ms, parameters, *, worker):
     """Search the backend that `output` names (`…/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json`)."""
     path = Path(output)
     hardware_key, _, _, dtype, backend, _ = path.parts[-6:]
-    hardware.check(hardware_key)
     request = {
         "stage": "tune",
         "hardware": hardware_key,
@@ -86,9 +92,15 @@ def tune(output, basis, Ms, parameters, *, worker):
         "linears": read_json(basis, RecordError)["linears"],
         "parameters": parameters,
     }
-    found = _ask("kernel", request, None, worker)
+    with _device(hardware_key, "tune", worker):
+        found = _ask("kernel", request, None, worker)
     write_atomic(path.with_suffix(".csv"), tuning.to_csv(found))
     write_json(path, found)
+
+
+def _device(hardware_key, stage, worker):
+    """A device of the hardware for one measurement, and the host as far as the plan wants it."""
+    return devices.taken(hardware_key, worker.owner, worker.seat, stage in worker.plan.get("share_host", SHARE_HOST))
 
 
 def _ask(kind, request, limit, worker):

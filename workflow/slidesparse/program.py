@@ -77,6 +77,9 @@ _locks = []
 def add_worker_options(parser):
     """Options of a program that measures through the resident worker."""
     parser.add_argument("--plan", help="plan.json of the hardware: what else the worker will be asked for")
+    parser.add_argument(
+        "--seat", help="keeps to one of several GPUs what the same --owner measures under the same name"
+    )
     parser.add_argument("--no-resident", action="store_true", help="measure in this process, without a worker")
 
 
@@ -86,12 +89,15 @@ class Worker(NamedTuple):
     resident: bool
     owner: int | None
     plan: dict
+    seat: str | None = None
 
 
 def worker(arguments):
     """The Worker that the parsed options describe."""
     planned = arguments.plan and Path(arguments.plan).exists()
-    return Worker(not arguments.no_resident, arguments.owner, read_json(arguments.plan) if planned else {})
+    return Worker(
+        not arguments.no_resident, arguments.owner, read_json(arguments.plan) if planned else {}, arguments.seat
+    )
 
 
 def find_own_programs():

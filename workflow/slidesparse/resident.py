@@ -105,8 +105,8 @@ def _environment():
     return kept | {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def _directory():
-    """The directory of the sockets, which is this user's alone."""
+def user_directory():
+    """The directory of this host's sockets and locks, which is this user's alone."""
     directory = Path(tempfile.gettempdir(), f"slidesparse-{os.getuid()}")
     with contextlib.suppress(KeyError, OSError):  # on cluster nodes it is often set and not there
         if os.stat(os.environ["XDG_RUNTIME_DIR"]).st_uid == os.getuid():
@@ -126,7 +126,7 @@ def _connect(name, options, environment):
     it starts and hands it the socket as standard input, so a socket refuses only when its worker is dead; who comes
     while a worker is ending waits until it has given back the device (see `end`).
     """
-    directory, connection, fresh = _directory(), socket.socket(socket.AF_UNIX), False
+    directory, connection, fresh = user_directory(), socket.socket(socket.AF_UNIX), False
     with contextlib.ExitStack() as stack:
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         stack.callback(os.close, folder)
