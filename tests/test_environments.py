@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ENVIRONMENTS = {
-    "cpu": ["cpu", "test"],
+    "cpu": ["cpu", "slurm", "test"],
     "gpu-cu12": ["gpu-cu12", "slurm", "test"],
     "gpu-cu13": ["gpu-cu13", "slurm", "test"],
 }
