@@ -1,7 +1,7 @@
 """What jobs ask of a cluster, what is left in its queue, and a cluster that is not Slurm."""
 
 import os
-import re
+import subprocess
 import sys
 from collections import Counter
 
@@ -30,49 +30,15 @@ cluster:
     [
         (
             H100,
-            {
-                "gpu": 1,
-                "gpu_model": "h100",
-                "slurm_partition": "hopper",
-                "slurm_account": "lab",
-                "constraint": "sxm&nvlink",
-                "mem_mb": 2000,
-                "runtime": 15,
-                "cpus_per_task": 4,
-                "slurm_extra": "--no-requeue --exclusive",
-            },
+            (1, 2000, 15, 4, "--gpus=h100:1 --partition=hopper --account=lab --constraint='sxm&nvlink' --exclusive"),
         ),
-        (
-            "A100_cc80_py312_cu130_x86_64",
-            {
-                "gpu": 1,
-                "slurm_partition": "gpu",
-                "slurm_account": "lab",
-                "mem_mb": 2000,
-                "runtime": 15,
-                "cpus_per_task": 4,
-                "slurm_extra": "--no-requeue",
-            },
-        ),
-        *(
-            (
-                key,
-                {
-                    "gpu": 0,
-                    "slurm_partition": "cpu",
-                    "mem_mb": 1000,
-                    "runtime": 60,
-                    "cpus_per_task": 8,
-                    "slurm_extra": "--no-requeue",
-                },
-            )
-            for key in (CPU, None)
-        ),
+        ("A100_cc80_py312_cu130_x86_64", (1, 2000, 15, 4, "--gpus=1 --partition=gpu --account=lab")),
+        (CPU, (0, 1000, 60, 8, "--partition=cpu")),
+        (None, (0, 1000, 60, 8, "--partition=cpu")),
     ],
 )
 def test_what_a_job_asks_for(key, asked):
-    assert cluster.resources(validated(yaml.safe_load(CONFIG)), key) == asked
-    assert asked.keys() <= set(cluster.NAMES)
+    assert cluster.resources(validated(yaml.safe_load(CONFIG)), key) == dict(zip(cluster.NAMES, asked, strict=True))
 
 
 def test_a_gpu_is_not_asked_for_where_there_is_none():
@@ -108,14 +74,32 @@ def test_a_job_that_does_not_end_is_named(queue, tmp_path, monkeypatch):
         cluster.cancel_left_over(tmp_path)
 
 
-def test_profiles_of_clusters_differ_in_their_executor_only():
+def test_profiles_of_clusters_differ_in_their_commands_only():
     read = {name: yaml.safe_load((ROOT / f"profiles/{name}/profile.yaml").read_text()) for name in ("slurm", "generic")}
     common = [
-        {key: value for key, value in profile.items() if not re.match("slurm|cluster-generic|executor", key)}
+        {key: value for key, value in profile.items() if not key.startswith("cluster-generic")}
         for profile in read.values()
     ]
     assert common[0] == common[1]
-    assert f"{read['slurm']['slurm-jobname-prefix']}_" == cluster.JOB_NAME
+    assert f"--job-name={cluster.JOB_NAME}" in read["slurm"]["cluster-generic-submit-cmd"]
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "meaning"),
+    [
+        ("COMPLETED", 0, "success"),
+        ("PENDING", 0, "running"),
+        ("COMPLETING", 0, "running"),
+        ("NODE_FAIL", 0, "failed"),
+        ("CANCELLED", 0, "failed"),
+        ("slurm_load_jobs error: Invalid job id specified", 1, "failed"),
+        ("slurm_load_jobs error: Unable to contact slurm controller (connect failure)", 1, "running"),
+    ],
+)
+def test_what_has_become_of_a_job(queue, said, status, meaning):
+    (queue.parent / "bin/squeue").write_text(f"#!/bin/sh\necho '{said}' >&{1 + status}\nexit {status}\n")
+    done = subprocess.run([ROOT / "profiles/slurm/status", "17"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{meaning}\n"
 
 
 SWEEP = """

@@ -2,17 +2,17 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from slidesparse import hardware
+from slidesparse import cluster, hardware
 from workflow_clone import ROOT, TINY, Clone, wait_until
 
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "mknod")
@@ -32,7 +32,7 @@ GPUS = {
     "b": [["NVIDIA H100 PCIe", [9, 0], "GPU-b0"], ["NVIDIA H100 PCIe", [9, 0], "GPU-b1"]],
     "c": [["NVIDIA GeForce RTX 4090", [8, 9], "GPU-c0"]],
 }
-SLURM = ("--workflow-profile", "profiles/slurm", "--slurm-no-account", "--slurm-init-seconds-before-status-checks", "1")
+SLURM = ("--workflow-profile", "profiles/slurm", "--latency-wait", "5", "--seconds-between-status-checks", "1")
 
 CLUSTER = """
 cluster:
@@ -57,6 +57,23 @@ cluster:
 """Ten points for each of two GPUs, in four jobs each."""
 
 
+class Job(NamedTuple):
+    id: str
+    name: str
+    state: str
+    partition: str
+    node: str
+    memory: str
+    limit: str
+    output: str
+
+    @property
+    def kind(self):
+        """The rule, or what of a hardware the group measures."""
+        name = self.name.removeprefix(cluster.JOB_NAME)
+        return name if name != "GROUP" else "kernel" if "/kernel/" in self.output else "engine"
+
+
 class Cluster:
     """Slurm's daemons, and ways to kill them and start them again."""
 
@@ -71,10 +88,10 @@ class Cluster:
         return int((self.directory / f"{daemon}.pid").read_text())
 
     def jobs(self, *options):
-        """[[id, state, partition, node, command line of sbatch as far as squeue tells]] of all jobs."""
-        command = ["squeue", "--states=all", "--noheader", "--format=%i|%T|%P|%N|%m|%l|%k", *options]
+        """[(id, name, state, partition, node, memory, time limit, first output)] of the jobs that Slurm knows."""
+        command = ["squeue", "--states=all", "--noheader", "--format=%i|%j|%T|%P|%N|%m|%l|%k", *options]
         lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
-        return [line.split("|") for line in lines]
+        return [Job(*line.split("|")) for line in lines]
 
     def kill_controller(self, job):
         """kill -9, after it has stored what it knows, `job` among it: jobs that it has not stored are lost with it."""
@@ -91,7 +108,7 @@ class Cluster:
 
     def kill_node(self, node):
         """As if the power of a node had failed: its daemon and all that it runs, at once."""
-        jobs = [id for id, *_ in self.jobs(f"--nodelist={node}", "--states=running")]
+        jobs = [job.id for job in self.jobs(f"--nodelist={node}", "--states=running")]
         assert jobs
         os.kill(self.pid(f"slurmd-{node}"), signal.SIGKILL)
         for entry in Path("/proc").glob("[0-9]*"):
@@ -125,24 +142,19 @@ def clone(tmp_path, slurm):
     shutil.rmtree(clone.directory)
 
 
-def submitted(call):
-    """What was submitted to Slurm, by rule or group, without the names in it."""
-    return Counter(
-        re.findall(r"submitted with SLURM jobid \d+ \(log: .*/slurm_logs/(?:rule_|group_)([a-z]+)", call.output)
-    )
-
-
 @pytest.mark.engine
 @pytest.mark.skipif(hardware.detect().gpu, reason="these clones measure BitNet-tiny on the CPU")
 def test_the_whole_workflow_is_measured_through_slurm(slurm, clone):
-    before = len(slurm.jobs())
-    call = clone.start("all", *SLURM, config=[TINY, CLUSTER]).wait()
-    assert submitted(call) == {"convert": 2, "tune": 2, "kernel": 2, "engine": 2}
-    jobs = slurm.jobs()[before:] if before else slurm.jobs()
-    assert {(state, partition, node, memory) for _, state, partition, node, memory, *_ in jobs} == {
-        ("COMPLETED", "cpu", "d", "2000M")
+    before = slurm.jobs()
+    clone.start("all", *SLURM, config=[TINY, CLUSTER]).wait()
+    jobs = [job for job in slurm.jobs() if job not in before]
+    assert Counter((job.kind, job.limit) for job in jobs) == {
+        ("convert_checkpoint", "2:00"): 2,
+        ("tune_backend", "2:00"): 2,
+        ("kernel", "2:00"): 2,
+        ("engine", "4:00"): 2,  # of two points each
     }
-    assert Counter(limit for *_, limit, _ in jobs) == {"2:00": 6, "4:00": 2}  # an engine has two points
+    assert {job[2:6] for job in jobs} == {("COMPLETED", "cpu", "d", "2000M")}
     assert [len(clone.points(stage)) for stage in ("kernel", "prefill", "decode")] == [2, 2, 2]
     assert clone.failures() == []
     assert "Nothing failed" in clone.report()
@@ -166,23 +178,27 @@ def test_a_node_that_dies_and_a_job_that_is_cancelled_lose_no_point(slurm, clone
     fails = f"{RTX4090}/prefill/INT8/cublaslt/dense/32"
     clone.say("hold", dies | {cancelled})
     clone.say("fail", [fails])
+    known = sum(job.kind == "engine" for job in slurm.jobs())
     call = clone.start("kernel", "prefill", "decode", *SLURM, config=[CLUSTER, SWEEP])
 
     def begun(wanted):
         assert call.running(), call.output[-8000:]
         return any(what == "begin" and point in wanted for what, point, _ in clone.journal)
 
-    def job_of(group):
-        return re.search(rf"SLURM jobid (\d+) \(log: .*/group_{group}", call.output)
+    def kernel_of(key, backend):
+        return [job.id for job in slurm.jobs() if f"/{key}/kernel/BitNet-tiny/INT8/{backend}/" in job.output]
 
-    wait_until(lambda: begun(dies) and begun({cancelled}) and submitted(call)["engine"] == 4, 300)
-    job = job_of(f"kernel_{RTX4090}_BitNet-tiny_INT8_cusparselt_2_8")[1]
+    def all_submitted():
+        return sum(job.kind == "engine" for job in slurm.jobs()) - known == 4
+
+    wait_until(lambda: begun(dies) and begun({cancelled}) and all_submitted(), 300)
+    (job,) = kernel_of(RTX4090, "cusparselt")
     slurm.kill_node("b")
     slurm.kill_controller(job)
     slurm.start_controller()
     wait_until(lambda: not subprocess.run(["scancel", job], capture_output=True).returncode)
     clone.say("hold")
-    wait_until(lambda: "NODE_FAIL" in [state for _, state, *_ in slurm.jobs()])
+    wait_until(lambda: "NODE_FAIL" in [job.state for job in slurm.jobs()])
     slurm.start_node("b")
     call.wait(1)
     clone.say("fail")
@@ -193,9 +209,8 @@ def test_a_node_that_dies_and_a_job_that_is_cancelled_lose_no_point(slurm, clone
     assert f"{RTX4090}/prefill/INT8/cublaslt/dense/64" in ended
     kept = clone.points()
 
-    again = clone.start("kernel", "prefill", "decode", *SLURM, config=[CLUSTER, SWEEP]).wait()
+    clone.start("kernel", "prefill", "decode", *SLURM, config=[CLUSTER, SWEEP]).wait()
     assert Counter(point for what, point, _ in clone.journal if what == "end") == dict.fromkeys(points, 1)
-    assert submitted(again)["engine"] <= 4
     present = clone.points()
     assert len(present) == len(points)
     assert {path: present[path] for path in kept} == kept
@@ -243,7 +258,7 @@ def test_a_job_that_gets_another_gpu_says_so_and_writes_nothing(slurm, clone):
     point = f"results/{H100}/kernel/BitNet-tiny/INT8/cublaslt/dense/M16.json"
     wrong = f"cluster: {{hardware: {{{H100}: {{gpu: a100, constraint: sm80}}}}}}"
     call = clone.start(point, *SLURM, config=[CLUSTER, SWEEP, wrong]).wait(1)
-    assert submitted(call) == {"kernel": 1}
+    assert call.jobs["measure_kernel"] == 1
     sentence = f"this machine is {A100} and the results asked for belong to {H100}: measure them there"
     assert sentence in clone.only(point.replace(".json", ".log")).read_text()
     assert sentence in call.output

@@ -2,31 +2,28 @@
 
 import getpass
 import os
+import shlex
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 from slidesparse import hardware
 from slidesparse.errors import SlideSparseError
 
-RESOURCES = {
-    "partition": "slurm_partition",
-    "account": "slurm_account",
-    "qos": "qos",
-    "constraint": "constraint",
-    "gpu": "gpu_model",
-    "mem_mb": "mem_mb",
-    "runtime": "runtime",
-    "cpus": "cpus_per_task",
-    "options": "slurm_extra",
+OPTIONS = {
+    "partition": "--partition={}",
+    "account": "--account={}",
+    "qos": "--qos={}",
+    "constraint": "--constraint={}",
 }
-"""key of the configuration: the resource of Snakemake that says the same."""
+"""key of the configuration: the option of sbatch that says the same."""
 
-NAMES = ("gpu", *RESOURCES.values())
-"""Every resource that `resources` may name."""
+NAMES = ("gpu", "mem_mb", "runtime", "cpus_per_task", "sbatch")
+"""The resources that jobs ask for."""
 
 JOB_NAME = "slidesparse_"
-"""How the names of our jobs begin (slurm-jobname-prefix in profiles/slurm)."""
+"""How the names of our jobs begin (profiles/slurm)."""
 
 PATIENCE_S = 60
 
@@ -35,9 +32,16 @@ def resources(config, hardware_key=None):
     """Resources of a job on a hardware key, or of one that runs on any machine, from a validated configuration."""
     gpu = bool(hardware_key and hardware.parse(hardware_key).cc)
     job = config["cluster"]["gpu" if gpu else "cpu"] | config["cluster"]["hardware"].get(hardware_key, {})
-    asked = {name: job[key] for key, name in RESOURCES.items() if key in job}
-    # A job that its cluster starts again by itself would measure what it has measured already.
-    return asked | {"gpu": int(gpu), "slurm_extra": " ".join(filter(None, ["--no-requeue", asked.get("slurm_extra")]))}
+    options = [text.format(shlex.quote(job[key])) for key, text in OPTIONS.items() if key in job]
+    if gpu:
+        options.insert(0, f"--gpus={job['gpu']}:1" if "gpu" in job else "--gpus=1")
+    return {
+        "gpu": int(gpu),
+        "mem_mb": job["mem_mb"],
+        "runtime": job["runtime"],
+        "cpus_per_task": job["cpus"],
+        "sbatch": " ".join([*options, *filter(None, [job.get("options")])]),
+    }
 
 
 def cancel_left_over(directory):
@@ -55,6 +59,9 @@ def cancel_left_over(directory):
             )
         subprocess.run(["scancel", *left], capture_output=True)
         time.sleep(0.5)
+    for marker in Path(directory, ".snakemake/incomplete").glob("**/*"):
+        if marker.is_file():  # by which Snakemake would wait for those jobs
+            marker.unlink()
 
 
 def _jobs(directory):
