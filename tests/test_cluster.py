@@ -118,6 +118,7 @@ def test_points_are_measured_through_another_scheduler_and_a_failing_one_spares_
     key = f"H100_cc90_py{sys.version_info.major}{sys.version_info.minor}_cu130_{os.uname().machine}"
     clone.say("fail", [f"{key}/kernel/INT8/cublaslt/dense/16"])
     profile = ["--workflow-profile", "profiles/generic", "--cluster-generic-submit-cmd", "sh", "--latency-wait", "5"]
+    profile += ["--seconds-between-status-checks", "1"]
     try:
         call = clone.start("kernel", *profile, config=SWEEP.format(key=key)).wait(1)
         assert len(clone.points("kernel")) == 3, call.output[-8000:]
