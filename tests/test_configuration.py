@@ -59,10 +59,11 @@ def sections(node):
 
 
 def documented_keys(node, definitions, prefix=""):
-    """Dotted names of all keys; those under `cpu` that are defined elsewhere count once."""
+    """Dotted names of all keys; those that `cpu` shares, and those of a cluster's jobs, count once."""
     if "$ref" in node:
         if prefix.startswith("cpu."):
             return
+        prefix = "cluster.…." if node["$ref"] == "#/$defs/job" else prefix
         node = definitions[node["$ref"].rpartition("/")[2]]
     for key, child in node.get("properties", {}).items():
         inner = list(documented_keys(child, definitions, f"{prefix}{key}."))
@@ -113,6 +114,16 @@ def test_partial_section_keeps_the_other_defaults():
         ),
         ("cpu: {hardware: auto}", 'cpu.hardware (with the value "auto") is not a key: cpu has models, dtypes'),
         ("registry: {a b: {}}", "registry.a b is not a usable name for a model"),
+        ("cluster: {hardware: {H100: {}}}", "cluster.hardware.H100 is not a hardware key, such as RTX4090_cc89_py312"),
+        ("cluster: {gpu: {mem: 1}}", "cluster.gpu.mem (with the value 1) is not a key: cluster.gpu has partition,"),
+        ("cluster: {gpu: {runtime: 1h}}", 'cluster.gpu.runtime is "1h", but must be a positive whole number'),
+        ("cluster: {gpu: {gpu: 'h100:2'}}", 'cluster.gpu.gpu is "h100:2", but must be the type of a GPU, such as h100'),
+        ("cluster: {cpu: {gpu: a100}}", 'cluster.cpu.gpu is "a100", but this needs no GPU: leave it out'),
+        (
+            f"cluster: {{hardware: {{{CPU}: {{gpu: a100}}}}}}",
+            f'cluster.hardware.{CPU}.gpu is "a100", but this needs no GPU: leave it out',
+        ),
+        ("share_host: [prefil]", 'share_host[0] is "prefil", but allowed are tune, kernel, prefill, decode; did you'),
         ("registry: {28: {}}", "registry.28 is not a key, because YAML does not read it as text"),
         # patterns
         (
@@ -370,6 +381,7 @@ def test_schema_knows_the_backends_and_the_hardware_key():
             assert set(backends["properties"][kind]["items"]["enum"]) == names
     assert properties["hardware"]["pattern"] == f"^(?:auto|{hardware.KEY_PATTERN})$"
     assert properties["hardware"]["items"]["pattern"] == f"^(?:{hardware.KEY_PATTERN})$"
+    assert list(properties["cluster"]["properties"]["hardware"]["patternProperties"]) == [f"^{hardware.KEY_PATTERN}$"]
 
 
 def test_readme_documents_every_key():

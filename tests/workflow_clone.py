@@ -1,6 +1,7 @@
 """A fresh clone of this project, and Snakemake called in it as a user does."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -87,6 +88,24 @@ class Clone:
         self.beside = directory.with_name(f"{directory.name}.beside")
         self.beside.mkdir(mode=0o700)
         self.calls, self.variables = [], {}
+        self.standin = None
+
+    def pretend(self, gpus):
+        """From now on there are `gpus`, {node of Slurm or "": [[name, [major, minor], UUID]]}, measured in pretence."""
+        self.standin = self.beside / "standin"
+        self.standin.mkdir()
+        (self.standin / "gpus.json").write_text(json.dumps(gpus))
+
+    def say(self, name, points=()):
+        """Tell the stand-ins which points to `hold` or to `fail`."""
+        (self.standin / f"{name}.new").write_text("".join(f"{point}\n" for point in points))
+        (self.standin / f"{name}.new").rename(self.standin / name)
+
+    @property
+    def journal(self):
+        """[[begin or end, point, CUDA_VISIBLE_DEVICES]] of the stand-ins' measurements."""
+        path = self.standin / "journal"
+        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
     @classmethod
     def of_working_tree(cls, directory):
@@ -128,6 +147,9 @@ class Clone:
         kept = {name: value for name, value in os.environ.items() if name in own}
         path = os.pathsep.join([sysconfig.get_path("scripts"), kept["PATH"]])
         library, sockets = str(self.directory / "workflow"), str(self.beside)
+        if self.standin:
+            kept["XDG_STANDIN"] = str(self.standin)
+            library = f"{self.directory / 'tests/standin'}{os.pathsep}{library}"
         return kept | {"PATH": path, "PYTHONPATH": library, "XDG_RUNTIME_DIR": sockets} | self.variables
 
     def start(self, *arguments, config=()):

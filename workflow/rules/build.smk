@@ -11,6 +11,8 @@ rule build_library:
         cuda=r"\d+",
         cc=r"\d+",
         library="cublaslt|cusparselt",
+    resources:
+        **cluster.resources(config),
     shell:
         "python3 workflow/scripts/build_library.py --library {wildcards.library} --cc {wildcards.cc}"
         " --cuda {wildcards.cuda} --output {output.library} --owner $PPID 2> {log}"

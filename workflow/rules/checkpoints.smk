@@ -10,6 +10,8 @@ rule convert_checkpoint:
         "results/checkpoints/{model}/{dtype}/{sparsity}.log",
     benchmark:
         "results/tasks/{model}/{dtype}/{sparsity}/convert_checkpoint.tsv"
+    resources:
+        **cluster.resources(config),
     shell:
         "python3 workflow/scripts/convert_checkpoint.py --model-manifest {input} --dtype {wildcards.dtype}"
         " --sparsity {wildcards.sparsity} --output {output} --owner $PPID 2> {log}"

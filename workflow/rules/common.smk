@@ -5,7 +5,7 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
-from slidesparse import configuration, hardware, program, records, status
+from slidesparse import cluster, configuration, hardware, program, records, status
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import none_from_the_future, write_json
 
@@ -39,7 +39,7 @@ def measuring(key, stage):
 MEASURE = (
     "{{ python3 workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
     " --parameters {params.parameters:q} --peers {params.peers} --plan results/{wildcards.hardware}/plan.json"
-    " --log {log} --owner $PPID; }} 2> {log}"
+    " --log {log} --owner $PPID --seat {resources.seat}; }} 2> {log}"
 )
 
 
@@ -66,6 +66,32 @@ def engine_priority(w):
     return PRIORITY.get((w.hardware, w.model, w.dtype, w.backend, w.sparsity, False), 0)
 
 
+# What a job asks of a cluster, by name of the resource: one value, or one for each hardware.
+@functools.cache
+def asked(name):
+    values = {key: cluster.resources(config, key).get(name) for key in PLANS}
+    return next(iter(values.values())) if len(set(values.values())) == 1 else lambda w: values.get(w.hardware)
+
+
+# With several GPUs in one machine (--resources gpu=4) every engine, and every configuration of the kernel stage, has one
+# of as many seats. A seat takes one job at a time and keeps to one GPU, so that no engine is loaded on two.
+SEATS = int(getattr(workflow.global_resources.get("gpu"), "value", None) or 1)
+SEAT = {key: i % SEATS for i, key in enumerate(PRIORITY)}
+SEAT_NAMES = [f"seat{i}" for i in range(SEATS) if SEATS > 1]
+for name in SEAT_NAMES:
+    workflow.global_resources[name] = 1
+
+
+def resources(kernel):
+    """What jobs that measure or search take: a turn, a seat, and what a cluster is asked for."""
+
+    def seat(w):
+        return SEAT.get((w.hardware, w.model, w.dtype, w.backend, w.sparsity, kernel), 0)
+
+    seats = {name: lambda w, name=name: int(name == f"seat{seat(w)}") for name in SEAT_NAMES}
+    return {name: asked(name) for name in cluster.NAMES} | seats | {"seat": seat if SEAT_NAMES else 0, "turn": 1}
+
+
 if config["hardware"] == "auto" and hardware.detect().note:
     print(hardware.detect().note, file=sys.stderr)
 for key, omitted in LEFT_OUT.items():
@@ -73,10 +99,20 @@ for key, omitted in LEFT_OUT.items():
         print(f"{item['dtype']} is left out on {key}: {item['reason']}", file=sys.stderr)
 
 
+# On a cluster these run where Snakemake is called.
+localrules:
+    describe_model,
+    fetch_model,
+    gather_points,
+    write_report,
+    report,
+
+
 # Only the process that runs jobs comes here, and no dry run does. The lock frees itself, whatever ends the process.
 onstart:
     program.hold_lock(".snakemake/slidesparse.lock")
     none_from_the_future("results")
+    cluster.cancel_left_over(".")
     for key in PLANS:
         write_json(f"results/{key}/plan.json", configuration.plan(config, key))
     status.accompany("workflow/scripts/show_status.py", "results", PLANS)

@@ -12,7 +12,7 @@ rule measure_kernel:
         "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
     priority: len(ROWS) + 1
     resources:
-        gpu=1,
+        **resources(kernel=True),
     params:
         protocol=records.PROTOCOL["kernel"],
         peers=lambda w: [f"{name}={table}" if table else name for name, table in peers(w).items()],

@@ -11,7 +11,7 @@ rule measure_prefill:
         "results/{hardware}/prefill/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
     priority: engine_priority
     resources:
-        gpu=1,
+        **resources(kernel=False),
     params:
         protocol=records.PROTOCOL["prefill"],
         parameters=lambda w: measuring(w.hardware, "prefill"),
@@ -30,7 +30,7 @@ rule measure_decode:
         "results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
     priority: engine_priority
     resources:
-        gpu=1,
+        **resources(kernel=False),
     params:
         protocol=records.PROTOCOL["decode"],
         parameters=lambda w: measuring(w.hardware, "decode"),

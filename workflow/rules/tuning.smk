@@ -12,11 +12,12 @@ rule tune_backend:
     benchmark:
         "results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.tsv"
     resources:
-        gpu=1,
+        **resources(kernel=True),
     params:
         protocol=records.PROTOCOL["tune"],
         M=lambda w: configuration.planned(config, w.hardware)["tune"]["M"],
         parameters=lambda w: measuring(w.hardware, "tune"),
     shell:
         "python3 workflow/scripts/tune_backend.py --output {output.json} --basis {input} --M {params.M}"
-        " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --owner $PPID 2> {log}"
+        " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --owner $PPID"
+        " --seat {resources.seat} 2> {log}"

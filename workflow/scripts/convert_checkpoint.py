@@ -2,7 +2,7 @@
 
 import argparse
 
-from slidesparse import program
+from slidesparse import devices, program
 from slidesparse.files import read_json, write_json
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -17,9 +17,9 @@ def main(arguments):
     from slidesparse import checkpoints  # imports torch, which --help and a bad argument need not wait for
 
     manifest = read_json(arguments.model_manifest)
-    write_json(
-        arguments.output, checkpoints.convert(manifest, arguments.dtype, arguments.sparsity, arguments.resources)
-    )
+    with devices.host(shared=True):  # not while a point is measured that wants the host to itself
+        made = checkpoints.convert(manifest, arguments.dtype, arguments.sparsity, arguments.resources)
+    write_json(arguments.output, made)
 
 
 if __name__ == "__main__":

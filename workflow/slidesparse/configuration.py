@@ -72,6 +72,7 @@ def validated(config, schema_path=SCHEMA):
     _check_models(full, "cpu.models", full["cpu"].get("models", []))
     _check_measure(full, "")
     _check_measure(_merged(full, full["cpu"]), "cpu.")
+    _check_cluster(full["cluster"])
     return full
 
 
@@ -131,7 +132,8 @@ def plan(config, hardware_key):
     """What a validated configuration asks of one hardware key, as it is stored for workers, gathering and reporting.
 
     {"points": {stage: {"model/dtype/backend/sparsity": [M, …]}}, "left_out": as `left_out`, "parameters": measuring
-    parameters by stage, "idle_s": seconds after which an idle worker ends}
+    parameters by stage, "share_host": stages that may share the host while measuring, "idle_s": seconds after which an
+    idle worker ends}
     """
     points = {}
     for stage, *names, M in matrix(config, hardware_key):
@@ -140,6 +142,7 @@ def plan(config, hardware_key):
         "points": points,
         "left_out": left_out(config, hardware_key),
         "parameters": planned(config, hardware_key)["measure"],
+        "share_host": config["share_host"],
         "idle_s": config["resident"]["idle_s"],
     }
 
@@ -212,6 +215,13 @@ def _check_measure(config, prefix):
             )
 
 
+def _check_cluster(cluster):
+    for key, job in {"cpu": cluster["cpu"], **cluster["hardware"]}.items():
+        if "gpu" in job and (key == "cpu" or not hardware.parse(key).cc):
+            path = key if key == "cpu" else f"hardware.{key}"
+            raise ConfigurationError(f"cluster.{path}.gpu is {_shown(job['gpu'])}, but this needs no GPU: leave it out")
+
+
 # Schema errors, said in one sentence.
 
 _Validator = validators.extend(
@@ -280,8 +290,10 @@ def _unknown_key(path, section, schema):
     patterns = schema.get("patternProperties", {})
     key = next(key for key in section if key not in known and not any(re.search(p, key) for p in patterns))
     where = _dotted([*path, key])
-    if patterns:
+    if path == ["registry"]:
         return f"{where} is not a usable name for a model: it may have letters, digits, '.', '_' and '-'"
+    if patterns:
+        return f"{where} is not a hardware key, such as RTX4090_cc89_py312_cu129_x86_64"
     owner = f"{_dotted(path)} has" if path else "the configuration has"
     value = _shown(section[key])
     return f"{where} (with the value {value}) is not a key: {owner} {_listed(known)}{_nearest(key, known)}"

@@ -196,25 +196,31 @@ def visible(setting, uuids):
     return positions
 
 
-def detect(index=0):
-    """The Hardware of this machine: its visible GPU number `index`, or the CPU where no GPU can be used.
+def detected():
+    """[Hardware] of this machine: one for each visible GPU, or the CPU where no GPU can be used.
 
     CUDA_VISIBLE_DEVICES is respected; GPUs are numbered in PCI order. A GPU is not used when the installed torch was
-    built without CUDA. Raises HardwareError for a GPU that is not there and for a driver that does not answer.
+    built without CUDA. Raises HardwareError for a driver that does not answer.
     """
     with _nvml() as nvml:
         devices = _devices(nvml) if nvml else []
         chosen = visible(os.environ.get("CUDA_VISIBLE_DEVICES"), [uuid for uuid, _, _ in devices])
-        if index >= max(1, len(chosen)):
-            raise HardwareError(f"GPU number {index} was asked for, but {len(chosen)} are visible here, counted from 0")
         if not chosen:
-            return _hardware()
-        uuid, gpu, part = devices[chosen[index]]
+            return [_hardware()]
         installed, cuda = torch_cuda()
         if installed and not cuda:
-            name = nvml.nvmlDeviceGetName(gpu)
-            return _hardware(note=f"{name} is not used, because the installed torch was built without CUDA")
-        return _hardware(**_gpu(nvml, uuid, gpu, part))
+            name = nvml.nvmlDeviceGetName(devices[chosen[0]][1])
+            return [_hardware(note=f"{name} is not used, because the installed torch was built without CUDA")]
+        return [_hardware(**_gpu(nvml, *devices[i])) for i in chosen]
+
+
+def detect(index=0):
+    """Number `index` of what is `detected`. Raises HardwareError for a GPU that is not there."""
+    found = detected()
+    if index >= len(found):
+        visible_gpus = sum(device.gpu for device in found)
+        raise HardwareError(f"GPU number {index} was asked for, but {visible_gpus} are visible here, counted from 0")
+    return found[index]
 
 
 def key(index=0):
@@ -222,17 +228,19 @@ def key(index=0):
     return detect(index).key
 
 
-def check(key, index=0):
-    """The Hardware of this machine, if results of `key` may be measured on it; raises HardwareError naming both."""
+def check(key):
+    """[Hardware] of this machine where results of `key` may be measured; HardwareError, naming both, if none."""
     parse(key)
-    own = detect(index)
-    if own.key != key:
-        note = f" ({own.note})" if own.note else ""
+    found = detected()
+    matching = [device for device in found if device.key == key]
+    if not matching:
+        own = " and ".join(dict.fromkeys(device.key for device in found))
+        note = f" ({found[0].note})" if found[0].note else ""
         raise HardwareError(
-            f"this machine is {own.key}{note} and the results asked for belong to {key}: measure them there,"
-            f" or set hardware: {own.key}"
+            f"this machine is {own}{note} and the results asked for belong to {key}: measure them there,"
+            f" or set hardware: {found[0].key}"
         )
-    return own
+    return matching
 
 
 def _hardware(name=None, token=None, cc=0, cuda=0, **gpu):

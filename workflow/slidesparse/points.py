@@ -4,11 +4,10 @@ Light: what is heavy is imported by the handler, in the worker.
 """
 
 import os
-import sys
 import time
 from pathlib import Path
 
-from slidesparse import hardware, records, resident, tuning
+from slidesparse import devices, hardware, records, resident, tuning
 from slidesparse.errors import OutOfMemoryError, RecordError, SlideSparseError
 from slidesparse.files import read_json, write_atomic, write_json
 
@@ -21,10 +20,11 @@ IDLE_S = 600
 LIMIT_S = 600
 """Time limit of a point where neither plan nor parameters name one."""
 
+SHARE_HOST = ("kernel", "tune")
+"""Stages of GPUs that may be measured beside others on one host where no plan says which."""
+
 MARGIN_S = 900
 """Seconds that a worker may take beyond a measurement's own time limit: loading, converting, compiling."""
-
-WAITING = "another program of this user is measuring on this device: waiting until it has finished its point"
 
 UNFINISHED = "its program ended before the measurement did: it was killed, or the log says why"
 """What is recorded of a point while it is measured, since a program that is killed records nothing."""
@@ -40,8 +40,12 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
     worker: program.Worker; its plan sizes an engine that is started for this point.
     """
     key = records.key_of(output)
+    with _device(key["hardware"], key["stage"], worker):
+        _measure(output, key, basis, table, parameters, peers, resources, log, worker)
+
+
+def _measure(output, key, basis, table, parameters, peers, resources, log, worker):
     start = time.monotonic()
-    machine = hardware.check(key["hardware"])
     records.write_failure(output, UNFINISHED, log, unless=os.getpid())
     try:
         asked = records.request(key, parameters, basis, table, peers)
@@ -56,7 +60,7 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
             request |= {"manifest": str(basis), "root": str(resources), "others": _others(worker.plan, key)}
         reason = None
         try:
-            results = _ask(machine, kind, request, parameters["time_limit_s"], worker)
+            results = _ask(kind, request, parameters["time_limit_s"], worker)
         except OutOfMemoryError as error:
             results, reason = None, str(error)
     except SlideSparseError as error:
@@ -89,7 +93,6 @@ def tune(output, basis, Ms, parameters, *, worker):
     """Search the backend that `output` names (`…/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json`)."""
     path, start = Path(output), time.monotonic()
     hardware_key, _, _, dtype, backend, _ = path.parts[-6:]
-    machine = hardware.check(hardware_key)
     request = {
         "stage": "tune",
         "hardware": hardware_key,
@@ -100,27 +103,32 @@ def tune(output, basis, Ms, parameters, *, worker):
         "linears": _linears(basis),
         "parameters": parameters,
     }
-    found = _ask(machine, "kernel", request, None, worker)
+    with _device(hardware_key, "tune", worker):
+        found = _ask("kernel", request, None, worker)
     found |= {"protocol": records.PROTOCOL["tune"], "parameters": parameters}
     found |= records.provenance(time.monotonic() - start, worker.resident, found.pop("capacity"))
     write_atomic(path.with_suffix(".csv"), tuning.to_csv(found))
     write_json(path, found)
 
 
-def _ask(machine, kind, request, limit, worker):
+def _device(hardware_key, stage, worker):
+    """A device of the hardware for one measurement, and the host as far as the plan wants it."""
+    return devices.taken(hardware_key, worker.owner, worker.seat, stage in worker.plan.get("share_host", SHARE_HOST))
+
+
+def _ask(kind, request, limit, worker):
     """Results of a request, from the resident worker or from this process."""
     # One worker a GPU, so that no idle engine holds the memory of another point; on a CPU both kinds fit.
-    request = request | {"worker": machine.key if machine.gpu else f"{machine.key}/{kind}"}
-    # Workflows in several directories take turns on a device, or each would measure the others' load.
-    with resident.alone(machine.uuid or "cpu", lambda: print(WAITING, file=sys.stderr, flush=True)):
-        if not worker.resident:
-            return resident.here(f"slidesparse.handlers:{kind}", request)
-        Path(LOGS).mkdir(parents=True, exist_ok=True)
-        return resident.ask(
-            f"slidesparse.handlers:{kind}",
-            request,
-            worker.owner,
-            idle=worker.plan.get("idle_s", IDLE_S),
-            log=f"{LOGS}/{kind}.log",
-            timeout=None if limit is None else limit + MARGIN_S,
-        )
+    gpu = hardware.parse(request["hardware"]).cc
+    request = request | {"worker": request["hardware"] if gpu else f"{request['hardware']}/{kind}"}
+    if not worker.resident:
+        return resident.here(f"slidesparse.handlers:{kind}", request)
+    Path(LOGS).mkdir(parents=True, exist_ok=True)
+    return resident.ask(
+        f"slidesparse.handlers:{kind}",
+        request,
+        worker.owner,
+        idle=worker.plan.get("idle_s", IDLE_S),
+        log=f"{LOGS}/{kind}.log",
+        timeout=None if limit is None else limit + MARGIN_S,
+    )

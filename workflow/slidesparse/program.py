@@ -86,6 +86,9 @@ def json_object(text):
 def add_worker_options(parser):
     """Options of a program that measures through the resident worker."""
     parser.add_argument("--plan", help="plan.json of the hardware: what else the worker will be asked for")
+    parser.add_argument(
+        "--seat", help="keeps to one of several GPUs what the same --owner measures under the same name"
+    )
     parser.add_argument("--no-resident", action="store_true", help="measure in this process, without a worker")
 
 
@@ -95,6 +98,7 @@ class Worker(NamedTuple):
     resident: bool
     owner: int | None
     plan: dict
+    seat: str | None = None
 
 
 def worker(arguments):
@@ -102,7 +106,7 @@ def worker(arguments):
     plan = read_json(arguments.plan, RecordError) if arguments.plan and Path(arguments.plan).exists() else {}
     if not isinstance(plan, dict):
         raise RecordError(f"{arguments.plan} is no plan: the next run writes it anew")
-    return Worker(not arguments.no_resident, arguments.owner, plan)
+    return Worker(not arguments.no_resident, arguments.owner, plan, arguments.seat)
 
 
 def find_own_programs():

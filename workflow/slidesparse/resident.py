@@ -86,21 +86,6 @@ def ask(kind, request, owner, *, idle, log, timeout=None):
     return _result(reply)
 
 
-@contextlib.contextmanager
-def alone(device, waiting):
-    """Be the only one of this user's programs that measures on `device`; call `waiting()` first if it has to wait.
-
-    The kernel frees the lock when its holder ends, however that happens.
-    """
-    with open(_directory() / f"{digest(device)[:32]}.device", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def here(kind, request):
     """Return what handler `kind` answers to `request`, computed in this process as if it were a new worker.
 
@@ -120,8 +105,8 @@ def _environment():
     return kept | {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def _directory():
-    """The directory of the sockets, which is this user's alone."""
+def user_directory():
+    """The directory of this host's sockets and locks, which is this user's alone."""
     directory = Path(tempfile.gettempdir(), f"slidesparse-{os.getuid()}")
     with contextlib.suppress(KeyError, OSError):  # on cluster nodes it is often set and not there
         if os.stat(os.environ["XDG_RUNTIME_DIR"]).st_uid == os.getuid():
@@ -141,7 +126,7 @@ def _connect(name, options, environment):
     it starts and hands it the socket as standard input, so a socket refuses only when its worker is dead; who comes
     while a worker is ending waits until it has given back the device (see `end`).
     """
-    directory, connection, fresh = _directory(), socket.socket(socket.AF_UNIX), False
+    directory, connection, fresh = user_directory(), socket.socket(socket.AF_UNIX), False
     with contextlib.ExitStack() as stack:
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         stack.callback(os.close, folder)
