@@ -105,6 +105,7 @@ localrules:
     fetch_model,
     gather_points,
     write_report,
+    write_comparison,
     report,
 
 
