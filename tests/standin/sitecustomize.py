@@ -55,7 +55,7 @@ def listed(name, what):
 
 def measure(request):
     if request["stage"] == "tune":
-        return {"schema": 3, "backend": request["backend"], "library": "none", "entries": []}
+        return {"schema": 3, "backend": request["backend"], "library": "none", "entries": [], "capacity": {}}
     import synthetic
 
     what = "/".join(str(request[name]) for name in ("hardware", "stage", "dtype", "backend", "sparsity", "M"))
