@@ -13,7 +13,7 @@ import threading
 
 import pytest
 
-from slidesparse import hardware, models, points, program, records, resident
+from slidesparse import devices, hardware, models, points, program, records, resident
 from slidesparse.errors import MeasurementError, OutOfMemoryError
 from slidesparse.files import read_json
 from slidesparse.report.validate import read_point
@@ -219,10 +219,10 @@ def test_workflows_in_two_directories_take_turns_on_a_device(finished, tmp_path,
     for clone in (finished, other):
         clone.remove(*clone.points())
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(finished.beside))
-    with resident.alone("cpu", lambda: pytest.fail("nobody else is there")):
+    with devices.host(shared=False):
         calls = [clone.start("--cores", "1", "kernel", config=TINY) for clone in (finished, other)]
         for clone in (finished, other):
-            wait_until(lambda clone=clone: any(points.WAITING in log.read_text() for log in logs(clone)))
+            wait_until(lambda clone=clone: any(devices.WAITING in log.read_text() for log in logs(clone)))
         assert not finished.points() and not other.points()
     for call in calls:
         call.wait()
@@ -363,21 +363,20 @@ def test_nobody_else_is_answered():
         os.waitpid(stranger, 0)
 
 
-def test_a_stranger_cannot_enter_the_directory(tmp_path, monkeypatch):
+def test_a_stranger_cannot_enter_the_directory(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    with resident.alone("cpu", lambda: None):
+    with devices.host(shared=False):
         folder = tmp_path / "slidesparse"
         assert folder.stat().st_mode & 0o777 == 0o700
-        waited = threading.Event()
-        second = threading.Thread(target=lambda: take_turn(waited))
+        second = threading.Thread(target=take_turn)
         second.start()
-        assert waited.wait(60)
+        wait_until(lambda: devices.WAITING in capsys.readouterr().err)
     second.join(60)
     assert not second.is_alive()
 
 
-def take_turn(waited):
-    with resident.alone("cpu", waited.set):
+def take_turn():
+    with devices.host(shared=False):
         pass
 
 

@@ -123,8 +123,8 @@ class Cluster:
 
     def start_node(self, node):
         subprocess.run(["/usr/sbin/slurmd", "-N", node], check=True)
-        idle = ["sinfo", "--noheader", f"--nodes={node}", "--format=%T"]
-        wait_until(lambda: set(subprocess.check_output(idle, text=True).split()) == {"idle"})
+        state = ["sinfo", "--noheader", f"--nodes={node}", "--format=%T"]
+        wait_until(lambda: set(subprocess.check_output(state, text=True).split()) <= {"idle", "mixed", "allocated"})
 
 
 @pytest.fixture(scope="module")
