@@ -191,14 +191,17 @@ def test_a_node_that_dies_and_a_job_that_is_cancelled_lose_no_point(slurm, clone
     def all_submitted():
         return sum(job.kind == "engine" for job in slurm.jobs()) - known == 4
 
+    def ended_as(state):
+        return state in [job.state for job in slurm.jobs()]
+
     wait_until(lambda: begun(dies) and begun({cancelled}) and all_submitted(), 300)
     (job,) = kernel_of(RTX4090, "cusparselt")
     slurm.kill_node("b")
     slurm.kill_controller(job)
     slurm.start_controller()
     wait_until(lambda: not subprocess.run(["scancel", job], capture_output=True).returncode)
+    wait_until(lambda: ended_as("CANCELLED") and ended_as("NODE_FAIL"))  # before what is held is let go
     clone.say("hold")
-    wait_until(lambda: "NODE_FAIL" in [job.state for job in slurm.jobs()])
     slurm.start_node("b")
     call.wait(1)
     clone.say("fail")
