@@ -15,8 +15,10 @@ from slidesparse.configuration import (
     hardware_keys,
     left_out,
     matrix,
+    plan,
     planned,
     validated,
+    variants,
 )
 from slidesparse.errors import ConfigurationError, HardwareError
 from slidesparse.patterns import Pattern
@@ -204,6 +206,16 @@ def test_partial_section_keeps_the_other_defaults():
             "cusparselt is a sparse backend on NVIDIA GPUs and belongs in backends.",
         ),
         ("backends: {dense_on_pruned: [vllm]}", "vllm cannot run pruned checkpoints"),
+        ("cpu: {backends: {dense_on_pruned: [vllm]}}", "vllm cannot run pruned checkpoints"),
+        (
+            "backends: {sparse: [vllm]}",
+            "vllm is a dense backend on NVIDIA GPUs and CPUs and belongs in backends.dense",
+        ),
+        (
+            "cpu: {backends: {sparse: [vllm]}}",
+            "vllm is a dense backend on NVIDIA GPUs and CPUs and belongs in cpu.backends.dense",
+        ),
+        ("backends: {dense: [vllm-full-1]}", 'backends.dense[0] is "vllm-full-1", but allowed are cublaslt, cutlass,'),
         # hardware
         (
             "hardware: RTX4090",
@@ -343,6 +355,35 @@ def test_extended_backends_run_where_they_can():
     }
 
 
+def test_stock_vllm_is_one_row_an_M_and_its_variants_are_planned_beside():
+    config = validated(with_change("backends: {dense: [cublaslt, vllm]}\nprefill: {M: [512, 8192]}\ndecode: {M: [64]}"))
+    rows = matrix(config, RTX4090)
+    mine = [row for row in rows if row[3] not in ("cublaslt", "cusparselt")]
+    assert mine == [
+        (stage, "BitNet-2B", dtype, "vllm", "dense", M)
+        for dtype in ("INT8", "FP8")
+        for stage, M in (("prefill", 512), ("prefill", 8192), ("decode", 64))
+    ]
+    measured = variants(rows, RTX4090)
+    assert len(measured) == 2 * (8 + 2 + 4)
+    engines = [row[1:5] for row in measured]
+    changes = [one for before, one in zip([None, *engines], engines, strict=False) if one != before]
+    assert len(changes) == len(set(changes)) == 2 * 8
+    asked = plan(config, RTX4090)
+    assert asked["points"]["prefill"]["BitNet-2B/INT8/vllm/dense"] == [512, 8192]
+    assert asked["variants"]["prefill"]["BitNet-2B/INT8/vllm-piecewise-32/dense"] == [512, 8192]
+    assert asked["variants"]["prefill"]["BitNet-2B/INT8/vllm-full-1/dense"] == [512]
+    assert "BitNet-2B/INT8/vllm-full-1/dense" not in asked["variants"]["decode"]
+    assert plan(validated(read()), RTX4090)["variants"] == {}
+
+
+def test_stock_vllm_runs_on_cpus_too():
+    config = validated(with_change("cpu: {backends: {dense: [onednn, vllm]}}"))
+    rows = matrix(config, CPU)
+    assert ("prefill", "BitNet-tiny", "FP8", "vllm", "dense", 32) in rows
+    assert {row[3] for row in variants(rows, CPU)} == {"vllm-eager"}
+
+
 def test_tiny_configuration_is_tiny_everywhere():
     config = validated(overlaid(read(), read("test/tiny.yaml")))
     assert [len(matrix(config, key)) for key in (RTX4090, CPU)] == [6, 6]
@@ -376,7 +417,7 @@ def test_schema_knows_the_backends_and_the_hardware_key():
     for processor, backends in (("gpu", properties["backends"]), ("cpu", properties["cpu"]["properties"]["backends"])):
         for kind in ("dense", "sparse"):
             names = {
-                name for name, b in BACKENDS.items() if b.processor == processor and b.sparse == (kind == "sparse")
+                name for name, b in BACKENDS.items() if processor in b.processors and b.sparse == (kind == "sparse")
             }
             assert set(backends["properties"][kind]["items"]["enum"]) == names
     assert properties["hardware"]["pattern"] == f"^(?:auto|{hardware.KEY_PATTERN})$"

@@ -245,6 +245,26 @@ def test_a_run_that_was_killed_leaves_no_job_that_measures_beside_the_next(slurm
     clone.wait_until_alone()
 
 
+def test_a_variant_of_stock_vllm_is_one_job_and_the_best_is_chosen_here(slurm, clone):
+    clone.pretend(GPUS)
+    before = {job.id for job in slurm.jobs()}
+    places = {"prefill": 8192, "decode": 4}
+    best = [f"results/{RTX4090}/{stage}/BitNet-tiny/INT8/vllm/dense/M{M}.json" for stage, M in places.items()]
+    clone.start(*best, *SLURM, config=[CLUSTER, SWEEP, f"hardware: {RTX4090}"]).wait()
+    jobs = [job for job in slurm.jobs() if job.id not in before and job.partition == "gpu"]
+    limits = {job.output.split("/")[5]: job.limit for job in jobs}
+    one, both = "2:00", "4:00"  # points
+    assert limits == {
+        "vllm-piecewise-1": one,
+        "vllm-piecewise-32": both,
+        "vllm-piecewise-1-own": one,
+        "vllm-piecewise-32-own": both,
+    }
+    assert len(jobs) == 4 and {job.kind for job in jobs} == {"engine"}
+    assert set(best) <= clone.points().keys() and len(clone.points()) == 8
+    clone.wait_until_alone()
+
+
 def prepare(clone, key):
     """Put tuning tables of `key` into the clone, as if they had been searched."""
     clone.run("results/models/BitNet-tiny/shape.json")

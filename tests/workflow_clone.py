@@ -97,7 +97,7 @@ class Clone:
         (self.standin / "gpus.json").write_text(json.dumps(gpus))
 
     def say(self, name, points=()):
-        """Tell the stand-ins which points to `hold` or to `fail`."""
+        """Tell the stand-ins which points to `hold`, which `fail`, and which are `large` or `fast`."""
         (self.standin / f"{name}.new").write_text("".join(f"{point}\n" for point in points))
         (self.standin / f"{name}.new").rename(self.standin / name)
 

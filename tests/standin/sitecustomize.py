@@ -2,7 +2,8 @@
 
 The directory that XDG_STANDIN names says what there is and keeps a journal: gpus.json ({node of Slurm, or "": [[name,
 [major, minor], UUID], …]}), journal (a line when a point begins and when it ends: what, and CUDA_VISIBLE_DEVICES), fail
-(points that fail, one a line), hold (points that begin and then wait until they are no longer in this file).
+(points that fail, one a line), large (those that are out of memory), fast (those that take half as long as others),
+hold (points that begin and then wait until they are no longer in this file).
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 
 from slidesparse import handlers, hardware
-from slidesparse.errors import MeasurementError
+from slidesparse.errors import MeasurementError, OutOfMemoryError
 
 PLACE = Path(os.environ.get("XDG_STANDIN", "/nowhere"))
 
@@ -66,8 +67,10 @@ def measure(request):
             select.select([], [], [], 0.05)
         if listed("fail", what):
             raise MeasurementError(f"{what} fails on purpose")
+        if listed("large", what):
+            raise OutOfMemoryError(f"{what} is too large on purpose")
         journal.write(f"end {what} {os.environ['CUDA_VISIBLE_DEVICES']}\n")
-    return synthetic.results(request["stage"], request["M"], 0.01)
+    return synthetic.results(request["stage"], request["M"], 0.005 if listed("fast", what) else 0.01)
 
 
 if PLACE.is_dir():

@@ -5,7 +5,7 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
-from slidesparse import cluster, configuration, hardware, program, records, status
+from slidesparse import cluster, configuration, hardware, program, records, status, stock
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import none_from_the_future, write_json
 
@@ -16,7 +16,8 @@ program.find_own_programs()
 try:
     config = configuration.validated(config)
     PLANS = {key: configuration.planned(config, key) for key in configuration.hardware_keys(config)}
-    ROWS = [(key, *row) for key in PLANS for row in configuration.matrix(config, key)]
+    MATRICES = {key: configuration.matrix(config, key) for key in PLANS}
+    ROWS = [(key, *row) for key, rows in MATRICES.items() for row in rows + configuration.variants(rows, key)]
     LEFT_OUT = {key: configuration.left_out(config, key) for key in PLANS}
 except SlideSparseError as error:
     raise WorkflowError(str(error))
@@ -43,23 +44,32 @@ MEASURE = (
 )
 
 
+def candidates(w):
+    """Points of variants of stock vLLM, of which one is the best at an M."""
+    best = POINT.format(w.hardware, w.stage, w.model, w.dtype, stock.BACKEND, "dense", w.m)
+    return [str(path) for path in records.candidates(best).values()]
+
+
 def peers(w):
     """Dense backends that a kernel point is measured in turn with, and their tuning tables."""
     return configuration.peers("results", w.hardware, w.model, w.dtype, w.backend)
 
 
-# Points by configuration. PRIORITY keeps the points of one engine together, in the order of the table.
+# Points by configuration. PRIORITY keeps the points of one engine together, in the order of the table; points of stock
+# vLLM are chosen among its variants' and have no engine.
 POINTS, PRIORITY = {}, {}
 for hw, stage, model, dtype, backend, sparsity, m in ROWS:
     key = (hw, stage, model, dtype, backend, sparsity)
     POINTS.setdefault(key, []).append(POINT.format(*key, m))
-    PRIORITY.setdefault((hw, model, dtype, backend, sparsity, stage == "kernel"), len(ROWS) - len(PRIORITY))
+    if backend != stock.BACKEND:
+        PRIORITY.setdefault((hw, model, dtype, backend, sparsity, stage == "kernel"), len(ROWS) - len(PRIORITY))
+TABLES = {key: TABLE.format(*key) for key in POINTS if key[4] not in stock.VARIANTS}
 
 
 def planned(stage=None):
     """Every planned point and CSV (of one stage). The points too, or nobody would miss one that was deleted."""
-    keys = [key for key in POINTS if stage in (None, key[1])]
-    return [point for key in keys for point in POINTS[key]] + [TABLE.format(*key) for key in keys]
+    points = [point for key in POINTS if stage in (None, key[1]) for point in POINTS[key]]
+    return points + [table for key, table in TABLES.items() if stage in (None, key[1])]
 
 
 def engine_priority(w):
@@ -103,6 +113,7 @@ for key, omitted in LEFT_OUT.items():
 localrules:
     describe_model,
     fetch_model,
+    choose_stock,
     gather_points,
     write_report,
     write_comparison,

@@ -18,7 +18,7 @@ rule gather_points:
 # The folder keeps what is in it, so that only figures whose data changed are drawn again.
 rule write_report:
     input:
-        lambda w: [TABLE.format(*key) for key in POINTS if key[0] == w.hardware],
+        lambda w: [table for key, table in TABLES.items() if key[0] == w.hardware],
     output:
         expand("results/{{hardware}}/report.{language}.md", language=LANGUAGES),
         *[

@@ -9,6 +9,8 @@ rule measure_prefill:
         "results/{hardware}/prefill/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
     log:
         "results/{hardware}/prefill/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
+    wildcard_constraints:
+        backend=f"(?!{stock.BACKEND}/)[a-z0-9]+",
     priority: engine_priority
     resources:
         **resources(kernel=False),
@@ -28,6 +30,8 @@ rule measure_decode:
         "results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
     log:
         "results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
+    wildcard_constraints:
+        backend=f"(?!{stock.BACKEND}/)[a-z0-9]+",
     priority: engine_priority
     resources:
         **resources(kernel=False),
@@ -37,3 +41,47 @@ rule measure_decode:
         peers=[],
     shell:
         MEASURE
+
+
+# Stock vLLM in one of its variants; it has nothing to tune, and loads dense checkpoints only.
+rule measure_stock:
+    input:
+        basis="results/checkpoints/{model}/{dtype}/{sparsity}.json",
+        tuning=[],
+    output:
+        "results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
+    log:
+        "results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
+    wildcard_constraints:
+        stage="prefill|decode",
+        backend="|".join(stock.VARIANTS),
+        sparsity="dense",
+    priority: engine_priority
+    resources:
+        **resources(kernel=False),
+    params:
+        protocol=lambda w: records.PROTOCOL[w.stage],
+        parameters=lambda w: measuring(w.hardware, w.stage),
+        peers=[],
+    shell:
+        MEASURE
+
+
+# The point of stock vLLM is that of its fastest variant.
+rule choose_stock:
+    input:
+        candidates=candidates,
+        basis="results/checkpoints/{model}/{dtype}/dense.json",
+    output:
+        f"results/{{hardware}}/{{stage}}/{{model}}/{{dtype}}/{stock.BACKEND}/dense/M{{m}}.json",
+    log:
+        f"results/{{hardware}}/{{stage}}/{{model}}/{{dtype}}/{stock.BACKEND}/dense/M{{m}}.log",
+    wildcard_constraints:
+        stage="prefill|decode",
+    priority: len(ROWS) + 1
+    params:
+        protocol=lambda w: records.PROTOCOL[w.stage],
+        parameters=lambda w: measuring(w.hardware, w.stage),
+    shell:
+        "python3 workflow/scripts/choose_stock.py --output {output} --basis {input.basis}"
+        " --parameters {params.parameters:q} --log {log} --owner $PPID 2> {log}"

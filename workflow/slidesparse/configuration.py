@@ -15,7 +15,7 @@ from typing import NamedTuple
 import yaml
 from jsonschema import Draft202012Validator, validators
 
-from slidesparse import hardware
+from slidesparse import hardware, stock
 from slidesparse.errors import ConfigurationError
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
@@ -31,20 +31,20 @@ class Backend(NamedTuple):
 
     sparse: bool
     """Runs a stage's sparsity patterns instead of the dense checkpoint."""
-    processor: str
-    """gpu or cpu."""
+    processors: tuple
+    """gpu, cpu or both."""
     stages: tuple = STAGES
 
 
 BACKENDS = {
-    "cublaslt": Backend(False, "gpu"),
-    "cutlass": Backend(False, "gpu"),
-    "torch": Backend(False, "gpu", ("kernel",)),
-    "vllm": Backend(False, "gpu", ("prefill", "decode")),
-    "cusparselt": Backend(True, "gpu"),
-    "auto": Backend(True, "gpu", ("prefill", "decode")),
-    "onednn": Backend(False, "cpu"),
-    "reference": Backend(True, "cpu"),
+    "cublaslt": Backend(False, ("gpu",)),
+    "cutlass": Backend(False, ("gpu",)),
+    "torch": Backend(False, ("gpu",), ("kernel",)),
+    stock.BACKEND: Backend(False, ("gpu", "cpu"), ("prefill", "decode")),
+    "cusparselt": Backend(True, ("gpu",)),
+    "auto": Backend(True, ("gpu",), ("prefill", "decode")),
+    "onednn": Backend(False, ("cpu",)),
+    "reference": Backend(True, ("cpu",)),
 }
 
 PEERS = {"gpu": {"cublaslt": True, "cutlass": False, "torch": False}, "cpu": {}}
@@ -128,18 +128,31 @@ def matrix(config, hardware_key):
     ]
 
 
+def variants(rows, hardware_key):
+    """Rows as those of a matrix, but of the points among which the best ones of stock vLLM in the matrix are chosen.
+
+    In the order of running: one variant of a model and dtype after the other, each with its prefill and decode points.
+    """
+    processor, engines = hardware.parse(hardware_key).processor, {}
+    for stage, model, dtype, backend, sparsity, M in rows:
+        if backend == stock.BACKEND:
+            for name in stock.candidates(stage, M, processor):
+                row = (stage, model, dtype, name, sparsity, M)
+                engines.setdefault((model, dtype, name), []).append(row)
+    return [row for engine in engines.values() for row in engine]
+
+
 def plan(config, hardware_key):
     """What a validated configuration asks of one hardware key, as it is stored for workers, gathering and reporting.
 
-    {"points": {stage: {"model/dtype/backend/sparsity": [M, …]}}, "left_out": as `left_out`, "parameters": measuring
-    parameters by stage, "share_host": stages that may share the host while measuring, "idle_s": seconds after which an
-    idle worker ends}
+    {"points": {stage: {"model/dtype/backend/sparsity": [M, …]}}, "variants": the same of `variants`, "left_out": as
+    `left_out`, "parameters": measuring parameters by stage, "share_host": stages that may share the host while
+    measuring, "idle_s": seconds after which an idle worker ends}
     """
-    points = {}
-    for stage, *names, M in matrix(config, hardware_key):
-        points.setdefault(stage, {}).setdefault("/".join(names), []).append(M)
+    rows = matrix(config, hardware_key)
     return {
-        "points": points,
+        "points": _by_stage(rows),
+        "variants": _by_stage(variants(rows, hardware_key)),
         "left_out": left_out(config, hardware_key),
         "parameters": planned(config, hardware_key)["measure"],
         "share_host": config["share_host"],
@@ -147,12 +160,20 @@ def plan(config, hardware_key):
     }
 
 
+def _by_stage(rows):
+    """{stage: {"model/dtype/backend/sparsity": [M, …]}} of rows of a matrix."""
+    points = {}
+    for stage, *names, M in rows:
+        points.setdefault(stage, {}).setdefault("/".join(names), []).append(M)
+    return points
+
+
 def peers(root, hardware_key, model, dtype, backend):
     """{dense backend that a kernel point of `backend` is measured in turn with: path of its tuning table, or None}.
 
     root: where results lie, such as `results`.
     """
-    known = PEERS[BACKENDS[backend].processor] if backend in BACKENDS else {}
+    known = PEERS[BACKENDS[backend].processors[0]] if backend in BACKENDS else {}
     return {
         peer: f"{root}/{hardware_key}/tuning/{model}/{dtype}/{peer}/dense.json" if searched else None
         for peer, searched in known.items()
@@ -304,11 +325,13 @@ def _other_list(value, path):
     backend = BACKENDS.get(value) if isinstance(value, str) and "backends." in path else None
     if not backend:
         return ""
-    where = f"{'cpu.' if backend.processor == 'cpu' else ''}backends.{'sparse' if backend.sparse else 'dense'}"
+    kind, section = "sparse" if backend.sparse else "dense", "cpu" if path.startswith("cpu.") else "gpu"
+    processor = section if section in backend.processors else backend.processors[0]
+    where = f"{'cpu.' if processor == 'cpu' else ''}backends.{kind}"
     if path.startswith(f"{where}_on_pruned"):
         return f"; {value} cannot run pruned checkpoints"
-    kind, machine = "sparse" if backend.sparse else "dense", "CPUs" if backend.processor == "cpu" else "NVIDIA GPUs"
-    return f"; {value} is a {kind} backend on {machine} and belongs in {where}"
+    machines = " and ".join({"gpu": "NVIDIA GPUs", "cpu": "CPUs"}[name] for name in backend.processors)
+    return f"; {value} is a {kind} backend on {machines} and belongs in {where}"
 
 
 def _advice(value, schema, parent):

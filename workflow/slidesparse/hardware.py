@@ -40,6 +40,11 @@ class Parts(NamedTuple):
     cuda: int
     arch: str
 
+    @property
+    def processor(self):
+        """gpu or cpu: what of the machine is measured."""
+        return "gpu" if self.cc else "cpu"
+
 
 @dataclass(frozen=True)
 class Hardware:

@@ -35,7 +35,7 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
 
     On other hardware than the path's nothing is written.
 
-    basis: path of shape.json (kernel) or of the checkpoint's manifest. table: path of the tuning table.
+    basis: path of shape.json (kernel) or of the checkpoint's manifest. table: path of the tuning table, or None.
     peers: {dense backend to measure in turn with a kernel point: path of its tuning table, or None}.
     worker: program.Worker; its plan sizes an engine that is started for this point.
     """
@@ -51,7 +51,7 @@ def _measure(output, key, basis, table, parameters, peers, resources, log, worke
         asked = records.request(key, parameters, basis, table, peers)
         limit = worker.plan.get("parameters", {}).get(key["stage"], {}).get("time_limit_s", LIMIT_S)
         parameters = {"time_limit_s": limit} | parameters
-        request = key | {"parameters": parameters, "tuning": str(table)}
+        request = key | {"parameters": parameters, "tuning": str(table) if table else None}
         if key["stage"] == "kernel":
             kind = "kernel"
             request |= {"linears": _linears(basis), "peers": peers}
@@ -85,8 +85,64 @@ def _others(plan, key):
     return [
         [stage, M, plan["parameters"][stage]]
         for stage in ("prefill", "decode")
-        for M in plan.get("points", {}).get(stage, {}).get(names, ())
+        for planned in ("points", "variants")
+        for M in plan.get(planned, {}).get(stage, {}).get(names, ())
     ]
+
+
+def choose(output, basis, parameters, *, log=None):
+    """Write the point of stock vLLM that belongs at `output`: of its candidates' the one with the smallest median step.
+
+    It is out of memory if all of them are. results["variant"] names the chosen one, and results["variants"] has status,
+    step_s (seconds, as in a point) and reason of each; hardware, software and run are the chosen one's, except that
+    run["seconds"] is the sum of all.
+
+    basis: path of the checkpoint's manifest. A failure is recorded beside `output` and raised: RecordError if a
+    candidate's point is missing or damaged, or answers another request.
+    """
+    try:
+        point = _best(output, basis, parameters)
+    except SlideSparseError as error:
+        records.write_failure(output, str(error), log)
+        raise
+    write_json(output, point)
+    records.failure_of(output).unlink(missing_ok=True)
+
+
+def _best(output, basis, parameters):
+    """The content of the point that `choose` writes."""
+    key = records.key_of(output)
+    asked = records.request(key, parameters, basis)
+    found = {name: _candidate(path, asked["candidates"][name]) for name, path in records.candidates(output).items()}
+    variants = {
+        name: {"status": point["status"], "step_s": point["results"].get("step_s"), "reason": point["reason"]}
+        for name, point in found.items()
+    }
+    good = [name for name in found if found[name]["status"] == "ok"]
+    name = min(good, key=lambda name: variants[name]["step_s"]["median"]) if good else next(iter(found))
+    best = found[name]
+    seconds = sum(point["run"]["seconds"] for point in found.values())
+    return best | {
+        "key": key,
+        "request": asked,
+        "results": best["results"] | ({"variant": name} if good else {}) | {"variants": variants},
+        "run": best["run"] | {"seconds": round(seconds, 3)},
+    }
+
+
+def _candidate(path, digest):
+    """The point at `path`, which must answer the request with that digest (hex)."""
+    point = read_json(path, RecordError)
+    try:
+        if point["key"] != records.key_of(path) or point["request"]["digest"] != digest:
+            raise RecordError(f"{path} answers another request; delete it and it is measured again")
+        if point["status"] == "ok":
+            float(point["results"]["step_s"]["median"])
+        float(point["run"]["seconds"])
+        str(point["reason"])
+    except (KeyError, TypeError, ValueError):
+        raise RecordError(f"{path} is damaged; delete it and it is measured again") from None
+    return point
 
 
 def tune(output, basis, Ms, parameters, *, worker):

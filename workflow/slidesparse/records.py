@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from slidesparse import hardware
+from slidesparse import hardware, stock
 from slidesparse.errors import RecordError
 from slidesparse.files import digest, read_json, sha256_file, write_json
 from slidesparse.handlers import SETTINGS
@@ -40,18 +40,31 @@ def key_of(path):
     return match.groupdict() | {"M": int(match["M"])}
 
 
+def candidates(path):
+    """{variant: path of its point} of those of which the one at `path` is the best, if it is one of stock vLLM."""
+    path = Path(path)
+    return {name: path.parents[2] / name / path.parts[-2] / path.name for name in _variants(key_of(path))}
+
+
+def _variants(key):
+    """Names of the variants of stock vLLM that the point of a key is the best of, if it is one of stock vLLM."""
+    if key["backend"] != stock.BACKEND:
+        return []
+    return stock.candidates(key["stage"], key["M"], hardware.parse(key["hardware"]).processor)
+
+
 def deciding(stage, parameters):
     """The measuring parameters that decide a point's value; an engine's time limit only ends what takes too long."""
     ends = {"time_limit_s"} if stage in ("prefill", "decode") else set()
     return {name: value for name, value in parameters.items() if name not in ends}
 
 
-def request(key, parameters, basis, tuning, peers=None):
-    """The request of a point and its digest.
+def request(key, parameters, basis, tuning=None, peers=None):
+    """The request of a point and its digest; of the best point of stock vLLM also the digests of its candidates'.
 
     basis: path of the model's shape (kernel) or of the checkpoint's manifest (prefill, decode). tuning: path of the
-    tuning table. parameters: the stage's measuring parameters. peers: {dense backend measured beside a kernel point:
-    path of its tuning table, or None}.
+    tuning table; stock vLLM has none. parameters: the stage's measuring parameters. peers: {dense backend measured
+    beside a kernel point: path of its tuning table, or None}.
     """
     parameters = deciding(key["stage"], parameters)
     asked = {
@@ -59,10 +72,13 @@ def request(key, parameters, basis, tuning, peers=None):
         "protocol": PROTOCOL[key["stage"]],
         "parameters": parameters,
         "basis": digest(read_json(basis, RecordError)),
-        "tuning": sha256_file(tuning),
+        "tuning": sha256_file(tuning) if tuning else None,
     }
     if peers:
         asked["peers"] = {name: path and sha256_file(path) for name, path in peers.items()}
+    theirs = {name: request(key | {"backend": name}, parameters, basis)["digest"] for name in _variants(key)}
+    best = {"candidates": theirs} if theirs else {}
+    asked |= best
     return {
         "digest": digest(asked),
         "protocol": asked["protocol"],
@@ -70,6 +86,7 @@ def request(key, parameters, basis, tuning, peers=None):
         "checkpoint": asked["basis"] if key["stage"] != "kernel" else None,
         "tuning": asked["tuning"],
         "peers": asked.get("peers", {}),
+        **best,
     }
 
 

@@ -89,7 +89,10 @@ def read(results, key, plan):
 
 
 def _look(path, state):
-    """Note in `state` what became of the point at `path`; a damaged one has failed."""
+    """Note in `state` what became of the point at `path`; a damaged one has failed.
+
+    One of stock vLLM is in flight, or has failed, with the first of its candidates that is or has.
+    """
     with suppress(FileNotFoundError):
         seconds, status = _of_point(path, path.stat().st_mtime_ns)
         if seconds is None:
@@ -98,13 +101,17 @@ def _look(path, state):
             state.done[path] = seconds
             state.no_memory += status == "out_of_memory"
         return
-    try:
-        failure = json.loads(records.failure_of(path).read_text())
-        (state.flying if records.in_flight(failure) else state.failed)[path] = failure
-    except OSError:
+    for name, place in {"": path, **records.candidates(path)}.items():
+        try:
+            failure = json.loads(records.failure_of(place).read_text())
+            flying = records.in_flight(failure)
+        except OSError:
+            continue
+        except (ValueError, AttributeError):
+            failure, flying = {"reason": f"{records.failure_of(place)} is damaged"}, False
+        said = failure | {"reason": f"{name}: {failure.get('reason')}"} if name else failure
+        (state.flying if flying else state.failed)[path] = said
         return
-    except (ValueError, AttributeError):
-        state.failed[path] = {"reason": f"{records.failure_of(path)} is damaged"}
 
 
 @cache

@@ -9,6 +9,9 @@ STEADY = {
     "samples": int,
     "steady_tokens_per_s": float,
 }
+STOCK = {"variant": str}
+"""Which of its variants a point of stock vLLM is."""
+
 TAIL = {
     "status": str,
     "reason": str,
@@ -37,8 +40,8 @@ LIBRARIES = ("cublaslt", "cutlass", "torch")
 """Dense rivals whose whole linears (quantise, product, both scales) take turns with a kernel point's."""
 
 COLUMNS = {
-    "prefill": {**PUBLISHED["prefill"], **STEADY, **TAIL},
-    "decode": {**PUBLISHED["decode"], **STEADY, **TAIL},
+    "prefill": {**PUBLISHED["prefill"], **STEADY, **STOCK, **TAIL},
+    "decode": {**PUBLISHED["decode"], **STEADY, **STOCK, **TAIL},
     "kernel": {
         "M": int,
         "N": int,

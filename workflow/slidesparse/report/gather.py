@@ -4,7 +4,7 @@ import csv
 import io
 from pathlib import Path
 
-from slidesparse import configuration, records
+from slidesparse import configuration, records, stock
 from slidesparse.errors import RecordError
 from slidesparse.files import canonical_json, write_atomic
 from slidesparse.records import STAGES
@@ -44,7 +44,8 @@ def expected_digests(point_paths, parameters):
     """M -> digest of the request that the point at each path must answer now.
 
     parameters: measuring parameters of its stage. The other reasons to measure again lie in the tree of the points:
-    shape or checkpoint manifest, and tuning table; where one of them is gone the digest is None, which is not checked.
+    shape or checkpoint manifest, and tuning table, which stock vLLM does without; where one of them is gone the digest
+    is None, which is not checked.
     """
     digests = {}
     for path in point_paths:
@@ -54,8 +55,9 @@ def expected_digests(point_paths, parameters):
         basis = root / (shape if key["stage"] == "kernel" else "checkpoints" / checkpoint)
         tuning = root / key["hardware"] / "tuning" / key["model"] / key["dtype"] / key["backend"] / checkpoint.name
         where = (root, key["hardware"], key["model"], key["dtype"], key["backend"])
+        tuning = None if key["backend"] == stock.BACKEND else tuning
         peers = configuration.peers(*where) if key["stage"] == "kernel" else {}
-        known = all(Path(file).is_file() for file in (basis, tuning, *filter(None, peers.values())))
+        known = all(Path(file).is_file() for file in filter(None, (basis, tuning, *peers.values())))
         digests[key["M"]] = records.request(key, parameters, basis, tuning, peers)["digest"] if known else None
     return digests
 
@@ -137,7 +139,7 @@ def throughput_row(point):
         ("step_ms_ci_high", "ci_high"),
     ):
         row[name] = as_float(step.get(statistic), 1e3)
-    return row | {"samples": step.get("n")}
+    return row | {"samples": step.get("n"), "variant": results.get("variant")}
 
 
 def kernel_rows(point):
@@ -270,9 +272,13 @@ def point_files(directory):
     return sorted(path for path in directory.glob("M*.json") if path.stem[1:].isdigit())
 
 
-def configuration_directories(root, hardware):
-    """Sorted directories `{stage}/{model}/{dtype}/{backend}/{sparsity}` of one hardware key below a root."""
-    return [d for stage in STAGES for d in sorted(Path(root, hardware, stage).glob("*/*/*/*")) if d.is_dir()]
+def configuration_directories(root, hardware, variants=False):
+    """Sorted directories `{stage}/{model}/{dtype}/{backend}/{sparsity}` of one hardware key below a root.
+
+    Of variants of stock vLLM, whose points are parts of its own, or of all other backends.
+    """
+    found = [d for stage in STAGES for d in sorted(Path(root, hardware, stage).glob("*/*/*/*")) if d.is_dir()]
+    return [directory for directory in found if (directory.parts[-2] in stock.VARIANTS) == variants]
 
 
 def hardware_directories(root):

@@ -1,8 +1,10 @@
 """Our layout, `{root}/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/{model}-{dtype}_{stage}.csv` -> rows."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+from slidesparse import stock
 from slidesparse.errors import RecordError
 from slidesparse.report.columns import COLUMNS, M_COLUMN, POSITIVE, PUBLISHED, TASKS, cell
 from slidesparse.report.gather import configuration_directories, point_files
@@ -76,6 +78,7 @@ def read(source, hardware):
         if not expected.is_file() and point_files(directory):
             source.ungathered.append(str(directory))
         source.rows += failures(directory, hardware, stage, configuration)
+    source.rows += failures_of_variants(root, hardware, source.rows)
     for path in sorted((root / hardware / "tuning").glob("*/*/*/*.csv")):
         name = Configuration(*path.with_suffix("").parts[-4:])
         collect(
@@ -160,6 +163,20 @@ def failures(directory, hardware, stage, configuration):
             )
         )
     return sorted(rows, key=lambda row: row.M)
+
+
+def failures_of_variants(root, hardware, rows):
+    """A row for every point of stock vLLM that is not among `rows` because a variant of it failed, with its reason."""
+    there = {(row.stage, row.configuration, row.M) for row in rows}
+    found = {}
+    for directory in configuration_directories(root, hardware, variants=True):
+        stage, model, dtype, variant, sparsity = directory.parts[-5:]
+        configuration = Configuration(model, dtype, stock.BACKEND, sparsity)
+        for row in failures(directory, hardware, stage, configuration):
+            if (stage, configuration, row.M) not in there:
+                row = replace(row, reason=f"{variant}: {row.reason}")
+                found.setdefault((stage, configuration, row.M), row)
+    return list(found.values())
 
 
 def read_tuning(path):
