@@ -227,8 +227,9 @@ def value_sections(summaries, labels):
 
 
 def best_dense(values):
-    """M -> dense value of the first dense configuration."""
-    names = sorted({name for name, _ in values if name.sparsity == "dense"}, key=configuration_order)
+    """M -> dense value of the first dense configuration other than stock vLLM."""
+    dense = {name for name, _ in values if name.sparsity == "dense" and not name.stock}
+    names = sorted(dense, key=configuration_order)
     return {M: values[name, M] for name, M in values if names and name == names[0]}
 
 

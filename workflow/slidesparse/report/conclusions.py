@@ -52,7 +52,7 @@ def conclusion_blocks(source, comparisons, found):
         sentences.append(say("{n} findings limit these figures: {rules}.", n=count, rules=rules))
     if not sentences:
         return [say("Nothing to conclude: there is nothing to compare.")]
-    rows = [row for comparison in chosen for row in pattern_rows(comparison)]
+    rows = [row for comparison in chosen if comparison.kind != "stock" for row in pattern_rows(comparison)]
     headers = (
         "stage",
         "model",

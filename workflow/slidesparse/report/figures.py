@@ -136,11 +136,11 @@ def drawn(comparisons):
     """The comparisons that get a figure: of those that say the same of a model and dtype, the one that says it best.
 
     Steady-state steps rather than the published protocol's tokens/s, products that took turns rather than those of two
-    processes, cold caches rather than hot ones; nothing over 2:4.
+    processes, cold caches rather than hot ones; nothing over 2:4 or stock vLLM.
     """
     best = {}
     for comparison in comparisons:
-        if comparison.kind != "half" and comparison.ratios:
+        if comparison.kind not in ("half", "stock") and comparison.ratios:
             place = (comparison.stage, comparison.model, comparison.dtype, comparison.kind)
             rank = (comparison.metric == "step_ms", comparison.over == "cublaslt", comparison.metric == "latency_us")
             if place not in best or rank > best[place][0]:

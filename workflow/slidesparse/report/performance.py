@@ -15,6 +15,7 @@ STEP_EXTRAS = {
     "clock_mhz": "clock (MHz)",
     "energy_j_per_token": "energy (J/token)",
     "graph_mode": "graph mode",
+    "variant": "variant",
 }
 """Columns of a step that a table shows where any point has them, and their heads."""
 
@@ -114,9 +115,8 @@ def step_blocks(source):
             columns = [column for column in STEP_EXTRAS if any(row.values.get(column) is not None for row in rows)]
             if columns:
                 heads = ("backend/sparsity", "M", *(STEP_EXTRAS[column] for column in columns))
-                table = Table(
-                    f"step_more_{name}", heads, [extra_cells(row, columns) for row in rows if row.status == "ok"], "l"
-                )
+                having = [row for row in rows if any(row.values.get(column) is not None for column in columns)]
+                table = Table(f"step_more_{name}", heads, [extra_cells(row, columns) for row in having], "l")
                 blocks.append(Section(say("{what}, more about the step", what=title), [table], folded=True))
             taken = [row for row in rows if row.values.get("gemm_ms") is not None]
             if taken:

@@ -48,13 +48,18 @@ def both(first, second):
     return None if first is None or second is None else math.hypot(first, second)
 
 
+def quotient(first, second):
+    """First over second, two independent figures."""
+    return around(first.value / second.value, both(first.spread, second.spread))
+
+
 @dataclass
 class Comparison:
     """Ratios of one model and dtype at one stage over one denominator.
 
-    what, over: the figure that is compared, and the denominator. kind: dense, best_dense, half or linear. caches: cold
-    or hot for kernels. ratios: (Configuration, M) -> Quantity. sides: the same -> (own value, denominator's). unit of
-    these. apart: ratios left out because hardware, driver, versions or protocol differ.
+    what, over: the figure that is compared, and the denominator. kind: dense, best_dense, half, linear or stock.
+    caches: cold or hot for kernels. ratios: (Configuration, M) -> Quantity. sides: the same -> (own value,
+    denominator's). unit of these. apart: ratios left out because hardware, driver, versions or protocol differ.
     """
 
     stage: str
@@ -188,6 +193,7 @@ def comparisons(source):
 
 BEST = say("the fastest dense library of each linear")
 BEST_LINEAR = say("the fastest dense library of each whole linear")
+STOCK = say("stock vLLM (fusion and sparsity together)")
 
 
 def dense_base(values):
@@ -197,7 +203,11 @@ def dense_base(values):
 
 
 def divided(empty, values, higher):
-    """Comparisons of measured values with the dense backend, with the fastest dense backend, and with 2:4."""
+    """Comparisons of measured values with the dense backend, with the fastest dense backend, with 2:4, and with stock
+    vLLM, which is no dense backend here: only those with the same fusion say what sparsity gives.
+    """
+    stock = next((name for name, _ in values if name.stock), None)
+    everything, values = values, {key: value for key, value in values.items() if not key[0].stock}
     base = dense_base(values)
     dense = sorted({name for name, _ in values if name.sparsity == "dense"}, key=configuration_order)
     found = []
@@ -220,6 +230,8 @@ def divided(empty, values, higher):
         over = ", ".join(sorted(name.column for name in sparse.values()))
         new = replace(empty, over=over, kind="half")
         found.append(ratios(new, values, lambda name, M: sparse.get(name.backend), higher))
+    if stock:
+        found.append(ratios(replace(empty, over=STOCK, kind="stock"), everything, lambda name, M: stock, higher))
     return [comparison for comparison in found if comparison.ratios or comparison.apart]
 
 
@@ -237,8 +249,7 @@ def ratios(empty, values, base_of, higher):
         if theirs.machine != mine.machine:
             filled.apart += 1
             continue
-        ratio = mine.value / theirs.value if higher else theirs.value / mine.value
-        filled.ratios[name, M] = around(ratio, both(mine.spread, theirs.spread))
+        filled.ratios[name, M] = quotient(mine, theirs) if higher else quotient(theirs, mine)
         filled.sides[name, M] = mine.value, theirs.value
     return filled
 

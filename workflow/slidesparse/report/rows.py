@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from slidesparse import stock
 from slidesparse.configuration import BACKENDS
 from slidesparse.hardware import KEY_PATTERN
 from slidesparse.records import STAGES
@@ -11,7 +12,8 @@ from slidesparse.records import STAGES
 DTYPES = ("INT8", "FP8")
 LINEARS = ("qkv", "o", "gate_up", "down")
 DENSE_BACKENDS = tuple(name for name, backend in BACKENDS.items() if not backend.sparse)
-"""Backends that multiply dense weights; the first one that was measured is the denominator of speed-ups."""
+"""Backends that multiply dense weights; the first one that was measured, other than stock vLLM, is the denominator of
+speed-ups."""
 
 HARDWARE = re.compile(KEY_PATTERN)
 
@@ -33,6 +35,11 @@ class Configuration(NamedTuple):
     def sparse_kernel(self):
         """True where a sparse kernel may run: a sparsity, and no dense backend."""
         return self.sparsity != "dense" and self.backend not in DENSE_BACKENDS
+
+    @property
+    def stock(self):
+        """True for stock vLLM, which differs from all others by more than its products."""
+        return self.backend == stock.BACKEND
 
 
 class Provenance(NamedTuple):

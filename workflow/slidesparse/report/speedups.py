@@ -4,18 +4,26 @@ from statistics import median
 
 from slidesparse.patterns import Pattern
 from slidesparse.report.document import NONE, Section, Table, fixed, interval, number, say, whole
-from slidesparse.report.rows import configuration_order
+from slidesparse.report.ratios import of_points, quotient
+from slidesparse.report.rows import configuration_order, grouped
+
+GAINS = ("M", "variant", "stock vLLM (ms)", "best dense", "best dense (ms)", "gain of fusion and graphs")
+GAINS += ("backend/sparsity", "step (ms)", "gain of sparsity", "total gain")
 
 NOISE = " ≈"
 """Mark of a ratio whose confidence interval holds 1."""
 
 
 def speedup_blocks(source, comparisons):
-    """A table for every comparison, with the bound of each pattern."""
+    """What fusion and sparsity give, each; then a table for every comparison, with the bound of each pattern."""
     blocks = [block for comparison in comparisons if comparison.ratios for block in comparison_section(comparison)]
     dense = {comparison.stage for comparison in comparisons if comparison.kind == "dense"}
     notes = [
-        say("{stage}: no speed-up over dense, because no dense backend was measured.", stage=stage)
+        say(
+            "{stage}: no speed-up over dense, because no dense backend{but} was measured.",
+            stage=stage,
+            but=but(source, stage),
+        )
         for stage in ("prefill", "decode", "kernel")
         if stage not in dense and any(row.configuration.sparse_kernel for row in source.stage(stage))
     ]
@@ -32,7 +40,55 @@ def speedup_blocks(source, comparisons):
         for comparison in comparisons
         if comparison.apart and comparison.kind == "dense" and not comparison.ratios
     ]
-    return notes + apart + blocks
+    return notes + apart + gain_blocks(source) + blocks
+
+
+def but(source, stage):
+    """What the sentence that no dense backend was measured must leave out."""
+    return say(" other than stock vLLM") if any(row.configuration.stock for row in source.stage(stage)) else ""
+
+
+def gain_blocks(source):
+    """Steps of stock vLLM, of the fastest dense backend with our fusion, and of every sparse one, with the gains
+    between them: a table for every stage, model and dtype, a row for every M and sparse configuration.
+    """
+    blocks = []
+    for stage in ("prefill", "decode"):
+        for (model, dtype), rows in grouped(source.stage(stage)).items():
+            variants = {row.M: row.values.get("variant") for row in rows if row.configuration.stock}
+            cells = gain_rows(of_points(rows, "step_ms"), variants)
+            if cells:
+                what = f"{stage} {model} {dtype}"
+                note = say(
+                    "Step times. The best dense backend of each M is one of those that run as the sparse ones do: over"
+                    " it a sparse one shows what sparsity gives, and it shows over stock vLLM what fusion and graphs"
+                    " give."
+                )
+                table = Table(f"gains_{stage}_{model}_{dtype}", GAINS, cells, "rlrlrrlrr")
+                blocks.append(Section(say("{what}, from stock vLLM to sparse", what=what), [note, table]))
+    return blocks
+
+
+def gain_rows(values, variants):
+    """Rows of the table of gains from (configuration, M) -> Quantity of step times, and M -> variant of stock vLLM."""
+    rows = []
+    stock = {M: step for (name, M), step in values.items() if name.stock}
+    for M, before in sorted(stock.items()):
+        same = {name: step for (name, m), step in values.items() if m == M and step.machine == before.machine}
+        dense = [name for name in same if name.sparsity == "dense" and not name.stock]
+        if not dense:
+            continue
+        fastest = min(dense, key=lambda name: same[name].value)
+        between = same[fastest]
+        first = (number(str(M), M), variants[M], fixed(before.value, 3), fastest.column, fixed(between.value, 3))
+        first += (cell(quotient(before, between)),)
+        sparse = sorted((name for name in same if name.sparse_kernel), key=configuration_order)
+        for name in sparse:
+            gains = cell(quotient(between, same[name])), cell(quotient(before, same[name]))
+            rows.append((*first, name.column, fixed(same[name].value, 3), *gains))
+        if not sparse:
+            rows.append((*first, NONE, NONE, NONE, NONE))
+    return rows
 
 
 def title_of(comparison):
@@ -98,7 +154,7 @@ def comparison_section(comparison):
             )
         )
     table = Table(name_of(comparison), ("M", *(name.column for name in names)), rows)
-    return [Section(title_of(comparison), [*notes, table], folded=comparison.kind == "half")]
+    return [Section(title_of(comparison), [*notes, table], folded=comparison.kind in ("half", "stock"))]
 
 
 def search_blocks(source):

@@ -1,0 +1,72 @@
+"""Stock vLLM in the report: what is gained over it is told apart, and none of it is called a gain of sparsity alone."""
+
+import shutil
+
+import pytest
+
+import synthetic
+from reports import HARDWARE, SPARSE, markdown, ours, rows_under
+from slidesparse.files import write_json
+from slidesparse.report.gather import gather_all
+
+
+def report(tmp_path, **stages):
+    """A small run of ours, and stock vLLM beside it at (stage, M, seconds); its root."""
+    root = ours(tmp_path / "results")
+    for stage, Ms in stages.items():
+        for file in synthetic.write(root, stage, Ms, place={"backend": "vllm"}):
+            point = synthetic.point(file, 0.018)
+            point["results"]["variant"] = "vllm-full-1-own"
+            write_json(file, point)
+    assert gather_all(root, HARDWARE) == []
+    return root
+
+
+@pytest.mark.parametrize(
+    ("language", "title"),
+    [("en", "prefill BitNet-2B INT8, from stock vLLM to sparse"), ("zh", "prefill BitNet-2B INT8，从原版 vLLM 到稀疏")],
+)
+def test_what_fusion_and_what_sparsity_give_is_told_apart(tmp_path, language, title):
+    root = report(tmp_path, prefill=(512,))
+    slow = {"backend": "cutlass"}
+    synthetic.write(root, "prefill", (512,), 0.015, place=slow)
+    gather_all(root, HARDWARE)
+    text, _ = markdown(root, language=language)
+    assert rows_under(text, title) == [
+        ["512", "vllm-full-1-own", "18.000", "cublaslt/dense", "12.000", "1.50 (1.48–1.52)"]
+        + ["cusparselt/2_8", "10.000", "1.20 (1.18–1.22)", "1.80 (1.77–1.83)"]
+    ]
+
+
+def test_without_sparse_or_dense_rows_no_gain_is_made_up(tmp_path):
+    synthetic.write(tmp_path, "prefill", (512,), 0.018, place={"backend": "vllm"})
+    synthetic.write(tmp_path, "prefill", (512,), 0.010, place=SPARSE)
+    gather_all(tmp_path, HARDWARE)
+    text, _ = markdown(tmp_path)
+    assert "from stock vLLM to sparse" not in text
+    assert "prefill: no speed-up over dense, because no dense backend other than stock vLLM was measured." in text
+    synthetic.write(tmp_path, "prefill", (512,), 0.012)
+    shutil.rmtree(tmp_path / HARDWARE / "prefill/BitNet-2B/INT8/cusparselt")
+    gather_all(tmp_path, HARDWARE)
+    text, _ = markdown(tmp_path)
+    (row,) = rows_under(text, "prefill BitNet-2B INT8, from stock vLLM to sparse")
+    assert row[-5:] == ["1.50 (1.48–1.52)", "—", "—", "—", "—"]
+
+
+def test_stock_vllm_is_no_best_dense_backend(tmp_path):
+    """A sparse backend over it is labelled so, even where it is the fastest dense one, and gets no bound."""
+    root = report(tmp_path, prefill=(512,), decode=(64,))
+    synthetic.write(root, "decode", (64,), 0.006, place={"backend": "vllm"})
+    gather_all(root, HARDWARE)
+    text, _ = markdown(root)
+    assert "the fastest dense backend of each M" not in text
+    ours_only = rows_under(text, "decode BitNet-2B INT8, steady-state step time, over cublaslt/dense")
+    assert ours_only[0] == ["64", "1.20 (1.18–1.22)"]
+    over = "over stock vLLM (fusion and sparsity together)"
+    assert rows_under(text, f"decode BitNet-2B INT8, steady-state step time, {over}") == [
+        ["64", "0.50 (0.49–0.51)", "0.60 (0.59–0.61)"]
+    ]
+    assert f"- prefill BitNet-2B INT8, steady-state step time, {over}: most at M=512 with cusparselt/2_8, 1.80" in text
+    assert not [row for row in rows_under(text, "Conclusions") if "stock" in row[4]]
+    more = rows_under(text, "prefill BitNet-2B INT8, more about the step")
+    assert more == [["vllm/dense", "512", "vllm-full-1-own"]]
