@@ -93,7 +93,7 @@ def test_other_files_are_valid_on_top(name):
 
 def test_partial_section_keeps_the_other_defaults():
     config = validated({"measure": {"prefill": {"steps": 4}}, "cpu": {"decode": {"M": [2]}}})
-    assert config["measure"]["prefill"] == {"steps": 4, "prompt_cap": 1024, "warmup_steps": 8, "time_limit_s": 600}
+    assert config["measure"]["prefill"] == validated({})["measure"]["prefill"] | {"steps": 4}
     assert config["cpu"]["models"] == ["BitNet-tiny"]
     assert config["cpu"]["decode"] == {"M": [2]}
 
@@ -321,7 +321,7 @@ def test_cpu_section_is_laid_over_the_rest():
     assert plan["models"] == ["BitNet-tiny"]
     assert plan["dtypes"] == ["INT8", "FP8"]
     assert plan["kernel"] == {"M": [16, 64], "sparsity": config["kernel"]["sparsity"]}
-    assert plan["measure"]["prefill"] == config["measure"]["prefill"]
+    assert plan["measure"]["prefill"] == config["measure"]["prefill"] | config["cpu"]["measure"]["prefill"]
     assert plan["hardware"] == CPU
     assert "cpu" not in plan
     assert planned(config, RTX4090)["models"] == ["BitNet-2B"]

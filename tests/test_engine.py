@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from slidesparse import checkpoints, handlers, models
+from slidesparse import checkpoints, handlers, models, throughput
 from slidesparse.errors import ConfigurationError, HardwareError, MeasurementError
 from slidesparse.patterns import Pattern
 from slidesparse.slide import unslide
@@ -13,8 +13,9 @@ from tiny import ENTRY
 
 pytestmark = pytest.mark.engine
 
-PREFILL = {"steps": 4, "prompt_cap": 32, "warmup_steps": 1, "time_limit_s": 120}
-DECODE = {"prompt_len": 16, "output_len": 8, "warmup_steps": 1, "time_limit_s": 120}
+REPEATS = {"warmup_steps": 1, "min_repeats": 2, "max_repeats": 2, "relative_ci": 0.01, "time_limit_s": 120}
+PREFILL = REPEATS | {"steps": 4, "prompt_cap": 32}
+DECODE = REPEATS | {"prompt_len": 16, "output_len": 8}
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +78,7 @@ def observed(engine):
                 return result
 
             method.multiply = record
-    engine.scheduler.limit(128, 8)
-    engine.submit([16] * 8, 1)
-    engine.run(math.inf)
+    engine.run([16] * 8, 1, (128, 8), math.inf)
     return torch.cat(logits).float(), accumulators
 
 
@@ -227,23 +226,33 @@ def test_stock_vllm_loads_the_dense_checkpoint(checkpoint, engine):
 
 def test_every_step_carries_exactly_M(checkpoint, engine):
     made = engine(checkpoint("INT8", "dense"), "onednn")
-    prefill = made.prefill(128, PREFILL)
-    assert prefill["scheduled_tokens"] == [128]
-    assert prefill["prompt_lens"] == [32] * 4 and prefill["num_prompts"] == 16
-    assert prefill["step_s"]["n"] == len(prefill["samples_s"]) == 4
-    decode = made.decode(8, DECODE)
-    assert decode["running"] == [8]
-    assert decode["step_s"]["n"] == 7  # the first of 8 output tokens comes with the prompts
-    assert decode["tokens_per_s"] * decode["elapsed_s"] == pytest.approx(8 * (16 + 8))
-    again = made.prefill(32, PREFILL)  # a smaller M on the same engine
-    assert again["scheduled_tokens"] == [32] and again["max_num_seqs"] == 1
+    prefill = throughput.prefill(made, 128, PREFILL)
+    assert prefill["tokens"] == [128, 128] and prefill["sequences"] == [4, 4]
+    assert prefill["prompt_lens"] == [32] * 4 and prefill["num_prompts"] == 32
+    assert prefill["step_s"]["n"] == len(prefill["samples_s"]) == prefill["steps"] == 8
+    assert len(prefill["repeats_s"]) == 2
+    decode = throughput.decode(made, 8, DECODE)
+    assert decode["tokens"] == decode["sequences"] == [8, 8]
+    assert decode["step_s"]["n"] == 14  # the first of 8 output tokens comes with the prompts, in each of two repeats
+    assert decode["tokens_per_s"] * decode["elapsed_s"] == pytest.approx(2 * 8 * (16 + 8))
+    again = throughput.prefill(made, 32, PREFILL)  # a smaller M on the same engine
+    assert again["tokens"] == [32, 32] and again["max_num_seqs"] == 1
+
+
+def test_a_point_says_how_it_was_measured(checkpoint, engine):
+    made = engine(checkpoint("INT8", "2_8"), "reference")
+    point = throughput.prefill(made, 64, PREFILL)
+    assert point["graph_mode"] == "eager" and point["own_process"] is False
+    assert point["breakdown_reason"] == "no GPU"
+    assert point["energy_j_per_token"] is None and "no energy counter" in point["energy_reason"]
+    assert point["weight_bytes"] > 100_000
 
 
 def test_a_point_beyond_its_time_limit_ends_and_leaves_the_engine_usable(checkpoint, engine):
     made = engine(checkpoint("INT8", "dense"), "onednn")
     with pytest.raises(MeasurementError, match="time limit"):
-        made.prefill(64, PREFILL | {"time_limit_s": 0})
-    assert made.prefill(64, PREFILL)["scheduled_tokens"] == [64]
+        throughput.prefill(made, 64, PREFILL | {"time_limit_s": 0})
+    assert throughput.prefill(made, 64, PREFILL)["tokens"] == [64, 64]
 
 
 def test_a_sparse_backend_refuses_a_dense_checkpoint(checkpoint, engine):

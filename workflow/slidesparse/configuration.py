@@ -199,12 +199,11 @@ def _check_models(config, path, models):
 
 
 def _check_measure(config, prefix):
-    for name in ("kernel", "tune"):
-        sampling = config["measure"][name]
-        if sampling["min_samples"] > sampling["max_samples"]:
+    for name, of in (("kernel", "samples"), ("tune", "samples"), ("prefill", "repeats"), ("decode", "repeats")):
+        least, most = (config["measure"][name][f"{bound}_{of}"] for bound in ("min", "max"))
+        if least > most:
             raise ConfigurationError(
-                f"{prefix}measure.{name}.min_samples is {sampling['min_samples']}, but it must be at most max_samples,"
-                f" which is {sampling['max_samples']}"
+                f"{prefix}measure.{name}.min_{of} is {least}, but it must be at most max_{of}, which is {most}"
             )
     cap = config["measure"]["prefill"]["prompt_cap"]
     for i, M in enumerate(config["prefill"]["M"]):

@@ -399,6 +399,16 @@ def state(hardware):
         }
 
 
+def energy_j(hardware):
+    """Joules that a GPU has used since its driver was loaded; None on a CPU, for a slice, or where it does not tell."""
+    if not hardware.gpu:
+        return None
+    with _nvml() as nvml:
+        gpu = next((gpu for uuid, gpu, part in _devices(nvml) if uuid == hardware.device and not part), None)
+        used = gpu and _ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", gpu)
+        return used / 1000 if used else None
+
+
 def provenance(hardware=None):
     """The hardware block of a point: what the key does not say, with UUID and host name hashed."""
     hardware = hardware or detect()

@@ -9,6 +9,32 @@ STEADY = {
     "samples": int,
     "steady_tokens_per_s": float,
 }
+STEP = {
+    "repeats": int,
+    "tokens_min": int,
+    "tokens_max": int,
+    "sequences_min": int,
+    "sequences_max": int,
+    "gpu_step_ms": float,
+    "gemm_ms": float,
+    "attention_ms": float,
+    "fused_ms": float,
+    "rest_ms": float,
+    "idle_ms": float,
+    "launches": float,
+    "host_bound": bool,
+    "graph_mode": str,
+    "own_process": bool,
+    "num_splits": int,
+    "clock_mhz": float,
+    "energy_j_per_token": float,
+    "energy_reason": str,
+    "peak_memory_bytes": int,
+    "weight_bytes": int,
+    "engine_start_s": float,
+}
+"""How a step of an engine ran; the parts of its time are of the GPU, idle is what the wall clock has beyond them."""
+
 TAIL = {
     "status": str,
     "reason": str,
@@ -37,8 +63,8 @@ LIBRARIES = ("cublaslt", "cutlass", "torch")
 """Dense rivals whose whole linears (quantise, product, both scales) take turns with a kernel point's."""
 
 COLUMNS = {
-    "prefill": {**PUBLISHED["prefill"], **STEADY, **TAIL},
-    "decode": {**PUBLISHED["decode"], **STEADY, **TAIL},
+    "prefill": {**PUBLISHED["prefill"], **STEADY, **STEP, **TAIL},
+    "decode": {**PUBLISHED["decode"], **STEADY, **STEP, **TAIL},
     "kernel": {
         "M": int,
         "N": int,

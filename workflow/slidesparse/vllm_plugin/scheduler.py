@@ -5,9 +5,16 @@ from typing import NamedTuple
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
+_last = []
+
+
+def last():
+    """The scheduler that was made last in this process."""
+    return _last[-1]
+
 
 class Step(NamedTuple):
-    """Tokens and sequences that one engine step carried, and how many of the tokens belong to prompts."""
+    """Tokens and sequences that one engine step carried, and how many of the sequences are new."""
 
     tokens: int
     sequences: int
@@ -20,6 +27,7 @@ class _Recording:
     def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)
         self.steps = []
+        _last[:] = [self]
 
     def schedule(self, *arguments, **keywords):
         output = super().schedule(*arguments, **keywords)
