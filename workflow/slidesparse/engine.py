@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from slidesparse import checkpoints, throughput
+from slidesparse import checkpoints, stock, throughput
 from slidesparse.errors import MeasurementError
 from slidesparse.files import read_json, sha256_file
 
@@ -15,6 +15,10 @@ BLOCK = {"cpu": 128, "cuda": 16}
 
 LARGEST_GRAPH = 8192
 """Tokens of the largest step that is captured as a CUDA graph; starting a larger one costs less than it takes."""
+
+
+OURS = {"cuda": stock.Variant("FULL", 1, False), "cpu": stock.Variant("NONE", 1, False)}
+"""How our own engines are set."""
 
 
 class Run(NamedTuple):
@@ -33,7 +37,10 @@ class Run(NamedTuple):
 
 
 class Engine:
-    """One checkpoint on one backend. `size` bounds every later M; more needs a new engine."""
+    """One checkpoint on one backend, which may be a variant of stock vLLM (`stock.VARIANTS`).
+
+    `size` bounds every later M; more needs a new engine.
+    """
 
     def __init__(self, checkpoint, backend, tuning, size):
         import torch
@@ -46,6 +53,10 @@ class Engine:
         vllm_plugin.register()
         self.size, self.backend = size, backend
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.variant = stock.VARIANTS.get(backend, OURS[self.device])
+        largest = LARGEST_GRAPH if backend not in stock.VARIANTS else stock.LARGEST_STOCK_GRAPH
+        self.graphs = [] if self.variant.graphs == "NONE" else [step for step in size.graphs if step[0] <= largest]
+        """(tokens, sequences) of the steps that are to run as CUDA graphs."""
         config = read_json(Path(checkpoint) / "config.json")
         head_dim = config["hidden_size"] // config["num_attention_heads"]
         token_bytes = 2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim
@@ -70,6 +81,7 @@ class Engine:
                     **self._running(tuning),
                 ),
                 UsageContext.LLM_CLASS,
+                enable_multiprocessing=self.variant.own_process,
             )
         finally:
             torch.set_default_dtype(default)  # vLLM leaves its own behind when loading fails
@@ -78,23 +90,26 @@ class Engine:
         self._prompts = 0
 
     def _running(self, tuning):
-        """How steps run: on a GPU planned ahead and as CUDA graphs, nothing compiled by vLLM."""
-        chosen = {"backend": self.backend, "tuning": str(tuning) if tuning else None, "graphs": self.size.graphs}
-        scheduler = "slidesparse.vllm_plugin.scheduler."
-        ours = {"quantization": "slidesparse", "additional_config": {"slidesparse": chosen}}
-        if self.device == "cpu":
-            return ours | {
-                "enforce_eager": True,
-                "async_scheduling": False,
-                "scheduler_cls": scheduler + "RecordingScheduler",
-            }
-        sizes = sorted({tokens for tokens, _ in self.size.graphs})
-        return ours | {
-            "compilation_config": {"mode": 0, "cudagraph_mode": "FULL", "cudagraph_capture_sizes": sizes},
-            "attention_config": {"flash_attn_max_num_splits_for_cuda_graph": 1},
-            "async_scheduling": True,
-            "scheduler_cls": scheduler + "AsyncRecordingScheduler",
+        """How steps run: ours as CUDA graphs of what is planned, with nothing compiled; stock vLLM as it is set."""
+        running = {
+            "scheduler_cls": f"slidesparse.vllm_plugin.scheduler.{'Async' * (self.device == 'cuda')}RecordingScheduler",
+            "async_scheduling": self.device == "cuda",
         }
+        if self.variant.graphs == "NONE":
+            running["enforce_eager"] = True
+        else:
+            sizes = sorted({tokens for tokens, _ in self.graphs})
+            running["compilation_config"] = {
+                "cudagraph_mode": self.variant.graphs if sizes else "NONE",
+                "cudagraph_capture_sizes": sizes,
+            }
+            running["attention_config"] = {"flash_attn_max_num_splits_for_cuda_graph": self.variant.num_splits}
+        if self.backend in stock.VARIANTS:
+            return running
+        if "compilation_config" in running:
+            running["compilation_config"]["mode"] = 0
+        chosen = {"backend": self.backend, "tuning": str(tuning) if tuning else None, "graphs": self.graphs}
+        return running | {"quantization": "slidesparse", "additional_config": {"slidesparse": chosen}}
 
     @property
     def model(self):
@@ -154,19 +169,22 @@ class Engine:
         return Run(seconds, steps, modes, ends[-1] - begin, recorded)
 
     def _check(self, steps, modes):
-        planned = [tuple(shape) for shape in self.size.graphs]
-        expected = ["FULL" if tuple(step) in planned else "NONE" for step in steps]
-        if modes and modes != expected:
-            raise MeasurementError(
-                f"steps ran with CUDA graphs of the modes {sorted(set(modes))} where {sorted(set(expected))} were"
-                " planned"
-            )
+        """Raise MeasurementError if a step ran without the CUDA graph that was made for it, or with another's."""
+        for step, mode in zip(steps, modes, strict=False):
+            planned = tuple(step) in self.graphs
+            if self.backend in stock.VARIANTS:  # which fills a step up to the next captured size
+                planned = step[0] <= max((tokens for tokens, _ in self.graphs), default=0)
+            if planned != (mode != "NONE"):
+                raise MeasurementError(
+                    f"a step of {step[0]} tokens and {step[1]} sequences ran with the CUDA graph mode {mode}, where one"
+                    f" was {'' if planned else 'not '}planned"
+                )
 
     def describe(self, M):
         """How points of this engine were measured: what ran at M, and what the engine is."""
         return self.ask("model", M) | {
-            "own_process": False,
-            "num_splits": 1 if self.device == "cuda" else None,
+            "own_process": self.variant.own_process,
+            "num_splits": self.variant.num_splits if self.device == "cuda" else None,
             "peak_memory_bytes": self.ask("state").get("peak_memory_bytes"),
             "engine_start_s": self.start_s,
         }

@@ -2,9 +2,10 @@
 
 import torch
 
-from slidesparse import breakdown
+from slidesparse import breakdown, vllm_plugin
 from slidesparse.vllm_plugin import scheduler
 
+vllm_plugin.register()  # in a process of the engine's own, where the package is not installed but on the path
 if torch.cuda.is_available():
     from slidesparse.vllm_plugin import graphs
 
