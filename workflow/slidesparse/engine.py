@@ -165,12 +165,16 @@ class Engine:
         seconds = [after - before for before, after in pairwise(ends)]
         if len(steps) != len(seconds):
             raise MeasurementError(f"{len(seconds)} engine steps carried {len(steps)} batches; the timing is not exact")
+        if self.device == "cuda" and len(modes) != len(steps):
+            raise MeasurementError(
+                f"{len(steps)} engine steps told {len(modes)} CUDA graph modes: how they ran is unknown"
+            )
         self._check(steps, modes)
         return Run(seconds, steps, modes, ends[-1] - begin, recorded)
 
     def _check(self, steps, modes):
         """Raise MeasurementError if a step ran without the CUDA graph that was made for it, or with another's."""
-        for step, mode in zip(steps, modes, strict=False):
+        for step, mode in zip(steps, modes or len(steps) * ["NONE"], strict=True):
             planned = tuple(step) in self.graphs
             if self.backend in stock.VARIANTS:  # which fills a step up to the next captured size
                 planned = step[0] <= max((tokens for tokens, _ in self.graphs), default=0)

@@ -46,8 +46,8 @@ class Probe:
         events = self._slidesparse_profiler.profiler.kineto_results.events()
         del self._slidesparse_profiler
         cuda = torch.autograd.DeviceType.CUDA
-        taken = [(e.start_ns(), e.duration_ns(), e.name()) for e in events if e.device_type() == cuda]
-        return {"steps": steps} | breakdown.attributed(taken)
+        ran = [event for event in events if event.device_type() == cuda and not event.is_user_annotation()]
+        return {"steps": steps} | breakdown.attributed([(e.start_ns(), e.duration_ns(), e.name()) for e in ran])
 
     def slidesparse_state(self):
         """{clock_mhz: mean of the multiprocessors over a fifth of a millisecond, peak_memory_bytes}; none on a CPU."""
