@@ -121,7 +121,7 @@ def methods(engine, layer):
 
 @pytest.fixture
 def choices(tmp_path):
-    """Writes choices: reference for two linears and onednn for the others at M up to 16, the reverse above."""
+    """A file of choices: reference for two linears and onednn for the others at M up to 16, the reverse above."""
     from slidesparse.files import write_json
 
     entries = [
@@ -159,6 +159,28 @@ def test_an_engine_that_chooses_its_kernels_computes_what_one_kernel_does(checkp
         for name, found in accumulators.items():
             assert len(found) == M
             assert dtype == "FP8" or torch.equal(found, same[name]), (name, M)
+
+
+def test_kernels_with_and_without_scales_in_the_epilogue_stand_side_by_side(checkpoint, engine, choices, monkeypatch):
+    """As CUTLASS, which needs a GPU, beside a sparse kernel."""
+    from slidesparse import gemm
+    from slidesparse.gemm import onednn
+
+    class Scaled(onednn.Backend):
+        def scales(self, dtype):
+            return ("token", "channel")
+
+        def matmul(self, operand, x, algorithm=None, token_scale=None, channel_scale=None):
+            assert token_scale.shape == (len(x), 1) and channel_scale.shape == (operand.N,)
+            return (super().matmul(operand, x, algorithm) * token_scale * channel_scale).to(torch.bfloat16)
+
+    directory, find = checkpoint("INT8", "2_8"), gemm.backend
+    expected, _ = observed(engine(directory, "reference"))
+    monkeypatch.setattr(gemm, "backend", lambda name: Scaled() if name == "onednn" else find(name))
+    logits, products = observed(engine(directory, "auto", tuning=choices))
+    types = [products[f"model.layers.0.{name}"].dtype for name in LINEARS]
+    assert types == [torch.bfloat16, torch.int32, torch.bfloat16, torch.int32]
+    assert (logits - expected).std() <= 0.05 * expected.std()
 
 
 def test_choices_name_algorithms_of_tuning_tables(checkpoint, engine, tmp_path):
