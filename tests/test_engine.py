@@ -48,9 +48,9 @@ def engine():
 
     open_engines = []
 
-    def make(directory, backend, size=None):
+    def make(directory, backend, size=None, tuning=None):
         size = size or Size(128, 8, 48, ((8, 48),), ())
-        open_engines.append(Engine(directory, backend, None, size))
+        open_engines.append(Engine(directory, backend, tuning, size))
         return open_engines[-1]
 
     yield make
@@ -58,8 +58,8 @@ def engine():
         made.close()
 
 
-def observed(engine):
-    """Logits of the last token of 8 prompts, and the accumulators of every linear's first call."""
+def observed(engine, M=128):
+    """Logits of the last token of 8 prompts in steps of M tokens, and the accumulators of every linear's first call."""
     logits, accumulators = [], {}
     compute = engine.model.compute_logits
 
@@ -78,7 +78,7 @@ def observed(engine):
                 return result
 
             method.multiply = record
-    engine.run([16] * 8, 1, (128, 8), math.inf)
+    engine.run([16] * 8, 1, (M, 8), math.inf)
     return torch.cat(logits).float(), accumulators
 
 
@@ -102,6 +102,104 @@ def test_fp8_sparse_and_dense_pruned_engines_agree(checkpoint, engine):
     dense, _ = observed(engine(directory, "onednn"))
     assert sparse.std() >= 1
     assert (sparse - dense).abs().max() <= 0.1  # float32 sums in another order now and then round BF16 otherwise
+
+
+LINEARS = {
+    "self_attn.qkv_proj": (512, 256),
+    "self_attn.o_proj": (256, 256),
+    "mlp.gate_up_proj": (1376, 256),
+    "mlp.down_proj": (256, 688),
+}
+"""Linears of a layer of BitNet-tiny and their N and K."""
+
+
+def methods(engine, layer):
+    """{linear: its quantisation method} of a layer."""
+    return {name: engine.model.get_submodule(f"model.layers.{layer}.{name}").quant_method for name in LINEARS}
+
+
+@pytest.fixture
+def choices(tmp_path):
+    """A file of choices: reference for two linears and onednn for the others at M up to 16, the reverse above."""
+    from slidesparse.files import write_json
+
+    entries = [
+        {
+            "N": N,
+            "K": K,
+            "M": M,
+            "backend": ("reference", "onednn")[(i + late) % 2],
+            "algorithm": 1 if N == 512 else None,
+        }
+        for late, M in enumerate((16, 32))
+        for i, (N, K) in enumerate(LINEARS.values())
+    ]
+    tables = {"onednn": None, "reference": None}
+    path = tmp_path / "2_8.json"
+    write_json(path, {"schema": 1, "made_from": {}, "tables": tables, "entries": entries})
+    return path
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("INT8", 1e-2), ("FP8", 0.1)])
+def test_an_engine_that_chooses_its_kernels_computes_what_one_kernel_does(checkpoint, engine, choices, dtype, error):
+    directory = checkpoint(dtype, "2_8")
+    auto, one = engine(directory, "auto", tuning=choices), engine(directory, "reference")
+    linears = methods(auto, 1)
+    chosen = {M: [linear.choice(M)["backend"] for linear in linears.values()] for M in (1, 16, 17, 128)}
+    assert chosen[1] == chosen[16] == ["reference", "onednn", "reference", "onednn"]
+    assert chosen[17] == chosen[128] == ["onednn", "reference", "onednn", "reference"]
+    assert linears["self_attn.qkv_proj"].choice(16) == {"backend": "reference", "algorithm": 1, "tuned": True}
+    assert linears["self_attn.o_proj"].choice(16) == {"backend": "onednn", "algorithm": None, "tuned": False}
+    for M in (16, 128):
+        logits, accumulators = observed(auto, M)
+        expected, same = observed(one, M)
+        assert logits.shape == (8, 512) and logits.std() >= 1
+        assert (logits - expected).abs().max() <= error
+        for name, found in accumulators.items():
+            assert len(found) == M
+            assert dtype == "FP8" or torch.equal(found, same[name]), (name, M)
+
+
+def test_kernels_with_and_without_scales_in_the_epilogue_stand_side_by_side(checkpoint, engine, choices, monkeypatch):
+    """As CUTLASS, which needs a GPU, beside a sparse kernel."""
+    from slidesparse import gemm
+    from slidesparse.gemm import onednn
+
+    class Scaled(onednn.Backend):
+        def scales(self, dtype):
+            return ("token", "channel")
+
+        def matmul(self, operand, x, algorithm=None, token_scale=None, channel_scale=None):
+            assert token_scale.shape == (len(x), 1) and channel_scale.shape == (operand.N,)
+            return (super().matmul(operand, x, algorithm) * token_scale * channel_scale).to(torch.bfloat16)
+
+    directory, find = checkpoint("INT8", "2_8"), gemm.backend
+    expected, _ = observed(engine(directory, "reference"))
+    monkeypatch.setattr(gemm, "backend", lambda name: Scaled() if name == "onednn" else find(name))
+    logits, products = observed(engine(directory, "auto", tuning=choices))
+    types = [products[f"model.layers.0.{name}"].dtype for name in LINEARS]
+    assert types == [torch.bfloat16, torch.int32, torch.bfloat16, torch.int32]
+    assert (logits - expected).std() <= 0.05 * expected.std()
+
+
+def test_choices_name_algorithms_of_tuning_tables(checkpoint, engine, tmp_path):
+    """The table of a backend beside the choices says which algorithm serves an M, or none."""
+    from slidesparse import gemm
+    from slidesparse.files import sha256_file, write_json
+
+    top = [{"algorithm": 1, "workspace": 0}]
+    found = [{"N": N, "K_slid": K, "M": 32, "output": "INT32", "top": top} for N, K in LINEARS.values()]
+    version = gemm.backend("onednn").version()
+    write_json(tmp_path / "onednn.json", {"library": version, "quantize_lift": [], "entries": found})
+    made_from = {"onednn.json": sha256_file(tmp_path / "onednn.json")}
+    entries = [{"N": N, "K": K, "M": 64, "backend": "onednn", "algorithm": None} for N, K in LINEARS.values()]
+    tables = {"onednn": "onednn.json"}
+    path = tmp_path / "choices.json"
+    write_json(path, {"schema": 1, "made_from": made_from, "tables": tables, "entries": entries})
+    made = engine(checkpoint("INT8", "2_8"), "auto", tuning=path)
+    for linear in methods(made, 0).values():
+        assert [linear.choice(M)["algorithm"] for M in (1, 32, 33)] == [1, 1, None]
+        assert [linear.choice(M)["tuned"] for M in (1, 32, 33)] == [True, True, False]
 
 
 def transformers_logits(directory, dtype, sparsity):
@@ -266,6 +364,8 @@ def test_a_point_says_how_it_was_measured(checkpoint, engine):
     assert point["breakdown_reason"] == "no GPU"
     assert point["energy_j_per_token"] is None and "no energy counter" in point["energy_reason"]
     assert point["weight_bytes"] > 100_000
+    heuristic = {"backend": "reference", "algorithm": None, "tuned": False}
+    assert point["linears"] == dict.fromkeys(("qkv", "o", "gate_up", "down"), heuristic)
 
 
 def test_a_point_beyond_its_time_limit_ends_and_leaves_the_engine_usable(checkpoint, engine):

@@ -54,6 +54,17 @@ def rules(rows, *others):
 # Ratios.
 
 
+def test_auto_gains_over_dense_by_choosing_and_has_the_bound_of_its_pattern():
+    auto = SLID._replace(backend="auto")
+    rows = kernel(DENSE, 64, 12.0) + kernel(SLID, 64, 11.0)
+    rows += [step("decode", name, 64, ms) for name, ms in ((DENSE, 12.0), (SLID, 11.0), (auto, 10.0))]
+    found = rows_under(text_of(rows), "decode BitNet-2B INT8, steady-state step time, over cublaslt/dense")
+    assert [cell.split(" ")[0] for cell in found[0]] == ["64", "1.20", "1.09"]
+    assert found[1] == ["bound", "1.33", "1.33"]
+    above = [step("decode", name, 64, ms) for name, ms in ((DENSE, 14.0), (auto, 10.0))]
+    assert [where for where, *_ in rules(above)["Above the bound"]] == ["decode BitNet-2B/INT8/auto/2_8"] * 2
+
+
 def test_products_of_different_types_are_not_compared():
     """cuBLASLt's INT8 product is INT32 and twice as many bytes as BF16."""
     rows = kernel(DENSE, 64, 20.0, output="INT32") + kernel(SLID, 64, 10.0, output="BF16")

@@ -5,7 +5,7 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
-from slidesparse import cluster, configuration, hardware, program, records, status
+from slidesparse import choices, cluster, configuration, hardware, program, records, status
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import none_from_the_future, write_json
 
@@ -46,6 +46,23 @@ MEASURE = (
 def peers(w):
     """Dense backends that a kernel point is measured in turn with, and their tuning tables."""
     return configuration.peers("results", w.hardware, w.model, w.dtype, w.backend)
+
+
+def candidates(w):
+    """Backends that auto may choose, and their tuning tables."""
+    return configuration.candidates("results", w.hardware, w.model, w.dtype, w.sparsity)
+
+
+def compared(w):
+    """Kernel points that auto chooses by."""
+    names = configuration.compared(w.hardware, w.sparsity)
+    Ms = configuration.planned(config, w.hardware)["kernel"]["M"]
+    return [POINT.format(w.hardware, "kernel", w.model, w.dtype, *name, M) for name in names for M in Ms]
+
+
+def options(tables):
+    """Backends and their tuning tables, where they have one, as programs take them."""
+    return [f"{name}={table}" if table else name for name, table in tables.items()]
 
 
 # Points by configuration. PRIORITY keeps the points of one engine together, in the order of the table.
@@ -103,6 +120,7 @@ for key, omitted in LEFT_OUT.items():
 localrules:
     describe_model,
     fetch_model,
+    choose_kernels,
     gather_points,
     write_report,
     write_comparison,

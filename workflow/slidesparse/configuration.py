@@ -32,17 +32,19 @@ class Backend(NamedTuple):
     sparse: bool
     """Runs a stage's sparsity patterns instead of the dense checkpoint."""
     processor: str
-    """gpu or cpu."""
+    """gpu, cpu or any."""
     stages: tuple = STAGES
+    engine_dtypes: tuple = ("INT8", "FP8")
+    """Types that it runs in prefill and decode."""
 
 
 BACKENDS = {
     "cublaslt": Backend(False, "gpu"),
     "cutlass": Backend(False, "gpu"),
-    "torch": Backend(False, "gpu", ("kernel",)),
+    "torch": Backend(False, "gpu", engine_dtypes=("FP8",)),  # its INT8 product is cuBLASLt's, by default heuristics
     "vllm": Backend(False, "gpu", ("prefill", "decode")),
     "cusparselt": Backend(True, "gpu"),
-    "auto": Backend(True, "gpu", ("prefill", "decode")),
+    "auto": Backend(True, "any", ("prefill", "decode")),
     "onednn": Backend(False, "cpu"),
     "reference": Backend(True, "cpu"),
 }
@@ -72,6 +74,8 @@ def validated(config, schema_path=SCHEMA):
     _check_models(full, "cpu.models", full["cpu"].get("models", []))
     _check_measure(full, "")
     _check_measure(_merged(full, full["cpu"]), "cpu.")
+    _check_auto(full, "gpu", "")
+    _check_auto(_merged(full, full["cpu"]), "cpu", "cpu.")
     _check_cluster(full["cluster"])
     return full
 
@@ -123,7 +127,7 @@ def matrix(config, hardware_key):
         for dtype in plan["dtypes"]
         for backend, sparsity in dict.fromkeys(run for stage in together for run in runs[stage])
         for stage in together
-        if (backend, sparsity) in runs[stage]
+        if (backend, sparsity) in runs[stage] and measures(backend, stage, dtype)
         for M in plan[stage]["M"]
     ]
 
@@ -158,6 +162,37 @@ def peers(root, hardware_key, model, dtype, backend):
         for peer, searched in known.items()
         if peer != backend
     }
+
+
+def measures(backend, stage, dtype):
+    """Whether a stage measures a backend with a type of weights."""
+    known = BACKENDS[backend]
+    return stage in known.stages and (stage == "kernel" or dtype in known.engine_dtypes)
+
+
+def compared(hardware_key, sparsity):
+    """[(backend, sparsity)] of the kernel points from which `auto` chooses its kernels for a pruned checkpoint.
+
+    Those of the sparse backend, which its peers are measured in turn with, and of dense backends that are no peers.
+    """
+    return _compared("gpu" if hardware.parse(hardware_key).cc else "cpu", sparsity)
+
+
+def _compared(processor, sparsity):
+    measured = {name: one for name, one in BACKENDS.items() if one.processor == processor and "kernel" in one.stages}
+    points = [(name, sparsity) for name, one in measured.items() if one.sparse]
+    return points + [
+        (name, "dense") for name, one in measured.items() if not one.sparse and name not in PEERS[processor]
+    ]
+
+
+def candidates(root, hardware_key, model, dtype, sparsity):
+    """{backend that `auto` may choose for a pruned checkpoint: path of its tuning table, or None}, as `peers`."""
+    found = {}
+    for backend, weights in compared(hardware_key, sparsity):
+        found[backend] = f"{root}/{hardware_key}/tuning/{model}/{dtype}/{backend}/{weights}.json"
+        found |= peers(root, hardware_key, model, dtype, backend)
+    return {backend: table for backend, table in found.items() if measures(backend, "prefill", dtype)}
 
 
 def _runs(plan, stage):
@@ -212,6 +247,20 @@ def _check_measure(config, prefix):
                 f"{prefix}prefill.M[{i}] is {M}, but an M above measure.prefill.prompt_cap must be a multiple of it,"
                 f" which is {cap}, or no step carries exactly M tokens"
             )
+
+
+def _check_auto(config, processor, prefix):
+    """Raise ConfigurationError if auto is to run a pattern whose kernels are not measured."""
+    measured = _runs(config, "kernel")
+    runs = [(stage, *run) for stage in ("prefill", "decode") for run in _runs(config, stage)]
+    for stage, pattern in [(stage, pattern) for stage, backend, pattern in runs if backend == "auto"]:
+        for backend, sparsity in _compared(processor, pattern):
+            if (backend, sparsity) not in measured:
+                raise ConfigurationError(
+                    f"{prefix}{stage} runs auto/{pattern}, which takes the fastest kernel measured, but the kernel"
+                    f" stage does not measure {backend}/{sparsity}: {prefix}backends.sparse must have {backend}, and"
+                    f' {prefix}kernel.sparsity "{sparsity}"'
+                )
 
 
 def _check_cluster(cluster):
@@ -303,10 +352,11 @@ def _other_list(value, path):
     backend = BACKENDS.get(value) if isinstance(value, str) and "backends." in path else None
     if not backend:
         return ""
-    where = f"{'cpu.' if backend.processor == 'cpu' else ''}backends.{'sparse' if backend.sparse else 'dense'}"
+    processor = ("cpu" if path.startswith("cpu.") else "gpu") if backend.processor == "any" else backend.processor
+    where = f"{'cpu.' if processor == 'cpu' else ''}backends.{'sparse' if backend.sparse else 'dense'}"
     if path.startswith(f"{where}_on_pruned"):
         return f"; {value} cannot run pruned checkpoints"
-    kind, machine = "sparse" if backend.sparse else "dense", "CPUs" if backend.processor == "cpu" else "NVIDIA GPUs"
+    kind, machine = "sparse" if backend.sparse else "dense", "CPUs" if processor == "cpu" else "NVIDIA GPUs"
     return f"; {value} is a {kind} backend on {machine} and belongs in {where}"
 
 

@@ -17,14 +17,18 @@ class Probe:
 
     def slidesparse_limit(self, tokens, sequences):
         """Lower the budget of a step; with 0 and 0 nothing runs until it is raised again."""
-        scheduler.last().limit(tokens, sequences)
+        self._slidesparse_scheduler().limit(tokens, sequences)
 
     def slidesparse_taken(self):
         """([[tokens, sequences] of every step since the last call], [CUDA graph mode of every step]; none on a CPU)."""
-        steps, modes = [list(step[:2]) for step in scheduler.last().steps], list(self._slidesparse_modes())
-        scheduler.last().steps.clear()
-        self._slidesparse_modes().clear()
-        return steps, modes
+        recorded, modes = self._slidesparse_scheduler().steps, self._slidesparse_modes()
+        taken = [list(step[:2]) for step in recorded], list(modes)
+        recorded.clear()
+        modes.clear()
+        return taken
+
+    def _slidesparse_scheduler(self):
+        return scheduler.of(self.vllm_config)
 
     def _slidesparse_modes(self):
         return getattr(getattr(self.model_runner, "cudagraph_manager", None), "dispatched", [])
