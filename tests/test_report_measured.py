@@ -1,11 +1,15 @@
 """Our own layout: every figure of it comes out, bad files are refused, and what is missing is named."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 import synthetic
 from reports import H100, HARDWARE, PUBLISHED, edit, gathered, markdown, ours, rows_under
+from slidesparse import records
 from slidesparse.errors import RecordError
 from slidesparse.files import write_json
 from slidesparse.report.gather import gather_all
@@ -142,6 +146,40 @@ def test_what_is_missing_failed_or_left_out_is_said_with_its_reason(tmp_path):
     assert "- FP8: it needs compute capability 8.9" in text
     dense = rows_under(text, "prefill BitNet-2B INT8 cublaslt/dense")
     assert [row[1] for row in dense] == ["83.33", "83.33", "failed", "out of memory"]
+
+
+def test_a_point_in_flight_is_being_measured_and_not_failed(tmp_path):
+    root = ours(tmp_path / "results")
+    for stage, M in (("prefill", 2048), ("kernel", 256)):
+        where = synthetic.path(root, stage, M)
+        records.write_failure(where, "its program ended before the measurement did", "some.log", unless=os.getpid())
+    text, _ = markdown(root)
+    _, begun = rows_under(text, "Missing, failed, left out")
+    assert begun[:4] == ["prefill", "BitNet-2B/INT8/cublaslt/dense", "2048", "—"]
+    assert begun[4].startswith("since 20")
+    assert begun[5] == "some.log"
+    assert "Being measured:" in text
+    assert not re.search("failed:|its program ended", text, re.I)
+    assert [row[1] for row in rows_under(text, "prefill BitNet-2B INT8 cublaslt/dense")] == (
+        ["83.33", "83.33", "being measured"]
+    )
+    latencies = rows_under(text, "kernel BitNet-2B INT8 qkv (N=3840, K=2560), cold latency (µs)")
+    assert latencies[-1] == ["256", "being measured", "—"]
+    assert len(rows_under(text, "Provenance")) == 1
+    chinese, _ = markdown(root, language="zh")
+    assert "正在测量：" in chinese
+    assert "| 2048 | 正在测量 |" in chinese
+
+
+def test_a_point_whose_program_is_gone_has_failed(tmp_path):
+    root = ours(tmp_path / "results")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as program:
+        where = synthetic.path(root, "prefill", 2048)
+        records.write_failure(where, "its program ended", None, unless=program.pid)
+        assert "Being measured:" in markdown(root)[0]
+    text, _ = markdown(root)
+    assert "Failed:" in text
+    assert "Being measured:" not in text
 
 
 def test_what_is_not_in_the_plan_is_counted_as_it_is(tmp_path):

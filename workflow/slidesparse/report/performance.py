@@ -77,7 +77,7 @@ def provenance_note(marks):
 
 def label_of(source, row, labels):
     """Label of the provenance of a row; empty where nothing was measured."""
-    return labels.get((source.root, row.provenance), "") if row.status != "failed" else ""
+    return labels.get((source.root, row.provenance), "") if row.measured else ""
 
 
 def step_value(row):
