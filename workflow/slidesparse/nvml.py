@@ -52,6 +52,18 @@ def devices(library):
     return found
 
 
+def holders(library, uuid):
+    """{pid: bytes of its memory that it holds, or None} of the processes on one GPU or slice, as far as NVML tells."""
+    processes = [
+        process
+        for known, gpu, part in devices(library)
+        if known == uuid
+        for kind in ("Compute", "Graphics")
+        for process in ask(library, f"nvmlDeviceGet{kind}RunningProcesses", part or gpu) or []
+    ]
+    return {process.pid: process.usedGpuMemory for process in processes}
+
+
 def ask(library, function, *arguments):
     """What NVML's `function` answers, or None where this GPU or driver does not know."""
     with suppress(library.NVMLError):
