@@ -11,7 +11,7 @@ import synthetic
 from reports import H100, HARDWARE, PUBLISHED, edit, gathered, markdown, ours, rows_under
 from slidesparse import records
 from slidesparse.errors import RecordError
-from slidesparse.files import write_json
+from slidesparse.files import read_json, write_json
 from slidesparse.report.gather import gather_all
 from slidesparse.report.write import write_report
 
@@ -44,7 +44,7 @@ def test_a_run_of_another_length_says_so(tmp_path):
 
 OUR_DAMAGE = {
     "cut in a row": (lambda text: text[:-7], "its last line has no end"),
-    "a short row": (lambda text: text.replace(",0.26.0\n", "\n", 1), "row 1 has 26 of 27 columns"),
+    "a short row": (lambda text: text.replace(",0.26.0\n", "\n", 1), "row 1 has 27 of 28 columns"),
     "two rows for an M": (lambda text: text + text.splitlines()[1] + "\n", "two rows for M_prefill=512"),
     "an unknown column": (lambda text: text.replace("vllm\n", "sglang\n"), "unknown column sglang"),
     "NaN": (lambda text: text.replace("42750", "NaN"), "'NaN' is no finite number"),
@@ -102,6 +102,18 @@ def test_two_provenances_are_both_shown_and_not_divided(tmp_path):
     ratios = rows_under(text, "prefill BitNet-2B INT8, steady-state step time, over cublaslt/dense")
     assert [row[0] for row in ratios] == ["512", "1024", "bound"]
     assert "Left out: 1 ratios of points that differ in hardware name" in text
+
+
+def test_the_power_limits_of_the_gpu_are_in_the_provenance(tmp_path):
+    root = ours(tmp_path / "results")
+    assert "not recorded" in rows_under(markdown(root)[0], "Provenance")[0][11]
+    for file, limit in zip(sorted(root.rglob("M*.json")), (700.0, 650.0), strict=False):
+        point = read_json(file)
+        point["hardware"]["power_limit_w"] = limit
+        write_json(file, point)
+    gather_all(root, HARDWARE)
+    assert rows_under(markdown(root)[0], "Provenance")[0][11] == "650 to 700"
+    assert "功率上限（W）" in markdown(root, language="zh")[0]
 
 
 def test_two_sources_are_not_mixed(tmp_path):
