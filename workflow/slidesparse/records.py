@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from slidesparse import hardware
 from slidesparse.errors import RecordError
 from slidesparse.files import digest, read_json, sha256_file, write_json
 from slidesparse.handlers import SETTINGS
 from slidesparse.program import start_time
+from slidesparse.provenance import git_state, host, machine, software
 
 SCHEMA = 1
 
@@ -97,13 +97,13 @@ def write_point(path, asked, results, *, seconds, resident, reason=None):
 def provenance(seconds, resident, capacity=None):
     """The blocks `hardware`, `software` and `run` of what was measured just now; capacity: of the GPU, if known."""
     return {
-        "hardware": hardware.provenance() | (capacity or {}),
-        "software": hardware.software() | {"settings": SETTINGS},
+        "hardware": machine() | (capacity or {}),
+        "software": software() | {"settings": SETTINGS},
         "run": {
             "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": round(seconds, 3),
             "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "git": hardware.git_state(Path(__file__).parent),
+            "git": git_state(Path(__file__).parent),
             "resident": resident,
         },
     }
@@ -122,7 +122,7 @@ def write_failure(path, reason, log, *, unless=None):
     utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     failure = {"schema": SCHEMA, "key": key_of(path), "reason": reason, "log": log, "utc": utc}
     if unless:
-        failure["unless"] = {"host": hardware.host(), "pid": unless, "started": start_time(unless)}
+        failure["unless"] = {"host": host(), "pid": unless, "started": start_time(unless)}
     write_json(failure_of(path), failure)
 
 
@@ -131,4 +131,4 @@ def in_flight(failure):
     process = failure.get("unless")
     if not isinstance(process, dict):
         return False
-    return process.get("host") != hardware.host() or process.get("started") == start_time(process.get("pid"))
+    return process.get("host") != host() or process.get("started") == start_time(process.get("pid"))

@@ -9,7 +9,7 @@ import time
 from math import ceil
 from statistics import median
 
-from slidesparse import breakdown, hardware
+from slidesparse import breakdown, hardware, provenance
 from slidesparse.errors import MeasurementError
 from slidesparse.timing import summarize
 
@@ -106,7 +106,7 @@ def _measured(engine, M, parameters, repeat, profiled):
     The columns of the published protocol are of all repeats together; its tokens are those of prompts and outputs.
     """
     machine = hardware.detect()
-    before, energy, clocks = hardware.state(machine), hardware.energy_j(machine), []
+    before, energy, clocks = provenance.state(machine), provenance.energy_j(machine), []
     seconds, medians, elapsed, steps, modes = [], [], 0.0, [], set()
     while len(medians) < parameters["max_repeats"]:
         taken, found = repeat()
@@ -119,7 +119,7 @@ def _measured(engine, M, parameters, repeat, profiled):
         tight = summarize(medians).relative_ci <= parameters["relative_ci"] and sum(seconds) >= LEAST_S
         if len(medians) >= parameters["min_repeats"] and tight:
             break
-    after = hardware.energy_j(machine)
+    after = provenance.energy_j(machine)
     step, between = summarize(seconds).as_dict(), summarize(medians)
     step |= {"ci_low_s": between.ci_low_s, "ci_high_s": between.ci_high_s}  # steps of one repeat are alike
     energy_reason = _no_energy(machine, energy, after, sum(seconds))
@@ -135,7 +135,7 @@ def _measured(engine, M, parameters, repeat, profiled):
         "clock_mhz": None if None in clocks else sum(clocks) / len(clocks),
         "energy_j_per_token": None if energy_reason else (after - energy) / sum(tokens for tokens, _ in steps),
         "energy_reason": energy_reason,
-        "state": {"before": before, "after": hardware.state(machine)},
+        "state": {"before": before, "after": provenance.state(machine)},
         **_profile(engine, machine, profiled, step["median_s"]),
         **engine.describe(M),
     }

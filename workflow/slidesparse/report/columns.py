@@ -46,6 +46,7 @@ TAIL = {
     "protocol": int,
     "gpu_name": str,
     "driver": str,
+    "power_limit_w": float,
     "torch": str,
     "vllm": str,
 }

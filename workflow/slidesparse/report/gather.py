@@ -110,6 +110,7 @@ def tail(point):
         "protocol": request["protocol"],
         "gpu_name": point["hardware"]["name"],
         "driver": point["hardware"].get("driver"),
+        "power_limit_w": as_float(point["hardware"].get("power_limit_w")),
         "torch": point["software"].get("torch"),
         "vllm": point["software"].get("vllm"),
     }

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from slidesparse import records
 from slidesparse.errors import RecordError
 from slidesparse.report.columns import COLUMNS, M_COLUMN, POSITIVE, PUBLISHED, TASKS, cell
 from slidesparse.report.gather import configuration_directories, point_files
@@ -135,7 +136,7 @@ def to_row(hardware, stage, configuration, row):
 
 
 def failures(directory, hardware, stage, configuration):
-    """A row for every `M{m}.failed.json` beside which there is no point."""
+    """A row for every `M{m}.failed.json` beside which there is no point: it has failed, or is being measured."""
     rows = []
     for path in directory.glob("M*.failed.json"):
         M = re.fullmatch(r"M(\d+)\.failed\.json", path.name)
@@ -145,14 +146,15 @@ def failures(directory, hardware, stage, configuration):
             record = read_json(path)
         except RecordError as error:
             record = {"reason": str(error)}
-        reason = str(record.get("reason") or "no reason was recorded")
+        flying = records.in_flight(record)
+        reason = "" if flying else str(record.get("reason") or "no reason was recorded")
         rows.append(
             Row(
                 hardware,
                 stage,
                 configuration,
                 int(M[1]),
-                "failed",
+                "in_flight" if flying else "failed",
                 {},
                 reason=" ".join(reason.split()),
                 log=str(record.get("log") or ""),
