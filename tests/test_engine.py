@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from slidesparse import checkpoints, handlers, models, stock, throughput
-from slidesparse.errors import ConfigurationError, HardwareError, MeasurementError
+from slidesparse.errors import ConfigurationError, HardwareError, MeasurementError, OutOfMemoryError
+from slidesparse.files import read_json, write_json
 from slidesparse.patterns import Pattern
 from slidesparse.slide import unslide
 from tiny import ENTRY
@@ -38,6 +39,7 @@ def checkpoint(root, model):
             made[dtype, sparsity] = checkpoints.convert(model, dtype, sparsity, root, progress=False)
         return checkpoints.directory(made[dtype, sparsity], root)
 
+    make.manifests = made
     return make
 
 
@@ -206,8 +208,6 @@ def transformers_logits(directory, dtype, sparsity):
     """Last-token logits of the same prompts from transformers' BitNetForCausalLM on dequantised weights."""
     from transformers import BitNetConfig, BitNetForCausalLM
 
-    from slidesparse.files import read_json
-
     config = read_json(directory / "config.json")
     config.pop("quantization_config")
     reference = BitNetForCausalLM(BitNetConfig(**config)).to(torch.float32).eval()
@@ -304,8 +304,6 @@ def test_the_class_has_transformers_logprobs_in_bf16_where_logits_are_small(tmp_
     """With transformers' own initialisation logits are below 1 and BF16's rounding is small beside 0.02."""
     from transformers import BitNetConfig, BitNetForCausalLM, set_seed
 
-    from slidesparse.files import read_json
-
     set_seed(1)
     described = read_json(models.ensure(model, root) / "config.json")
     config = BitNetConfig(**described)
@@ -373,6 +371,35 @@ def test_a_point_beyond_its_time_limit_ends_and_leaves_the_engine_usable(checkpo
     with pytest.raises(MeasurementError, match="time limit"):
         throughput.prefill(made, 64, PREFILL | {"time_limit_s": 0})
     assert throughput.prefill(made, 64, PREFILL)["tokens"] == [64, 64]
+
+
+def test_a_point_that_fits_only_without_its_neighbours_is_measured_without_them(
+    checkpoint, root, monkeypatch, tmp_path
+):
+    from slidesparse import engine as engines
+
+    checkpoint("INT8", "dense")
+    made, whole = [], engines.Engine
+
+    def fits_up_to_64_tokens(directory, backend, tuning, size):
+        made.append(size.tokens)
+        if size.tokens > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+        return whole(directory, backend, tuning, size)
+
+    monkeypatch.setattr(engines, "Engine", fits_up_to_64_tokens)
+    manifest = tmp_path / "dense.json"
+    write_json(manifest, checkpoint.manifests["INT8", "dense"])
+    request = {"stage": "prefill", "M": 64, "parameters": PREFILL, "manifest": manifest, "tuning": None}
+    request |= {"backend": "onednn", "root": root, "others": [["prefill", 64, PREFILL], ["prefill", 128, PREFILL]]}
+    try:
+        assert engines.measure(request)["tokens"] == [64, 64]
+        assert made == [128, 64]
+        with pytest.raises(OutOfMemoryError, match="^CUDA out of memory$"):
+            engines.measure(request | {"M": 128})
+        assert engines.measure(request)["tokens"] == [64, 64]
+    finally:
+        engines.close()
 
 
 def test_a_sparse_backend_refuses_a_dense_checkpoint(checkpoint, engine):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from slidesparse import checkpoints, stock, throughput
-from slidesparse.errors import MeasurementError
+from slidesparse.errors import MeasurementError, OutOfMemoryError
 from slidesparse.files import read_json, sha256_file
 
 BLOCK = {"cpu": 128, "cuda": 16}
@@ -122,12 +122,9 @@ class Engine:
 
     def close(self):
         """Free the engine's memory."""
-        from vllm.distributed import cleanup_dist_env_and_memory
-
         self.llm.engine_core.shutdown()
         del self.llm
-        cleanup_dist_env_and_memory()
-        gc.collect()
+        _free()
 
     def run(self, lengths, output_len, limits, deadline, profile=None):
         """Run one request per prompt length, each for `output_len` tokens, until all are done; returns a Run.
@@ -242,18 +239,35 @@ _kept = {"key": None, "engine": None}
 def measure(request):
     """Results of one prefill or decode point; keeps its engine for the next point of the same configuration.
 
-    request: stage, M, parameters, manifest (path), tuning (path), backend, root; `others`, [[stage, M, parameters], …],
-    names further points that the same engine shall be able to serve.
+    request: stage, M, parameters, manifest (path), tuning (path or None), backend, root; `others`, [[stage, M,
+    parameters], …], names further points that the same engine shall be able to serve, if it fits. Raises
+    OutOfMemoryError if an engine for this point alone does not fit.
     """
+    import torch
+
     manifest = read_json(request["manifest"])
-    size = Size.of(request["stage"], request["M"], request["parameters"])
-    key = (checkpoints.content_digest(manifest), request["backend"], sha256_file(request["tuning"]))
-    if _kept["key"] != key or _kept["engine"].size.union(size) != _kept["engine"].size:
+    alone = Size.of(request["stage"], request["M"], request["parameters"])
+    together = alone
+    for point in request.get("others", ()):
+        together = together.union(Size.of(*point))
+    for size in dict.fromkeys((together, alone)):
+        try:
+            return _measure(request, manifest, alone, size)
+        except torch.OutOfMemoryError as error:
+            reason = str(error).partition(". ")[0]
+        close()  # what is left of the engine is unknown
+        _free()
+    raise OutOfMemoryError(reason)
+
+
+def _measure(request, manifest, needed, size):
+    """Results of a point that needs an engine of the size `needed`; if there is none, one of `size` is made."""
+    tuning = request["tuning"]
+    key = (checkpoints.content_digest(manifest), request["backend"], tuning and sha256_file(tuning))
+    if _kept["key"] != key or _kept["engine"].size.union(needed) != _kept["engine"].size:
         close()
-        for point in request.get("others", ()):
-            size = size.union(Size.of(*point))
         directory = checkpoints.ensure(manifest, request["root"])
-        _kept["engine"] = Engine(directory, request["backend"], request["tuning"], size)
+        _kept["engine"] = Engine(directory, request["backend"], tuning, size)
         _kept["key"] = key
     return getattr(throughput, request["stage"])(_kept["engine"], request["M"], request["parameters"])
 
@@ -263,3 +277,14 @@ def close():
     engine, _kept["engine"], _kept["key"] = _kept["engine"], None, None
     if engine:
         engine.close()
+
+
+def _free():
+    """Free what an engine holds that could not be made."""
+    import torch
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
