@@ -12,6 +12,8 @@ from slidesparse import hardware
 from slidesparse.configuration import (
     BACKENDS,
     SCHEMA,
+    candidates,
+    compared,
     hardware_keys,
     left_out,
     matrix,
@@ -95,7 +97,7 @@ def test_other_files_are_valid_on_top(name):
 
 def test_partial_section_keeps_the_other_defaults():
     config = validated({"measure": {"prefill": {"steps": 4}}, "cpu": {"decode": {"M": [2]}}})
-    assert config["measure"]["prefill"] == {"steps": 4, "prompt_cap": 1024, "warmup_steps": 8, "time_limit_s": 600}
+    assert config["measure"]["prefill"] == validated({})["measure"]["prefill"] | {"steps": 4}
     assert config["cpu"]["models"] == ["BitNet-tiny"]
     assert config["cpu"]["decode"] == {"M": [2]}
 
@@ -209,13 +211,30 @@ def test_partial_section_keeps_the_other_defaults():
         ("cpu: {backends: {dense_on_pruned: [vllm]}}", "vllm cannot run pruned checkpoints"),
         (
             "backends: {sparse: [vllm]}",
-            "vllm is a dense backend on NVIDIA GPUs and CPUs and belongs in backends.dense",
+            "vllm is a dense backend on NVIDIA GPUs and belongs in backends.dense",
         ),
         (
             "cpu: {backends: {sparse: [vllm]}}",
-            "vllm is a dense backend on NVIDIA GPUs and CPUs and belongs in cpu.backends.dense",
+            "vllm is a dense backend on CPUs and belongs in cpu.backends.dense",
         ),
         ("backends: {dense: [vllm-full-1]}", 'backends.dense[0] is "vllm-full-1", but allowed are cublaslt, cutlass,'),
+        ("backends: {dense: [auto]}", "auto is a sparse backend on NVIDIA GPUs and belongs in backends.sparse"),
+        ("cpu: {backends: {dense: [auto]}}", "auto is a sparse backend on CPUs and belongs in cpu.backends.sparse"),
+        # kernels that auto could choose by
+        (
+            "{backends: {sparse: [cusparselt, auto]}, kernel: {sparsity: ['2_4', '2_6', '2_10']}}",
+            "prefill runs auto/2_8, which takes the fastest kernel measured, but the kernel stage does not measure"
+            ' cusparselt/2_8: backends.sparse must have cusparselt, and kernel.sparsity "2_8"',
+        ),
+        (
+            "backends: {sparse: [auto]}",
+            "prefill runs auto/2_4, which takes the fastest kernel measured, but the kernel",
+        ),
+        (
+            "cpu: {backends: {sparse: [reference, auto]}, decode: {sparsity: ['2_20']}}",
+            "decode runs auto/2_20, which takes the fastest kernel measured, but the kernel stage does not measure"
+            ' reference/2_20: cpu.backends.sparse must have reference, and cpu.kernel.sparsity "2_20"',
+        ),
         # hardware
         (
             "hardware: RTX4090",
@@ -333,7 +352,7 @@ def test_cpu_section_is_laid_over_the_rest():
     assert plan["models"] == ["BitNet-tiny"]
     assert plan["dtypes"] == ["INT8", "FP8"]
     assert plan["kernel"] == {"M": [16, 64], "sparsity": config["kernel"]["sparsity"]}
-    assert plan["measure"]["prefill"] == config["measure"]["prefill"]
+    assert plan["measure"]["prefill"] == config["measure"]["prefill"] | config["cpu"]["measure"]["prefill"]
     assert plan["hardware"] == CPU
     assert "cpu" not in plan
     assert planned(config, RTX4090)["models"] == ["BitNet-2B"]
@@ -343,11 +362,12 @@ def test_extended_backends_run_where_they_can():
     config = validated(overlaid(read(), read("extended.yaml")))
     runs = {(stage, backend, sparsity) for stage, _, _, backend, sparsity, _ in matrix(config, RTX4090)}
     assert ("kernel", "torch", "dense") in runs
-    assert ("prefill", "torch", "dense") not in runs
+    assert ("prefill", "torch", "dense") in runs
     assert ("decode", "vllm", "dense") in runs
     assert ("kernel", "vllm", "dense") not in runs
     assert ("prefill", "auto", "2_8") in runs
     assert ("prefill", "auto", "dense") not in runs
+    assert ("kernel", "auto", "2_8") not in runs
     assert ("prefill", "cublaslt", "2_8") in runs
     assert ("kernel", "cublaslt", "2_8") not in runs
     assert ("decode", "onednn", "2_4") in {
@@ -384,6 +404,39 @@ def test_stock_vllm_runs_on_cpus_too():
     assert {row[3] for row in variants(rows, CPU)} == {"vllm-eager"}
 
 
+def test_torch_runs_in_engines_where_its_product_is_its_own():
+    config = validated(overlaid(read(), read("extended.yaml")))
+    types = {(stage, dtype) for stage, _, dtype, backend, _, _ in matrix(config, RTX4090) if backend == "torch"}
+    assert types == {("kernel", "INT8"), ("kernel", "FP8"), ("prefill", "FP8"), ("decode", "FP8")}
+
+
+@pytest.mark.parametrize(("key", "section"), [(RTX4090, "backends"), (CPU, "cpu: {backends")])
+def test_auto_runs_every_pattern_of_a_stage(key, section):
+    own = "reference" if key == CPU else "cusparselt"
+    change = f"{section}: {{sparse: [{own}, auto]}}" + "}" * section.count("{")
+    rows = matrix(validated(with_change(change)), key)
+    runs = {backend: {(*row[:3], *row[4:]) for row in rows if row[3] == backend} for backend in (own, "auto")}
+    assert runs["auto"] == {row for row in runs[own] if row[0] != "kernel"}
+
+
+@pytest.mark.parametrize("key", [RTX4090, CPU])
+def test_what_auto_chooses_by_and_among_is_planned(key):
+    """Its kernel points are the sparse backend's, and those of dense backends that are not measured beside it."""
+    config = validated(read())
+    kernels = {(backend, sparsity) for stage, _, _, backend, sparsity, _ in matrix(config, key) if stage == "kernel"}
+    found = compared(key, "2_8")
+    assert set(found) <= kernels
+    assert found == ([("reference", "2_8"), ("onednn", "dense")] if key == CPU else [("cusparselt", "2_8")])
+    tables = candidates("results", key, "M", "FP8", "2_8")
+    place = f"results/{key}/tuning/M/FP8"
+    if key == CPU:
+        assert tables == {name: f"{place}/{name}/{sparsity}.json" for name, sparsity in found}
+    else:
+        searched = {name: f"{place}/{name}/{of}.json" for name, of in (("cusparselt", "2_8"), ("cublaslt", "dense"))}
+        assert tables == searched | {"cutlass": None, "torch": None}
+        assert "torch" not in candidates("results", key, "M", "INT8", "2_8")
+
+
 def test_tiny_configuration_is_tiny_everywhere():
     config = validated(overlaid(read(), read("test/tiny.yaml")))
     assert [len(matrix(config, key)) for key in (RTX4090, CPU)] == [6, 6]
@@ -417,7 +470,9 @@ def test_schema_knows_the_backends_and_the_hardware_key():
     for processor, backends in (("gpu", properties["backends"]), ("cpu", properties["cpu"]["properties"]["backends"])):
         for kind in ("dense", "sparse"):
             names = {
-                name for name, b in BACKENDS.items() if processor in b.processors and b.sparse == (kind == "sparse")
+                name
+                for name, b in BACKENDS.items()
+                if b.processor in (processor, "any") and b.sparse == (kind == "sparse")
             }
             assert set(backends["properties"][kind]["items"]["enum"]) == names
     assert properties["hardware"]["pattern"] == f"^(?:auto|{hardware.KEY_PATTERN})$"

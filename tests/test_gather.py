@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -368,6 +369,10 @@ def test_task_status(tmp_path):
     assert (rows["5"]["status"], rows["5"]["note"]) == ("missing", "1 out of memory; 1 not measured")
     assert (rows["3"]["status"], rows["3"]["items_expected"]) == ("missing", 1)
     assert rows["4"]["status"] == "skipped"
+    records.write_failure(file.parent / "M256.json", "its program ended", None, unless=os.getpid())
+    rows = tasks_by_number(tmp_path)
+    assert (rows["5"]["status"], rows["5"]["items_failed"]) == ("missing", 0)
+    assert rows["5"]["note"] == "1 out of memory; 1 being measured"
     write_json(file.parent / "M256.failed.json", {"reason": "it broke"})
     rows = tasks_by_number(tmp_path)
     assert (rows["5"]["status"], rows["5"]["items_failed"], rows["5"]["items_expected"]) == ("failed", 1, 4)

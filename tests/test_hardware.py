@@ -1,19 +1,16 @@
-"""Names of machines, what they can run, which GPU is taken, and provenance. GPUs are stand-ins where there is none."""
+"""Names of machines, what they can run, and which GPU is taken. GPUs are stand-ins where there is none."""
 
 import json
+import os
 import re
-import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from slidesparse import hardware
+from slidesparse import hardware, nvml, provenance
 from slidesparse.errors import HardwareError
 
-ROOT = Path(__file__).parents[1]
 RTX4090 = "RTX4090_cc89_py312_cu129_x86_64"
 A100 = "A100_cc80_py312_cu129_x86_64"
 CPU = "cpu-AMD-EPYC_cc0_py311_cu0_x86_64"
@@ -247,16 +244,16 @@ class StandIn:
 @pytest.fixture
 def gpus(monkeypatch):
     @contextmanager
-    def nvml():
+    def library():
         yield StandIn()
 
-    monkeypatch.setattr(hardware, "_nvml", nvml)
+    monkeypatch.setattr(nvml, "library", library)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 def own(token, cc, cuda):
     python = f"{sys.version_info.major}{sys.version_info.minor}"
-    return f"{token}_cc{cc}_py{python}_cu{cuda}_{hardware.os.uname().machine}"
+    return f"{token}_cc{cc}_py{python}_cu{cuda}_{os.uname().machine}"
 
 
 def test_gpu_is_detected(gpus, torch_built_for):
@@ -314,12 +311,12 @@ def test_points_of_another_machine_are_refused_by_both_names(gpus, torch_built_f
 
 def test_provenance_of_a_gpu_names_no_serial_and_no_host(gpus, torch_built_for):
     torch_built_for("cuda = '12.9'\n")
-    block = hardware.provenance()
+    block = provenance.machine()
     text = json.dumps(block)
     assert block["name"] == "NVIDIA H200"
     assert {"driver", "power_limit_w", "clock_sm_mhz", "temperature_c", "power_w"} <= set(block)
     assert "GPU-aa" not in text
-    assert hardware.os.uname().nodename not in block.values()
+    assert os.uname().nodename not in block.values()
 
 
 def test_this_machine():
@@ -329,7 +326,7 @@ def test_this_machine():
     assert parts.cc == found.cc
     assert found.cores >= 1
     assert found.cache_bytes >= max(found.caches.values(), default=1) or found.gpu
-    block = json.loads(json.dumps(hardware.provenance(found)))
+    block = json.loads(json.dumps(provenance.machine(found)))
     assert block["key"] == found.key
     assert block["cpu"] == found.cpu
     assert block["host_memory_bytes"] > 0
@@ -343,63 +340,3 @@ def test_caches_are_read_from_the_kernel(tmp_path):
             (entry / name).write_text(f"{value}\n")
     assert hardware._caches(tmp_path) == {"L1d": 48 << 10, "L3": 32 << 20}
     assert hardware._caches(tmp_path / "none") == {}
-
-
-def test_software():
-    versions = hardware.software()
-    assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert versions["snakemake"]
-    assert set(versions) == {
-        *("python", "torch", "torch_cuda", "vllm", "cublas", "cusparselt", "cupy", "triton"),
-        *("snakemake", "transformers", "numpy"),
-    }
-
-
-def test_planning_imports_nothing_heavy():
-    program = (
-        "import sys; from slidesparse import configuration, hardware; hardware.provenance(); hardware.software();"
-        " print([m for m in ('torch', 'numpy', 'pandas', 'vllm', 'snakemake') if m in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT / "workflow"
-    )
-    assert done.stdout.strip() == "[]"
-
-
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    monkeypatch.delenv("GIT_DIR", raising=False)
-
-    def git(*arguments):
-        identity = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false"]
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    git("init", "-q")
-    (tmp_path / "file").write_text("one")
-    return SimpleNamespace(path=tmp_path, git=git)
-
-
-def test_git_state(repository, tmp_path_factory):
-    nothing = {"commit": None, "dirty": None}
-    assert hardware.git_state(repository.path) == nothing  # no commit yet
-    repository.git("add", "file")
-    repository.git("commit", "-q", "-m", "one")
-    commit = repository.git("rev-parse", "HEAD")
-    (repository.path / "untracked").write_text("x")
-    assert hardware.git_state(repository.path) == {"commit": commit, "dirty": False}
-    (repository.path / "file").write_text("two")
-    assert hardware.git_state(repository.path) == {"commit": commit, "dirty": True}
-    inside = repository.path / "copy"
-    inside.mkdir()
-    (inside / "file").write_text("one")
-    assert hardware.git_state(inside) == nothing  # the commit is not that of the copy
-    repository.git("add", "copy")
-    assert hardware.git_state(inside) == {"commit": commit, "dirty": True}
-    assert hardware.git_state(tmp_path_factory.mktemp("plain")) == nothing
-    assert hardware.git_state(repository.path / "missing") == nothing
-
-
-def test_git_state_without_git(repository, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert hardware.git_state(repository.path) == {"commit": None, "dirty": None}

@@ -39,10 +39,10 @@ def step(stage, configuration, M, ms, width=0.01, **values):
     return Row(H200, stage, configuration, M, "ok", rates | interval | values, MACHINE)
 
 
-def text_of(rows, **more):
+def text_of(rows, language="en", **more):
     """The report of rows."""
     source = Source("results", rows=rows, linears={"BitNet-2B": 4}, **more)
-    return to_markdown(report(H200, [source], analysed([source]), ["results"]), "en", "report")
+    return to_markdown(report(H200, [source], analysed([source]), ["results"]), language, "report")
 
 
 def rules(rows, *others):
@@ -52,6 +52,17 @@ def rules(rows, *others):
 
 
 # Ratios.
+
+
+def test_auto_gains_over_dense_by_choosing_and_has_the_bound_of_its_pattern():
+    auto = SLID._replace(backend="auto")
+    rows = kernel(DENSE, 64, 12.0) + kernel(SLID, 64, 11.0)
+    rows += [step("decode", name, 64, ms) for name, ms in ((DENSE, 12.0), (SLID, 11.0), (auto, 10.0))]
+    found = rows_under(text_of(rows), "decode BitNet-2B INT8, steady-state step time, over cublaslt/dense")
+    assert [cell.split(" ")[0] for cell in found[0]] == ["64", "1.20", "1.09"]
+    assert found[1] == ["bound", "1.33", "1.33"]
+    above = [step("decode", name, 64, ms) for name, ms in ((DENSE, 14.0), (auto, 10.0))]
+    assert [where for where, *_ in rules(above)["Above the bound"]] == ["decode BitNet-2B/INT8/auto/2_8"] * 2
 
 
 def test_products_of_different_types_are_not_compared():
@@ -89,6 +100,19 @@ def test_a_kernel_is_held_against_each_rival_by_name():
     whole = f"kernel BitNet-2B INT8, cold whole linears of a layer in turn, over {best}"
     assert rows_under(text, whole)[0] == ["64", "1.05 (1.02–1.08)"]
     assert "Denominator: the fastest dense library of each linear of the same M. Bound: L/(L-2)." in text
+
+
+def test_whole_linears_are_shown_with_scales_applied_and_with_scales_folded():
+    rows = kernel(DENSE, 64, 18.0, linear_us=25.0) + kernel(SLID, 64, 10.0, linear_us=20.0, linear_folded_us=15.0)
+    text = text_of(rows)
+    layer = "kernel BitNet-2B INT8 sum over the linears of a layer, cold latency of whole linears"
+    assert rows_under(text, f"{layer} (µs)") == [["64", "100.000", "80.000"]]
+    assert rows_under(text, f"{layer} with folded scales (µs)") == [["64", "60.000"]]
+    each = rows_under(text, "kernel BitNet-2B INT8 whole linears")
+    assert each[0] == ["cublaslt/dense", "qkv", "64", "18.000", "25.000", "—"]
+    assert ["cusparselt/2_8", "qkv", "64", "10.000", "20.000", "15.000"] in each
+    assert rows_under(text_of(rows, "zh"), "kernel BitNet-2B INT8 完整线性") == each
+    assert "whole linears" not in text_of(kernel(DENSE, 64, 18.0))
 
 
 def test_the_best_dense_of_a_layer_is_the_sum_of_the_best_of_its_linears():

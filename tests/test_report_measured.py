@@ -1,13 +1,17 @@
 """Our own layout: every figure of it comes out, bad files are refused, and what is missing is named."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 import synthetic
 from reports import H100, HARDWARE, PUBLISHED, edit, gathered, markdown, ours, rows_under
+from slidesparse import records
 from slidesparse.errors import RecordError
-from slidesparse.files import write_json
+from slidesparse.files import read_json, write_json
 from slidesparse.report.gather import gather_all
 from slidesparse.report.write import write_report
 
@@ -40,7 +44,7 @@ def test_a_run_of_another_length_says_so(tmp_path):
 
 OUR_DAMAGE = {
     "cut in a row": (lambda text: text[:-7], "its last line has no end"),
-    "a short row": (lambda text: text.replace(",0.26.0\n", "\n", 1), "row 1 has 27 of 28 columns"),
+    "a short row": (lambda text: text.replace(",0.26.0\n", "\n", 1), "row 1 has 50 of 51 columns"),
     "two rows for an M": (lambda text: text + text.splitlines()[1] + "\n", "two rows for M_prefill=512"),
     "an unknown column": (lambda text: text.replace("vllm\n", "sglang\n"), "unknown column sglang"),
     "NaN": (lambda text: text.replace("42750", "NaN"), "'NaN' is no finite number"),
@@ -100,6 +104,18 @@ def test_two_provenances_are_both_shown_and_not_divided(tmp_path):
     assert "Left out: 1 ratios of points that differ in hardware name" in text
 
 
+def test_the_power_limits_of_the_gpu_are_in_the_provenance(tmp_path):
+    root = ours(tmp_path / "results")
+    assert "not recorded" in rows_under(markdown(root)[0], "Provenance")[0][11]
+    for file, limit in zip(sorted(root.rglob("M*.json")), (700.0, 650.0), strict=False):
+        point = read_json(file)
+        point["hardware"]["power_limit_w"] = limit
+        write_json(file, point)
+    gather_all(root, HARDWARE)
+    assert rows_under(markdown(root)[0], "Provenance")[0][11] == "650 to 700"
+    assert "功率上限（W）" in markdown(root, language="zh")[0]
+
+
 def test_two_sources_are_not_mixed(tmp_path):
     root = ours(tmp_path / "results")
     text, _ = markdown(root, PUBLISHED)
@@ -142,6 +158,40 @@ def test_what_is_missing_failed_or_left_out_is_said_with_its_reason(tmp_path):
     assert "- FP8: it needs compute capability 8.9" in text
     dense = rows_under(text, "prefill BitNet-2B INT8 cublaslt/dense")
     assert [row[1] for row in dense] == ["83.33", "83.33", "failed", "out of memory"]
+
+
+def test_a_point_in_flight_is_being_measured_and_not_failed(tmp_path):
+    root = ours(tmp_path / "results")
+    for stage, M in (("prefill", 2048), ("kernel", 256)):
+        where = synthetic.path(root, stage, M)
+        records.write_failure(where, "its program ended before the measurement did", "some.log", unless=os.getpid())
+    text, _ = markdown(root)
+    _, begun = rows_under(text, "Missing, failed, left out")
+    assert begun[:4] == ["prefill", "BitNet-2B/INT8/cublaslt/dense", "2048", "—"]
+    assert begun[4].startswith("since 20")
+    assert begun[5] == "some.log"
+    assert "Being measured:" in text
+    assert not re.search("failed:|its program ended", text, re.I)
+    assert [row[1] for row in rows_under(text, "prefill BitNet-2B INT8 cublaslt/dense")] == (
+        ["83.33", "83.33", "being measured"]
+    )
+    latencies = rows_under(text, "kernel BitNet-2B INT8 qkv (N=3840, K=2560), cold latency (µs)")
+    assert latencies[-1] == ["256", "being measured", "—"]
+    assert len(rows_under(text, "Provenance")) == 1
+    chinese, _ = markdown(root, language="zh")
+    assert "正在测量：" in chinese
+    assert "| 2048 | 正在测量 |" in chinese
+
+
+def test_a_point_whose_program_is_gone_has_failed(tmp_path):
+    root = ours(tmp_path / "results")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as program:
+        where = synthetic.path(root, "prefill", 2048)
+        records.write_failure(where, "its program ended", None, unless=program.pid)
+        assert "Being measured:" in markdown(root)[0]
+    text, _ = markdown(root)
+    assert "Failed:" in text
+    assert "Being measured:" not in text
 
 
 def test_what_is_not_in_the_plan_is_counted_as_it_is(tmp_path):

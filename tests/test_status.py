@@ -36,9 +36,10 @@ def results(tmp_path):
 
 
 def test_one_screen_says_what_is_there_failed_in_flight_and_missing(results):
-    tsv = results / HARDWARE / "tuning" / "a" / "b.tsv"
-    tsv.parent.mkdir(parents=True)
-    tsv.write_text("s\th:m:s\n61.5\t0:01:01\n")
+    for backend, seconds in (("cublaslt", "61.5\t0:01:01"), ("auto", "0.5\t0:00:00")):
+        tsv = results / HARDWARE / "tuning" / "a" / backend / "b.tsv"
+        tsv.parent.mkdir(parents=True)
+        tsv.write_text(f"s\th:m:s\n{seconds}\n")
     lines = status.screen(results).splitlines()
     assert lines == [
         f"{HARDWARE}: 4 of 7 points are there, 1 of them out of memory, 1 in flight, 1 failed, 1 missing",
@@ -52,7 +53,7 @@ def test_one_screen_says_what_is_there_failed_in_flight_and_missing(results):
         "  prefill BitNet-2B/INT8/cublaslt/dense M=2048: the engine died (results/some.log)",
         "missing:",
         "  prefill BitNet-2B/INT8/cublaslt/dense: M=8192",
-        "tasks: tune_backend 1 in 1 min 2 s",
+        "tasks: choose_kernels 1 in 0.5 s, tune_backend 1 in 1 min 2 s",
     ]
 
 

@@ -195,6 +195,40 @@ def test_jobs_import_the_library_of_the_clone(fresh):
     assert imported == str(fresh.directory / "workflow/slidesparse/__init__.py")
 
 
+# The backend auto
+
+
+def test_an_engine_point_of_auto_is_built_by_its_path_from_what_was_measured(finished):
+    asked = point("prefill", "auto", "2_8", 32)
+    assert finished.run(asked, config=TINY).jobs == {"choose_kernels": 1, "measure_prefill": 1}
+    path = f"results/{KEY}/tuning/BitNet-tiny/INT8/auto/2_8.json"
+    _, content = finished.files(path)[path]
+    choices = json.loads(content)
+    assert {entry["linear"] for entry in choices["entries"]} == {"qkv", "o", "gate_up", "down"}
+    for entry in choices["entries"]:
+        assert entry["us"].keys() == {"onednn", "reference"} and entry["backend"] == min(
+            entry["us"], key=entry["us"].get
+        )
+    assert choices["tables"] == {"reference": "../reference/2_8.json", "onednn": "../onednn/dense.json"}
+    measured = json.loads((finished.directory / asked).read_text())
+    assert measured["request"]["tuning"] == hashlib.sha256(content).hexdigest()
+    assert finished.dry_run(asked, config=TINY).jobs == {}
+
+    both = [TINY, "cpu: {backends: {sparse: [reference, auto]}}"]
+    before = finished.points()
+    call = finished.run("all", config=both)
+    expected = {"measure_decode": 1, "gather_points": 2, "write_report": 1, "write_comparison": 1, "all": 1}
+    assert call.jobs == expected and finished.points().items() >= before.items()
+    assert "auto/2_8" in finished.report()
+    assert finished.dry_run("all", config=both).jobs == {}
+
+    table = finished.directory / f"results/{KEY}/tuning/BitNet-tiny/INT8/onednn/dense.json"
+    table.write_text(json.dumps(json.loads(table.read_text()) | {"changed": True}))
+    again = [path for path in finished.points() if "/onednn/" in path or "/auto/" in path]
+    assert len(again) == 5
+    expect(finished.dry_run("all", config=both), again, choose_kernels=1)
+
+
 # What measures nothing again
 
 

@@ -13,7 +13,7 @@ import select
 import sys
 from pathlib import Path
 
-from slidesparse import handlers, hardware
+from slidesparse import handlers, hardware, nvml
 from slidesparse.errors import MeasurementError, OutOfMemoryError
 
 PLACE = Path(os.environ.get("XDG_STANDIN", "/nowhere"))
@@ -42,7 +42,7 @@ class Nvml:
 
 
 @contextlib.contextmanager
-def nvml():
+def library():
     gpus = json.loads((PLACE / "gpus.json").read_text()).get(os.environ.get("SLURMD_NODENAME", ""))
     yield Nvml(gpus) if gpus else None
 
@@ -75,6 +75,6 @@ def measure(request):
 
 if PLACE.is_dir():
     sys.path.append(str(Path(__file__).parents[1]))
-    hardware._nvml = nvml
+    nvml.library = library
     hardware.torch_cuda = lambda: (True, "13.0")
     handlers.kernel = handlers.engine = measure

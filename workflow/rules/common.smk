@@ -1,16 +1,20 @@
 # The configuration, checked, and the matrix of points as a table: what is planned, in which order, with what.
 import functools
+import gc
 import json
 import sys
 
 from snakemake.exceptions import WorkflowError
 
-from slidesparse import cluster, configuration, hardware, program, records, status, stock
+from slidesparse import choices, cluster, configuration, hardware, program, records, status, stock
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import none_from_the_future, write_json
 
 POINT = "results/{}/{}/{}/{}/{}/{}/M{}.json"
 TABLE = "results/{0}/{1}/{2}/{3}/{4}/{5}/{2}-{3}_{1}.csv"
+
+# Nearly all objects that planning makes stay, so that looking for garbage among them takes a quarter of its time.
+gc.disable()
 
 program.find_own_programs()
 try:
@@ -44,7 +48,7 @@ MEASURE = (
 )
 
 
-def candidates(w):
+def variants(w):
     """Points of variants of stock vLLM, of which one is the best at an M."""
     best = POINT.format(w.hardware, w.stage, w.model, w.dtype, stock.BACKEND, "dense", w.m)
     return [str(path) for path in records.candidates(best).values()]
@@ -53,6 +57,23 @@ def candidates(w):
 def peers(w):
     """Dense backends that a kernel point is measured in turn with, and their tuning tables."""
     return configuration.peers("results", w.hardware, w.model, w.dtype, w.backend)
+
+
+def candidates(w):
+    """Backends that auto may choose, and their tuning tables."""
+    return configuration.candidates("results", w.hardware, w.model, w.dtype, w.sparsity)
+
+
+def compared(w):
+    """Kernel points that auto chooses by."""
+    names = configuration.compared(w.hardware, w.sparsity)
+    Ms = configuration.planned(config, w.hardware)["kernel"]["M"]
+    return [POINT.format(w.hardware, "kernel", w.model, w.dtype, *name, M) for name in names for M in Ms]
+
+
+def options(tables):
+    """Backends and their tuning tables, where they have one, as programs take them."""
+    return [f"{name}={table}" if table else name for name, table in tables.items()]
 
 
 # Points by configuration. PRIORITY keeps the points of one engine together, in the order of the table; points of stock
@@ -113,6 +134,7 @@ for key, omitted in LEFT_OUT.items():
 localrules:
     describe_model,
     fetch_model,
+    choose_kernels,
     choose_stock,
     gather_points,
     write_report,
@@ -122,6 +144,8 @@ localrules:
 
 # Only the process that runs jobs comes here, and no dry run does. The lock frees itself, whatever ends the process.
 onstart:
+    gc.freeze()
+    gc.enable()
     program.hold_lock(".snakemake/slidesparse.lock")
     none_from_the_future("results")
     cluster.cancel_left_over(".")

@@ -15,7 +15,7 @@ rule measure_kernel:
         **resources(kernel=True),
     params:
         protocol=records.PROTOCOL["kernel"],
-        peers=lambda w: [f"{name}={table}" if table else name for name, table in peers(w).items()],
+        peers=lambda w: options(peers(w)),
         parameters=lambda w: measuring(w.hardware, "kernel"),
     shell:
         MEASURE

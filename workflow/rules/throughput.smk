@@ -70,7 +70,7 @@ rule measure_stock:
 # The point of stock vLLM is that of its fastest variant.
 rule choose_stock:
     input:
-        candidates=candidates,
+        variants=variants,
         basis="results/checkpoints/{model}/{dtype}/dense.json",
     output:
         f"results/{{hardware}}/{{stage}}/{{model}}/{{dtype}}/{stock.BACKEND}/dense/M{{m}}.json",

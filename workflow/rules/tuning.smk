@@ -1,4 +1,4 @@
-# The fastest algorithm of every backend for every linear and M.
+# The fastest algorithm of every backend for every linear and M, and the fastest backend.
 
 
 rule tune_backend:
@@ -11,6 +11,8 @@ rule tune_backend:
         "results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.log",
     benchmark:
         "results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.tsv"
+    wildcard_constraints:
+        backend="(?!auto/)[a-z0-9]+",
     resources:
         **resources(kernel=True),
     params:
@@ -21,3 +23,23 @@ rule tune_backend:
         "python3 workflow/scripts/tune_backend.py --output {output.json} --basis {input} --M {params.M}"
         " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --owner $PPID"
         " --seat {resources.seat} 2> {log}"
+
+
+# In the place of a tuning table, for engine points of the backend auto.
+rule choose_kernels:
+    input:
+        points=compared,
+        tables=lambda w: [table for table in candidates(w).values() if table],
+    output:
+        "results/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.json",
+    log:
+        "results/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.log",
+    benchmark:
+        "results/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.tsv"
+    params:
+        schema=choices.SCHEMA,
+        candidates=lambda w: options(candidates(w)),
+        parameters=lambda w: measuring(w.hardware, "kernel"),
+    shell:
+        "python3 workflow/scripts/choose_kernels.py --output {output} --points {input.points}"
+        " --candidates {params.candidates} --parameters {params.parameters:q} --owner $PPID 2> {log}"

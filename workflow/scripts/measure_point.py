@@ -7,7 +7,7 @@ from slidesparse import points, program
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--output", required=True, help="path of the point, which is also its key")
 parser.add_argument("--basis", required=True, help="the model's shape.json (kernel) or the checkpoint's manifest")
-parser.add_argument("--tuning", nargs="?", help="tuning table of the backend; stock vLLM has none")
+parser.add_argument("--tuning", nargs="?", help="tuning table of the backend, or choices of auto; stock vLLM has none")
 parser.add_argument(
     "--peers",
     nargs="*",

@@ -31,20 +31,22 @@ class Backend(NamedTuple):
 
     sparse: bool
     """Runs a stage's sparsity patterns instead of the dense checkpoint."""
-    processors: tuple
-    """gpu, cpu or both."""
+    processor: str
+    """gpu, cpu or any."""
     stages: tuple = STAGES
+    engine_dtypes: tuple = ("INT8", "FP8")
+    """Types that it runs in prefill and decode."""
 
 
 BACKENDS = {
-    "cublaslt": Backend(False, ("gpu",)),
-    "cutlass": Backend(False, ("gpu",)),
-    "torch": Backend(False, ("gpu",), ("kernel",)),
-    stock.BACKEND: Backend(False, ("gpu", "cpu"), ("prefill", "decode")),
-    "cusparselt": Backend(True, ("gpu",)),
-    "auto": Backend(True, ("gpu",), ("prefill", "decode")),
-    "onednn": Backend(False, ("cpu",)),
-    "reference": Backend(True, ("cpu",)),
+    "cublaslt": Backend(False, "gpu"),
+    "cutlass": Backend(False, "gpu"),
+    "torch": Backend(False, "gpu", engine_dtypes=("FP8",)),  # its INT8 product is cuBLASLt's, by default heuristics
+    stock.BACKEND: Backend(False, "any", ("prefill", "decode")),
+    "cusparselt": Backend(True, "gpu"),
+    "auto": Backend(True, "any", ("prefill", "decode")),
+    "onednn": Backend(False, "cpu"),
+    "reference": Backend(True, "cpu"),
 }
 
 PEERS = {"gpu": {"cublaslt": True, "cutlass": False, "torch": False}, "cpu": {}}
@@ -72,6 +74,8 @@ def validated(config, schema_path=SCHEMA):
     _check_models(full, "cpu.models", full["cpu"].get("models", []))
     _check_measure(full, "")
     _check_measure(_merged(full, full["cpu"]), "cpu.")
+    _check_auto(full, "gpu", "")
+    _check_auto(_merged(full, full["cpu"]), "cpu", "cpu.")
     _check_cluster(full["cluster"])
     return full
 
@@ -123,7 +127,7 @@ def matrix(config, hardware_key):
         for dtype in plan["dtypes"]
         for backend, sparsity in dict.fromkeys(run for stage in together for run in runs[stage])
         for stage in together
-        if (backend, sparsity) in runs[stage]
+        if (backend, sparsity) in runs[stage] and measures(backend, stage, dtype)
         for M in plan[stage]["M"]
     ]
 
@@ -173,12 +177,43 @@ def peers(root, hardware_key, model, dtype, backend):
 
     root: where results lie, such as `results`.
     """
-    known = PEERS[BACKENDS[backend].processors[0]] if backend in BACKENDS else {}
+    known = PEERS[BACKENDS[backend].processor] if backend in BACKENDS else {}
     return {
         peer: f"{root}/{hardware_key}/tuning/{model}/{dtype}/{peer}/dense.json" if searched else None
         for peer, searched in known.items()
         if peer != backend
     }
+
+
+def measures(backend, stage, dtype):
+    """Whether a stage measures a backend with a type of weights."""
+    known = BACKENDS[backend]
+    return stage in known.stages and (stage == "kernel" or dtype in known.engine_dtypes)
+
+
+def compared(hardware_key, sparsity):
+    """[(backend, sparsity)] of the kernel points from which `auto` chooses its kernels for a pruned checkpoint.
+
+    Those of the sparse backend, which its peers are measured in turn with, and of dense backends that are no peers.
+    """
+    return _compared(hardware.parse(hardware_key).processor, sparsity)
+
+
+def _compared(processor, sparsity):
+    measured = {name: one for name, one in BACKENDS.items() if one.processor == processor and "kernel" in one.stages}
+    points = [(name, sparsity) for name, one in measured.items() if one.sparse]
+    return points + [
+        (name, "dense") for name, one in measured.items() if not one.sparse and name not in PEERS[processor]
+    ]
+
+
+def candidates(root, hardware_key, model, dtype, sparsity):
+    """{backend that `auto` may choose for a pruned checkpoint: path of its tuning table, or None}, as `peers`."""
+    found = {}
+    for backend, weights in compared(hardware_key, sparsity):
+        found[backend] = f"{root}/{hardware_key}/tuning/{model}/{dtype}/{backend}/{weights}.json"
+        found |= peers(root, hardware_key, model, dtype, backend)
+    return {backend: table for backend, table in found.items() if measures(backend, "prefill", dtype)}
 
 
 def _runs(plan, stage):
@@ -220,12 +255,11 @@ def _check_models(config, path, models):
 
 
 def _check_measure(config, prefix):
-    for name in ("kernel", "tune"):
-        sampling = config["measure"][name]
-        if sampling["min_samples"] > sampling["max_samples"]:
+    for name, of in (("kernel", "samples"), ("tune", "samples"), ("prefill", "repeats"), ("decode", "repeats")):
+        least, most = (config["measure"][name][f"{bound}_{of}"] for bound in ("min", "max"))
+        if least > most:
             raise ConfigurationError(
-                f"{prefix}measure.{name}.min_samples is {sampling['min_samples']}, but it must be at most max_samples,"
-                f" which is {sampling['max_samples']}"
+                f"{prefix}measure.{name}.min_{of} is {least}, but it must be at most max_{of}, which is {most}"
             )
     cap = config["measure"]["prefill"]["prompt_cap"]
     for i, M in enumerate(config["prefill"]["M"]):
@@ -234,6 +268,20 @@ def _check_measure(config, prefix):
                 f"{prefix}prefill.M[{i}] is {M}, but an M above measure.prefill.prompt_cap must be a multiple of it,"
                 f" which is {cap}, or no step carries exactly M tokens"
             )
+
+
+def _check_auto(config, processor, prefix):
+    """Raise ConfigurationError if auto is to run a pattern whose kernels are not measured."""
+    measured = _runs(config, "kernel")
+    runs = [(stage, *run) for stage in ("prefill", "decode") for run in _runs(config, stage)]
+    for stage, pattern in [(stage, pattern) for stage, backend, pattern in runs if backend == "auto"]:
+        for backend, sparsity in _compared(processor, pattern):
+            if (backend, sparsity) not in measured:
+                raise ConfigurationError(
+                    f"{prefix}{stage} runs auto/{pattern}, which takes the fastest kernel measured, but the kernel"
+                    f" stage does not measure {backend}/{sparsity}: {prefix}backends.sparse must have {backend}, and"
+                    f' {prefix}kernel.sparsity "{sparsity}"'
+                )
 
 
 def _check_cluster(cluster):
@@ -325,13 +373,12 @@ def _other_list(value, path):
     backend = BACKENDS.get(value) if isinstance(value, str) and "backends." in path else None
     if not backend:
         return ""
-    kind, section = "sparse" if backend.sparse else "dense", "cpu" if path.startswith("cpu.") else "gpu"
-    processor = section if section in backend.processors else backend.processors[0]
-    where = f"{'cpu.' if processor == 'cpu' else ''}backends.{kind}"
+    processor = ("cpu" if path.startswith("cpu.") else "gpu") if backend.processor == "any" else backend.processor
+    where = f"{'cpu.' if processor == 'cpu' else ''}backends.{'sparse' if backend.sparse else 'dense'}"
     if path.startswith(f"{where}_on_pruned"):
         return f"; {value} cannot run pruned checkpoints"
-    machines = " and ".join({"gpu": "NVIDIA GPUs", "cpu": "CPUs"}[name] for name in backend.processors)
-    return f"; {value} is a {kind} backend on {machines} and belongs in {where}"
+    kind, machine = "sparse" if backend.sparse else "dense", "CPUs" if processor == "cpu" else "NVIDIA GPUs"
+    return f"; {value} is a {kind} backend on {machine} and belongs in {where}"
 
 
 def _advice(value, schema, parent):

@@ -3,14 +3,12 @@
 import gc
 import time
 from itertools import pairwise
-from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
-from slidesparse import checkpoints
-from slidesparse.errors import MeasurementError
+from slidesparse import checkpoints, stock, throughput
+from slidesparse.errors import MeasurementError, OutOfMemoryError
 from slidesparse.files import read_json, sha256_file
-from slidesparse.timing import summarize
 
 BLOCK = {"cpu": 128, "cuda": 16}
 """Tokens that a block of the KV cache holds by default."""
@@ -19,179 +17,177 @@ LARGEST_GRAPH = 8192
 """Tokens of the largest step that is captured as a CUDA graph; starting a larger one costs less than it takes."""
 
 
+OURS = {"cuda": stock.Variant("FULL", 1, False), "cpu": stock.Variant("NONE", 1, False)}
+"""How our own engines are set."""
+
+
+class Run(NamedTuple):
+    """What a run of the engine was."""
+
+    seconds: list
+    """between the ends of steps"""
+    steps: list
+    """(tokens, sequences) that each carried"""
+    modes: list
+    """CUDA graph mode of each; empty on a CPU"""
+    elapsed_s: float
+    """from the first request to the last token"""
+    profile: dict | None
+    """of the steps that were to be recorded (vllm_plugin.probe)"""
+
+
 class Engine:
-    """One checkpoint on one backend, in this process. `size` bounds every later M; more needs a new engine."""
+    """One checkpoint on one backend, which may be a variant of stock vLLM (`stock.VARIANTS`).
+
+    `size` bounds every later M; more needs a new engine.
+    """
 
     def __init__(self, checkpoint, backend, tuning, size):
         import torch
-        from vllm import LLM
+        from vllm import EngineArgs
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.llm_engine import LLMEngine
 
         from slidesparse import vllm_plugin
 
         vllm_plugin.register()
-        self.size = size
+        self.size, self.backend = size, backend
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.variant = stock.VARIANTS.get(backend, OURS[self.device])
+        largest = LARGEST_GRAPH if backend not in stock.VARIANTS else stock.LARGEST_STOCK_GRAPH
+        self.graphs = [] if self.variant.graphs == "NONE" else [step for step in size.graphs if step[0] <= largest]
+        """(tokens, sequences) of the steps that are to run as CUDA graphs."""
         config = read_json(Path(checkpoint) / "config.json")
         head_dim = config["hidden_size"] // config["num_attention_heads"]
         token_bytes = 2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim
         block = BLOCK[self.device]
         blocks = max(steps * (model_len // block + 1) for steps, model_len in size.cached) + size.model_len // block + 2
-        chosen = {"backend": backend, "tuning": str(tuning) if tuning else None}
         default = torch.get_default_dtype()
+        begin = time.monotonic()
         try:
-            self.llm = LLM(
-                model=str(checkpoint),
-                quantization="slidesparse",
-                additional_config={"slidesparse": chosen | {"graphs": size.graphs}},
-                dtype="bfloat16",
-                seed=0,
-                skip_tokenizer_init=True,
-                enable_prefix_caching=False,
-                max_model_len=size.model_len,
-                max_num_batched_tokens=max(size.tokens, size.model_len),
-                max_num_seqs=size.sequences,
-                kv_cache_memory_bytes=blocks * block * token_bytes,
-                disable_log_stats=True,
-                **self._running(size),
+            self.llm = LLMEngine.from_engine_args(
+                EngineArgs(
+                    model=str(checkpoint),
+                    dtype="bfloat16",
+                    seed=0,
+                    skip_tokenizer_init=True,
+                    enable_prefix_caching=False,
+                    max_model_len=size.model_len,
+                    max_num_batched_tokens=max(size.tokens, size.model_len),
+                    max_num_seqs=size.sequences,
+                    kv_cache_memory_bytes=blocks * block * token_bytes,
+                    disable_log_stats=True,
+                    worker_extension_cls="slidesparse.vllm_plugin.probe.Probe",
+                    **self._running(tuning),
+                ),
+                UsageContext.LLM_CLASS,
+                enable_multiprocessing=self.variant.own_process,
             )
         finally:
             torch.set_default_dtype(default)  # vLLM leaves its own behind when loading fails
-        core = self.llm.llm_engine.engine_core.engine_core
-        self.scheduler = core.scheduler
-        self.worker = core.model_executor.driver_worker.worker
+        self.start_s = time.monotonic() - begin
         self.vocabulary = config["vocab_size"]
         self._prompts = 0
 
-    def _running(self, size):
-        """How steps run: on a GPU planned ahead and as CUDA graphs, nothing compiled by vLLM."""
-        scheduler = "slidesparse.vllm_plugin.scheduler."
-        if self.device == "cpu":
-            return {
-                "enforce_eager": True,
-                "async_scheduling": False,
-                "scheduler_cls": scheduler + "RecordingScheduler",
-            }
-        from slidesparse.vllm_plugin import graphs
-
-        graphs.install()
-        sizes = sorted({tokens for tokens, _ in size.graphs})
-        return {
-            "compilation_config": {"mode": 0, "cudagraph_mode": "FULL", "cudagraph_capture_sizes": sizes},
-            "attention_config": {"flash_attn_max_num_splits_for_cuda_graph": 1},
-            "async_scheduling": True,
-            "scheduler_cls": scheduler + "AsyncRecordingScheduler",
+    def _running(self, tuning):
+        """How steps run: ours as CUDA graphs of what is planned, with nothing compiled; stock vLLM as it is set."""
+        running = {
+            "scheduler_cls": f"slidesparse.vllm_plugin.scheduler.{'Async' * (self.device == 'cuda')}RecordingScheduler",
+            "async_scheduling": self.device == "cuda",
         }
+        if self.variant.graphs == "NONE":
+            running["enforce_eager"] = True
+        else:
+            sizes = sorted({tokens for tokens, _ in self.graphs})
+            running["compilation_config"] = {
+                "cudagraph_mode": self.variant.graphs if sizes else "NONE",
+                "cudagraph_capture_sizes": sizes,
+            }
+            running["attention_config"] = {"flash_attn_max_num_splits_for_cuda_graph": self.variant.num_splits}
+        if self.backend in stock.VARIANTS:
+            return running
+        if "compilation_config" in running:
+            running["compilation_config"]["mode"] = 0
+        chosen = {"backend": self.backend, "tuning": str(tuning) if tuning else None, "graphs": self.graphs}
+        return running | {"quantization": "slidesparse", "additional_config": {"slidesparse": chosen}}
 
     @property
     def model(self):
         """The torch module that runs, for tests that look inside."""
-        return self.worker.model_runner.model
+        return self.llm.engine_core.engine_core.model_executor.driver_worker.worker.model_runner.get_model()
+
+    def ask(self, name, *arguments):
+        """What a method of vllm_plugin.probe.Probe answers."""
+        return self.llm.collective_rpc(f"slidesparse_{name}", args=arguments)[0]
 
     def close(self):
         """Free the engine's memory."""
-        from vllm.distributed import cleanup_dist_env_and_memory
+        self.llm.engine_core.shutdown()
+        del self.llm
+        _free()
 
-        del self.llm, self.scheduler, self.worker
-        cleanup_dist_env_and_memory()
-        gc.collect()
+    def run(self, lengths, output_len, limits, deadline, profile=None):
+        """Run one request per prompt length, each for `output_len` tokens, until all are done; returns a Run.
 
-    def submit(self, lengths, output_len):
-        """Queue one request per prompt length, of fixed pseudo-random tokens, each for `output_len` tokens."""
+        Prompts are fixed pseudo-random tokens. limits: (tokens, sequences) of a step. profile: (steps before, steps)
+        that are recorded. Raises MeasurementError at the deadline (time.monotonic), and if a step ran in another way
+        than planned.
+        """
         from vllm import SamplingParams, TokensPrompt
 
         sampling = SamplingParams(max_tokens=output_len, ignore_eos=True, detokenize=False, temperature=0.0)
-        for length in lengths:
-            tokens = prompt(self._prompts, length, self.vocabulary)
-            self.llm.llm_engine.add_request(str(self._prompts), TokensPrompt(prompt_token_ids=tokens), sampling)
+        prompts = [
+            TokensPrompt(prompt_token_ids=prompt(number, length, self.vocabulary))
+            for number, length in enumerate(lengths, self._prompts)
+        ]
+        self.ask("limit", 0, 0)
+        self.ask("taken")
+        begin = time.perf_counter()
+        for tokens in prompts:
+            self.llm.add_request(str(self._prompts), tokens, sampling)
             self._prompts += 1
-
-    def run(self, deadline):
-        """Step until nothing is left. Returns (seconds between the ends of steps, what every step carried).
-
-        Raises MeasurementError at the deadline, and if a step ran in another way than planned.
-        """
-        self.scheduler.steps.clear()
-        manager = getattr(self.worker.model_runner, "cudagraph_manager", None)
-        if manager:
-            manager.dispatched.clear()
-        engine, ends = self.llm.llm_engine, [time.perf_counter()]
-        while engine.has_unfinished_requests():
-            if engine.step():
+        ends, recorded = [time.perf_counter()], None
+        self.ask("limit", *limits)
+        while self.llm.has_unfinished_requests():
+            if self.llm.step():
                 ends.append(time.perf_counter())
+                if profile and len(ends) - 1 == profile[0]:
+                    self.ask("profile", True)
+                elif profile and len(ends) - 1 == sum(profile):
+                    recorded = self.ask("profile", False)
             if time.monotonic() > deadline:
-                engine.abort_request(list(self.scheduler.requests), internal=True)
+                self.llm.abort_request(list(self.llm.output_processor.request_states), internal=True)
                 raise MeasurementError(f"the time limit ended the measurement after {len(ends) - 1} steps; raise it")
-        seconds = [end - begin for begin, end in pairwise(ends)]
-        steps = list(self.scheduler.steps)
+        steps, modes = self.ask("taken")
+        seconds = [after - before for before, after in pairwise(ends)]
         if len(steps) != len(seconds):
             raise MeasurementError(f"{len(seconds)} engine steps carried {len(steps)} batches; the timing is not exact")
-        if manager:
-            planned = [tuple(shape) for shape in self.size.graphs]
-            expected = ["FULL" if (step.tokens, step.sequences) in planned else "NONE" for step in steps]
-            if manager.dispatched != expected:
-                raise MeasurementError(
-                    f"steps ran with CUDA graphs of the modes {sorted(set(manager.dispatched))} where"
-                    f" {sorted(set(expected))} were planned"
-                )
-        return seconds, steps
-
-    def prefill(self, M, parameters):
-        """Results of a prefill point: `steps` engine steps of exactly M prompt tokens each, one output token."""
-        lengths = split(M, parameters["prompt_cap"])
-        self.scheduler.limit(M, self.size.sequences)  # those of the step before are still there when one is planned
-        deadline = time.monotonic() + parameters["time_limit_s"]
-        self.submit(lengths * parameters["warmup_steps"], 1)
-        self.run(deadline)
-        start = time.perf_counter()
-        self.submit(lengths * parameters["steps"], 1)
-        seconds, steps = self.run(deadline)
-        elapsed = time.perf_counter() - start
-        carried = sorted({step.tokens for step in steps})
-        if carried != [M] or len(steps) != parameters["steps"]:
-            raise MeasurementError(f"prefill steps at M={M} carried {carried} tokens in {len(steps)} steps")
-        requests = len(lengths) * parameters["steps"]
-        return self._results(M, lengths[0], len(lengths), requests, 1, parameters["steps"], elapsed, seconds) | {
-            "prompt_lens": lengths,
-            "scheduled_tokens": carried,
-        }
-
-    def decode(self, M, parameters):
-        """Results of a decode point: M sequences from their prompts to `output_len` tokens, all in every step."""
-        prompt_len, output_len = parameters["prompt_len"], parameters["output_len"]
-        self.scheduler.limit(M * prompt_len, M)
-        deadline = time.monotonic() + parameters["time_limit_s"]
-        self.submit([prompt_len] * M, 1 + parameters["warmup_steps"])
-        self.run(deadline)
-        start = time.perf_counter()
-        self.submit([prompt_len] * M, output_len)
-        seconds, steps = self.run(deadline)
-        elapsed = time.perf_counter() - start
-        running = sorted({step.sequences for step in steps[1:]})
-        prompts = (steps[0].tokens, steps[0].sequences)
-        if prompts != (M * prompt_len, M) or running != [M] or len(steps) != output_len:
+        if self.device == "cuda" and len(modes) != len(steps):
             raise MeasurementError(
-                f"decode at M={M} ran {running} sequences in {len(steps)} steps, the first with {prompts[0]} prompt"
-                f" tokens of {prompts[1]} sequences"
+                f"{len(steps)} engine steps told {len(modes)} CUDA graph modes: how they ran is unknown"
             )
-        return self._results(M, prompt_len, M, M, output_len, output_len, elapsed, seconds[1:]) | {"running": running}
+        self._check(steps, modes)
+        return Run(seconds, steps, modes, ends[-1] - begin, recorded)
 
-    @staticmethod
-    def _results(M, prompt_len, sequences, requests, output_len, N, elapsed, seconds):
-        """The columns of the published protocol (tokens = prompt + output) and the steady-state ones."""
-        step = summarize(seconds)
-        tokens = requests * output_len + (M * N if output_len == 1 else requests * prompt_len)
-        return {
-            "prompt_len": prompt_len,
-            "max_num_seqs": sequences,
-            "num_prompts": requests,
-            "steps": N,
-            "output_len": output_len,
-            "requests_per_s": requests / elapsed,
-            "tokens_per_s": tokens / elapsed,
-            "elapsed_s": elapsed,
-            "step_s": {name.removesuffix("_s"): value for name, value in step.as_dict().items()},
-            "steady_tokens_per_s": M / step.median_s,
-            "samples_s": seconds,
+    def _check(self, steps, modes):
+        """Raise MeasurementError if a step ran without the CUDA graph that was made for it, or with another's."""
+        for step, mode in zip(steps, modes or len(steps) * ["NONE"], strict=True):
+            planned = tuple(step) in self.graphs
+            if self.backend in stock.VARIANTS:  # which fills a step up to the next captured size
+                planned = step[0] <= max((tokens for tokens, _ in self.graphs), default=0)
+            if planned != (mode != "NONE"):
+                raise MeasurementError(
+                    f"a step of {step[0]} tokens and {step[1]} sequences ran with the CUDA graph mode {mode}, where one"
+                    f" was {'' if planned else 'not '}planned"
+                )
+
+    def describe(self, M):
+        """How points of this engine were measured: what ran at M, and what the engine is."""
+        return self.ask("model", M) | {
+            "own_process": self.variant.own_process,
+            "num_splits": self.variant.num_splits if self.device == "cuda" else None,
+            "peak_memory_bytes": self.ask("state").get("peak_memory_bytes"),
+            "engine_start_s": self.start_s,
         }
 
 
@@ -202,12 +198,6 @@ def prompt(number, length, vocabulary):
         state = (state * 6364136223846793005 + 1442695040888963407) % (1 << 64)  # Knuth's MMIX generator
         tokens.append((state >> 33) % (vocabulary - 2))  # the last two are bos and eos in BitNet-tiny
     return tokens
-
-
-def split(M, cap):
-    """Prompt lengths of one prefill step: M tokens in as few prompts of at most `cap` as can be, equally long."""
-    count = ceil(M / cap)
-    return [M // count + (i < M % count) for i in range(count)]
 
 
 class Size(NamedTuple):
@@ -228,7 +218,7 @@ class Size(NamedTuple):
     def of(cls, stage, M, parameters):
         """The smallest engine that can measure M in `stage`."""
         if stage == "prefill":
-            lengths = split(M, parameters["prompt_cap"])
+            lengths = throughput.split(M, parameters["prompt_cap"])
             tokens, sequences, model_len = M, 2 * len(lengths), lengths[0] + 1
             graph = (M, len(lengths))
         else:
@@ -249,20 +239,37 @@ _kept = {"key": None, "engine": None}
 def measure(request):
     """Results of one prefill or decode point; keeps its engine for the next point of the same configuration.
 
-    request: stage, M, parameters, manifest (path), tuning (path), backend, root; `others`, [[stage, M, parameters], …],
-    names further points that the same engine shall be able to serve.
+    request: stage, M, parameters, manifest (path), tuning (path or None), backend, root; `others`, [[stage, M,
+    parameters], …], names further points that the same engine shall be able to serve, if it fits. Raises
+    OutOfMemoryError if an engine for this point alone does not fit.
     """
+    import torch
+
     manifest = read_json(request["manifest"])
-    size = Size.of(request["stage"], request["M"], request["parameters"])
-    key = (checkpoints.content_digest(manifest), request["backend"], sha256_file(request["tuning"]))
-    if _kept["key"] != key or _kept["engine"].size.union(size) != _kept["engine"].size:
+    alone = Size.of(request["stage"], request["M"], request["parameters"])
+    together = alone
+    for point in request.get("others", ()):
+        together = together.union(Size.of(*point))
+    for size in dict.fromkeys((together, alone)):
+        try:
+            return _measure(request, manifest, alone, size)
+        except torch.OutOfMemoryError as error:
+            reason = str(error).partition(". ")[0]
+        close()  # what is left of the engine is unknown
+        _free()
+    raise OutOfMemoryError(reason)
+
+
+def _measure(request, manifest, needed, size):
+    """Results of a point that needs an engine of the size `needed`; if there is none, one of `size` is made."""
+    tuning = request["tuning"]
+    key = (checkpoints.content_digest(manifest), request["backend"], tuning and sha256_file(tuning))
+    if _kept["key"] != key or _kept["engine"].size.union(needed) != _kept["engine"].size:
         close()
-        for point in request.get("others", ()):
-            size = size.union(Size.of(*point))
         directory = checkpoints.ensure(manifest, request["root"])
-        _kept["engine"] = Engine(directory, request["backend"], request["tuning"], size)
+        _kept["engine"] = Engine(directory, request["backend"], tuning, size)
         _kept["key"] = key
-    return getattr(_kept["engine"], request["stage"])(request["M"], request["parameters"])
+    return getattr(throughput, request["stage"])(_kept["engine"], request["M"], request["parameters"])
 
 
 def close():
@@ -270,3 +277,14 @@ def close():
     engine, _kept["engine"], _kept["key"] = _kept["engine"], None, None
     if engine:
         engine.close()
+
+
+def _free():
+    """Free what an engine holds that could not be made."""
+    import torch
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -6,9 +6,12 @@ Light to import; the libraries are imported by the first request, after `prepare
 import os
 import sys
 
+from slidesparse import memory
+
 SETTINGS = {
     "OMP_NUM_THREADS": "1",  # at the sizes of a CPU run a second thread adds noise, not speed
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # after a look at the GPU a fork could not use it
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
@@ -27,14 +30,16 @@ def kernel(request):
     """A tuning table or the results of a kernel point, whichever `stage` asks for."""
     from slidesparse import kernel_points
 
-    return (kernel_points.tune if request["stage"] == "tune" else kernel_points.measure)(request)
+    with memory.ours():
+        return (kernel_points.tune if request["stage"] == "tune" else kernel_points.measure)(request)
 
 
 def engine(request):
     """The results of a prefill or decode point."""
     from slidesparse import engine
 
-    return engine.measure(request)
+    with memory.ours():
+        return engine.measure(request)
 
 
 def close():

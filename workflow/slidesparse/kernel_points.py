@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import torch
 
-from slidesparse import hardware, roofline, timing, tuning
+from slidesparse import hardware, provenance, roofline, timing, tuning
 from slidesparse.errors import OutOfMemoryError, SlideSparseError
 from slidesparse.gemm import backend as find_backend
 from slidesparse.kernels import configurations
@@ -43,7 +43,7 @@ def tune(request):
         backend = find_backend(request["backend"])
         with _tuned_quantisers(request, backend) as quantisers:
             table = tuning.search(backend, products(request), stopping)
-            return table | {"quantize_lift": quantisers(), "capacity": hardware.capacity(hardware.detect())}
+            return table | {"quantize_lift": quantisers(), "capacity": provenance.capacity(hardware.detect())}
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def measure(request):
     for quantiser in (quantiser for _, table in contenders if table for quantiser in table.quantize_lift):
         configurations.use(quantiser)
     machine = hardware.detect()
-    before = hardware.state(machine)
+    before = provenance.state(machine)
     with _memory():
         try:
             together, gemms = True, _measured(request, request["linears"], contenders, missing, machine)
@@ -94,8 +94,8 @@ def measure(request):
         "linears_together": together,
         "gemms": gemms,
         "peers_missing": missing,
-        "state": {"before": before, "after": hardware.state(machine)},
-        "capacity": hardware.capacity(machine),
+        "state": {"before": before, "after": provenance.state(machine)},
+        "capacity": provenance.capacity(machine),
     }
 
 

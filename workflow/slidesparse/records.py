@@ -14,10 +14,11 @@ from slidesparse.errors import RecordError
 from slidesparse.files import digest, read_json, sha256_file, write_json
 from slidesparse.handlers import SETTINGS
 from slidesparse.program import start_time
+from slidesparse.provenance import git_state, host, machine, software
 
 SCHEMA = 1
 
-PROTOCOL = {"tune": 3, "kernel": 4, "prefill": 3, "decode": 3}
+PROTOCOL = {"tune": 3, "kernel": 4, "prefill": 4, "decode": 4}
 """Version of how each stage measures. Raised when timing, gemm, kernels, engine or csrc change what a figure means;
 a test compares the hash of those files (tests/protocol.json)."""
 
@@ -114,13 +115,13 @@ def write_point(path, asked, results, *, seconds, resident, reason=None):
 def provenance(seconds, resident, capacity=None):
     """The blocks `hardware`, `software` and `run` of what was measured just now; capacity: of the GPU, if known."""
     return {
-        "hardware": hardware.provenance() | (capacity or {}),
-        "software": hardware.software() | {"settings": SETTINGS},
+        "hardware": machine() | (capacity or {}),
+        "software": software() | {"settings": SETTINGS},
         "run": {
             "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": round(seconds, 3),
             "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "git": hardware.git_state(Path(__file__).parent),
+            "git": git_state(Path(__file__).parent),
             "resident": resident,
         },
     }
@@ -139,7 +140,7 @@ def write_failure(path, reason, log, *, unless=None):
     utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     failure = {"schema": SCHEMA, "key": key_of(path), "reason": reason, "log": log, "utc": utc}
     if unless:
-        failure["unless"] = {"host": hardware.host(), "pid": unless, "started": start_time(unless)}
+        failure["unless"] = {"host": host(), "pid": unless, "started": start_time(unless)}
     write_json(failure_of(path), failure)
 
 
@@ -148,4 +149,4 @@ def in_flight(failure):
     process = failure.get("unless")
     if not isinstance(process, dict):
         return False
-    return process.get("host") != hardware.host() or process.get("started") == start_time(process.get("pid"))
+    return process.get("host") != host() or process.get("started") == start_time(process.get("pid"))

@@ -208,7 +208,8 @@ def _grouped(paths):
 def durations(results, key):
     """{rule: (number of its jobs, their seconds)} of what one hardware key needed, points apart."""
     found = {}
-    files = [("tune_backend", path) for path in Path(results, key, "tuning").rglob("*.tsv")]
+    tables = Path(results, key, "tuning").rglob("*.tsv")
+    files = [("choose_kernels" if path.parent.name == "auto" else "tune_backend", path) for path in tables]
     files += [(path.stem, path) for path in Path(results, "tasks").rglob("*.tsv")]
     for rule, path in files:
         try:

@@ -1,4 +1,4 @@
-"""The backend `vllm`: stock vLLM as a user would set it at each M, the best of a few variants that are all measured."""
+"""The backend `vllm`: stock vLLM as a user would set it for each M, the best of a few variants, all measured."""
 
 from typing import NamedTuple
 

@@ -1,11 +1,11 @@
-"""Sections that say what passed, and what is missing, failed, out of memory or left out, and why."""
+"""Sections that say what passed, and what is missing, failed, in flight, out of memory or left out, and why."""
 
 from slidesparse.records import STAGES
 from slidesparse.report.document import Bullets, Table, say
 from slidesparse.report.ratios import linears_of
 from slidesparse.report.rows import configuration_order, configurations
 
-WORDS = {"ok": "ok", "failed": "failed", "out_of_memory": "out of memory"}
+WORDS = {"ok": "ok", "failed": "failed", "in_flight": "being measured", "out_of_memory": "out of memory"}
 
 
 def names_of(source, stage):
@@ -65,13 +65,18 @@ def ratio(pair):
 
 
 def problem_blocks(source):
-    """What is missing, failed (with its log), out of memory, unsupported, refused, or not gathered."""
+    """What is missing, failed (with its log), in flight, out of memory, unsupported, refused, or not gathered."""
     blocks = []
-    for status, title in (("failed", say("Failed:")), ("out_of_memory", say("Out of memory:"))):
+    titles = {
+        "failed": say("Failed:"),
+        "in_flight": say("Being measured:"),
+        "out_of_memory": say("Out of memory:"),
+    }
+    for status, title in titles.items():
         rows = [row for row in source.rows if row.status == status]
         if rows:
             cells = [
-                (row.stage, "/".join(row.configuration), str(row.M), row.linear, row.reason, row.log)
+                (row.stage, "/".join(row.configuration), str(row.M), row.linear, reason_of(row), row.log)
                 for row in sorted(
                     rows, key=lambda row: (STAGES.index(row.stage), configuration_order(row.configuration), row.M)
                 )
@@ -94,6 +99,11 @@ def problem_blocks(source):
     if source.plan is None:
         blocks.append(say("What was asked for is not recorded in this source; only what is there is counted."))
     return blocks
+
+
+def reason_of(row):
+    """Why a point has no figures, or since when it is being measured."""
+    return say("since {utc}", utc=row.utc) if row.status == "in_flight" else row.reason
 
 
 def missing_points(source):

@@ -9,8 +9,32 @@ STEADY = {
     "samples": int,
     "steady_tokens_per_s": float,
 }
-STOCK = {"variant": str}
-"""Which of its variants a point of stock vLLM is."""
+STEP = {
+    "repeats": int,
+    "tokens_min": int,
+    "tokens_max": int,
+    "sequences_min": int,
+    "sequences_max": int,
+    "gpu_step_ms": float,
+    "gemm_ms": float,
+    "attention_ms": float,
+    "fused_ms": float,
+    "rest_ms": float,
+    "idle_ms": float,
+    "launches": float,
+    "host_bound": bool,
+    "graph_mode": str,
+    "own_process": bool,
+    "num_splits": int,
+    "variant": str,
+    "clock_mhz": float,
+    "energy_j_per_token": float,
+    "energy_reason": str,
+    "peak_memory_bytes": int,
+    "weight_bytes": int,
+    "engine_start_s": float,
+}
+"""How a step of an engine ran; the parts of its time are of the GPU, idle is what the wall clock has beyond them."""
 
 TAIL = {
     "status": str,
@@ -23,6 +47,7 @@ TAIL = {
     "protocol": int,
     "gpu_name": str,
     "driver": str,
+    "power_limit_w": float,
     "torch": str,
     "vllm": str,
 }
@@ -40,8 +65,8 @@ LIBRARIES = ("cublaslt", "cutlass", "torch")
 """Dense rivals whose whole linears (quantise, product, both scales) take turns with a kernel point's."""
 
 COLUMNS = {
-    "prefill": {**PUBLISHED["prefill"], **STEADY, **STOCK, **TAIL},
-    "decode": {**PUBLISHED["decode"], **STEADY, **STOCK, **TAIL},
+    "prefill": {**PUBLISHED["prefill"], **STEADY, **STEP, **TAIL},
+    "decode": {**PUBLISHED["decode"], **STEADY, **STEP, **TAIL},
     "kernel": {
         "M": int,
         "N": int,

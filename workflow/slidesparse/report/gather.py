@@ -8,7 +8,7 @@ from slidesparse import configuration, records, stock
 from slidesparse.errors import RecordError
 from slidesparse.files import canonical_json, write_atomic
 from slidesparse.records import STAGES
-from slidesparse.report.columns import COLUMNS, M_COLUMN, cell
+from slidesparse.report.columns import COLUMNS, M_COLUMN, STEP, cell
 from slidesparse.report.plan import Plan, read_plan
 from slidesparse.report.rows import HARDWARE, Configuration, linear_order
 from slidesparse.report.validate import read_point
@@ -112,6 +112,7 @@ def tail(point):
         "protocol": request["protocol"],
         "gpu_name": point["hardware"]["name"],
         "driver": point["hardware"].get("driver"),
+        "power_limit_w": as_float(point["hardware"].get("power_limit_w")),
         "torch": point["software"].get("torch"),
         "vllm": point["software"].get("vllm"),
     }
@@ -139,7 +140,15 @@ def throughput_row(point):
         ("step_ms_ci_high", "ci_high"),
     ):
         row[name] = as_float(step.get(statistic), 1e3)
-    return row | {"samples": step.get("n"), "variant": results.get("variant")}
+    for name in ("tokens", "sequences"):
+        row[f"{name}_min"], row[f"{name}_max"] = results.get(name) or (None, None)
+    same = [name for name in STEP if name not in row]
+    return row | {name: results.get(name) for name in same} | {"samples": step.get("n"), "repeats": repeats_of(results)}
+
+
+def repeats_of(results):
+    """How often a prefill or decode point repeated its steps, or None."""
+    return len(results["repeats_s"]) if results.get("repeats_s") else None
 
 
 def kernel_rows(point):

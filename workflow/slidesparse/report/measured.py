@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from slidesparse import stock
+from slidesparse import records, stock
 from slidesparse.errors import RecordError
 from slidesparse.report.columns import COLUMNS, M_COLUMN, POSITIVE, PUBLISHED, TASKS, cell
 from slidesparse.report.gather import configuration_directories, point_files
@@ -138,7 +138,7 @@ def to_row(hardware, stage, configuration, row):
 
 
 def failures(directory, hardware, stage, configuration):
-    """A row for every `M{m}.failed.json` beside which there is no point."""
+    """A row for every `M{m}.failed.json` beside which there is no point: it has failed, or is being measured."""
     rows = []
     for path in directory.glob("M*.failed.json"):
         M = re.fullmatch(r"M(\d+)\.failed\.json", path.name)
@@ -148,14 +148,15 @@ def failures(directory, hardware, stage, configuration):
             record = read_json(path)
         except RecordError as error:
             record = {"reason": str(error)}
-        reason = str(record.get("reason") or "no reason was recorded")
+        flying = records.in_flight(record)
+        reason = "" if flying else str(record.get("reason") or "no reason was recorded")
         rows.append(
             Row(
                 hardware,
                 stage,
                 configuration,
                 int(M[1]),
-                "failed",
+                "in_flight" if flying else "failed",
                 {},
                 reason=" ".join(reason.split()),
                 log=str(record.get("log") or ""),
@@ -166,7 +167,9 @@ def failures(directory, hardware, stage, configuration):
 
 
 def failures_of_variants(root, hardware, rows):
-    """A row for every point of stock vLLM that is not among `rows` because a variant of it failed, with its reason."""
+    """A row for every point of stock vLLM that is not among `rows` because a variant of it failed, with its reason, or
+    is being measured.
+    """
     there = {(row.stage, row.configuration, row.M) for row in rows}
     found = {}
     for directory in configuration_directories(root, hardware, variants=True):
@@ -174,7 +177,7 @@ def failures_of_variants(root, hardware, rows):
         configuration = Configuration(model, dtype, stock.BACKEND, sparsity)
         for row in failures(directory, hardware, stage, configuration):
             if (stage, configuration, row.M) not in there:
-                row = replace(row, reason=f"{variant}: {row.reason}")
+                row = replace(row, reason=row.reason and f"{variant}: {row.reason}")
                 found.setdefault((stage, configuration, row.M), row)
     return list(found.values())
 

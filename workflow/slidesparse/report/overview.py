@@ -12,7 +12,7 @@ STATUS = ("success", "failed", "skipped", "missing")
 
 def provenance_labels(sources):
     """(root, provenance) -> P1, P2, … of everything that was measured, in a fixed order."""
-    found = {(source.root, row.provenance) for source in sources for row in source.rows if row.status != "failed"}
+    found = {(source.root, row.provenance) for source in sources for row in source.rows if row.measured}
     order = [source.root for source in sources]
     ranked = sorted(found, key=lambda item: (order.index(item[0]), item[1]))
     return {item: f"P{number}" for number, item in enumerate(ranked, start=1)}
@@ -115,7 +115,7 @@ def provenance_blocks(sources, labels):
     under = {}
     for source in sources:
         for row in source.rows:
-            if row.status != "failed":
+            if row.measured:
                 under.setdefault((source.root, row.provenance), []).append(row)
     rows = []
     for (root, provenance), label in labels.items():

@@ -78,7 +78,7 @@ def provenance_note(marks):
 
 def label_of(source, row, labels):
     """Label of the provenance of a row; empty where nothing was measured."""
-    return labels.get((source.root, row.provenance), "") if row.status != "failed" else ""
+    return labels.get((source.root, row.provenance), "") if row.measured else ""
 
 
 def step_value(row):
@@ -198,13 +198,20 @@ def kernel_blocks(source, labels):
             what = f"kernel {model} {dtype} {linear} (N={N}, K={K})"
             table = wide_table(f"kernel_{model}_{dtype}_{linear}", cells)
             blocks.append(Section(say("{what}, {title}", what=what, title=title), [table], folded=True))
-        for column, word in (("latency_us", caches), ("latency_hot_us", say("hot"))):
+        titles = {
+            "latency_us": say("{caches} latency (µs)", caches=caches),
+            "latency_hot_us": say("{caches} latency (µs)", caches=say("hot")),
+            "linear_us": say("cold latency of whole linears (µs)"),
+            "linear_folded_us": say("cold latency of whole linears with folded scales (µs)"),
+        }
+        for column, title in titles.items():
             sums = of_layers(source, model, dtype, column)
             if sums:
                 cells = {key: interval(value.value, value.low, value.high, 3) for key, value in sums.items()}
                 what = say("kernel {model} {dtype} sum over the linears of a layer", model=model, dtype=dtype)
-                title = say("{what}, {title}", what=what, title=say("{caches} latency (µs)", caches=word))
+                title = say("{what}, {title}", what=what, title=title)
                 blocks.append(Section(title, [wide_table(f"kernel_{model}_{dtype}_sum_{column}", cells)]))
+        blocks += whole_blocks(group, model, dtype)
         blocks += roofline_blocks(group, model, dtype)
         searches = [*provenance_note(marks), search_table(group, f"kernel_{model}_{dtype}_searches")]
         blocks.append(Section(say("kernel {model} {dtype} searches", model=model, dtype=dtype), searches))
@@ -225,6 +232,29 @@ def wide_table(name, cells):
     Ms = sorted({M for _, M in cells})
     rows = [(number(str(M), M), *(cells.get((name, M)) for name in names)) for M in Ms]
     return Table(name, ("M", *(name.column for name in names)), rows)
+
+
+def whole_blocks(rows, model, dtype):
+    """Every whole linear beside its product, where whole linears were measured."""
+    rows = [row for row in rows if row.status == "ok" and row.values.get("linear_us") is not None]
+    if not rows:
+        return []
+    cells = [
+        (
+            row.configuration.column,
+            row.linear,
+            number(str(row.M), row.M),
+            *(fixed(row.values.get(column), 3) for column in ("latency_us", "linear_us", "linear_folded_us")),
+        )
+        for row in rows
+    ]
+    note = say(
+        "A whole linear quantises, multiplies and scales, BF16 in and out. With folded scales what follows applies"
+        " them, which costs what a pass that scales takes longer than one that copies."
+    )
+    headers = ("backend/sparsity", "linear", "M", "cold latency (µs)", "whole linear (µs)", "scales folded (µs)")
+    title = say("kernel {model} {dtype} whole linears", model=model, dtype=dtype)
+    return [Section(title, [note, Table(f"whole_{model}_{dtype}", headers, cells, "ll")], folded=True)]
 
 
 def roofline_blocks(rows, model, dtype):

@@ -66,7 +66,8 @@ NOT_RECORDED = Provenance()
 class Row:
     """One measured point, or one linear of a kernel point.
 
-    status: ok, out_of_memory or failed (then `reason` and, if there is one, `log`). values: columns of its CSV.
+    status: ok, out_of_memory, failed (then `reason` and, if there is one, `log`) or in_flight (then `utc` is when it
+    began). values: columns of its CSV.
     """
 
     hardware: str
@@ -81,6 +82,11 @@ class Row:
     log: str = ""
     utc: str = ""
     seconds: float | None = None
+
+    @property
+    def measured(self):
+        """Whether a measurement came to an end here, be it for want of memory."""
+        return self.status in ("ok", "out_of_memory")
 
 
 @dataclass

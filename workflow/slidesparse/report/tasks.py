@@ -30,6 +30,9 @@ NAMES = (
 HIGH_SPARSITY = 10
 """Largest L of task 7."""
 
+STATUS = ("ok", "out_of_memory", "in_flight", "failed")
+"""What may become of a point, from good to bad."""
+
 
 def task_of(stage, configuration):
     """Index into NAMES of the task that measures a configuration."""
@@ -166,23 +169,27 @@ def measure(source, index):
     total = asked or set(points)
     if not total and source.plan:
         return entry(index, "skipped", note="nothing asked for it")
-    count = {word: sum(points.get(key) == word for key in total) for word in ("ok", "out_of_memory", "failed")}
+    count = {word: sum(points.get(key) == word for key in total) for word in STATUS}
     missing = len(total) - sum(count.values())
     notes = [
         f"{number} {what}"
-        for number, what in ((count["out_of_memory"], "out of memory"), (missing, "not measured"))
+        for number, what in (
+            (count["out_of_memory"], "out of memory"),
+            (count["in_flight"], "being measured"),
+            (missing, "not measured"),
+        )
         if number
     ]
-    status = "failed" if count["failed"] else "missing" if missing or not total else "success"
+    unfinished = missing or count["in_flight"] or not total
+    status = "failed" if count["failed"] else "missing" if unfinished else "success"
     duration = sum(seconds.values()) if seconds else None
     return entry(index, status, duration, "; ".join(notes), count["ok"], count["failed"], len(total))
 
 
 def point_status(rows):
-    """(configuration, M) -> failed if any of its rows failed, else out_of_memory if any, else ok."""
-    order = ("ok", "out_of_memory", "failed")
+    """(configuration, M) -> the worst status of any of its rows."""
     points = {}
     for row in rows:
         key = row.configuration, row.M
-        points[key] = max(points.get(key, "ok"), row.status, key=order.index)
+        points[key] = max(points.get(key, "ok"), row.status, key=STATUS.index)
     return points

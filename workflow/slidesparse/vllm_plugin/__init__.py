@@ -2,7 +2,8 @@
 
 Found by vLLM through the entry point `vllm.general_plugins`; `register()` may also be called by hand before an engine
 is made. Everything that decides what runs comes from the checkpoint's config.json and from the engine argument
-`additional_config={"slidesparse": {"backend": …, "tuning": …}}`.
+`additional_config={"slidesparse": {"backend": …, "tuning": …}}`; `tuning` is the path of the backend's tuning table, or
+None, and of backend auto that of its choices.
 """
 
 from importlib import metadata

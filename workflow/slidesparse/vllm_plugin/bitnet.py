@@ -23,9 +23,9 @@ from slidesparse.kernels import fused
 from slidesparse.vllm_plugin.quantization import SlideSparseConfig
 
 
-def codes_for(linear):
-    """Window order and type of the codes that a linear multiplies."""
-    return linear.quant_method.pattern.name, linear.quant_method.dtype
+def codes_for(linear, M):
+    """Window order and type of the codes that a linear multiplies at M."""
+    return linear.quant_method.pattern(M).name, linear.quant_method.dtype
 
 
 class BitNetAttention(LlamaAttention):
@@ -52,7 +52,7 @@ class BitNetAttention(LlamaAttention):
         else:
             y = self.attn(*fused.rope_scale(*qkv, *heads))
         norm = self.attn_sub_norm
-        codes = fused.norm_quantize(y, norm.weight, norm.variance_epsilon, *codes_for(self.o_proj))
+        codes = fused.norm_quantize(y, norm.weight, norm.variance_epsilon, *codes_for(self.o_proj, len(y)))
         return self.o_proj.quant_method.multiply(*codes)
 
     def _cache(self):
@@ -95,8 +95,8 @@ class BitNetMLP(nn.Module):
     def fused(self, codes, scale):
         """Codes [M, K'] and scales [M] of the MLP's input -> the product of down_proj with its scales."""
         gate_up = self.gate_up_proj.quant_method.multiply(codes, scale)
-        norm = self.ffn_sub_norm
-        codes = fused.relu2_mul_norm_quantize(*gate_up, norm.weight, norm.variance_epsilon, *codes_for(self.down_proj))
+        norm, order = self.ffn_sub_norm, codes_for(self.down_proj, len(codes))
+        codes = fused.relu2_mul_norm_quantize(*gate_up, norm.weight, norm.variance_epsilon, *order)
         return self.down_proj.quant_method.multiply(*codes)
 
 
@@ -136,7 +136,7 @@ class BitNetDecoderLayer(nn.Module):
         """Codes and scales of the block's input, and the residual -> the product of down_proj, and the residual."""
         norm, y = self.post_attention_layernorm, self.self_attn.fused(positions, codes, scale)
         residual, *codes = fused.add_norm_quantize(
-            *y, residual, norm.weight, norm.variance_epsilon, *codes_for(self.mlp.gate_up_proj)
+            *y, residual, norm.weight, norm.variance_epsilon, *codes_for(self.mlp.gate_up_proj, len(codes))
         )
         return self.mlp.fused(*codes), residual
 
@@ -158,7 +158,7 @@ class BitNetModel(LlamaModel):
         if not isinstance(self.quant_config, SlideSparseConfig):
             return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds)
         residual = self.embed_input_ids(input_ids) if inputs_embeds is None else inputs_embeds
-        order = codes_for(self.layers[0].self_attn.qkv_proj)
+        order = codes_for(self.layers[0].self_attn.qkv_proj, len(residual))
         norm = self.layers[0].input_layernorm
         codes = fused.norm_quantize(residual, norm.weight, norm.variance_epsilon, *order)
         for layer, following in pairwise([*self.layers, None]):

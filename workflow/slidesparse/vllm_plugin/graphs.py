@@ -1,8 +1,8 @@
-"""CUDA graphs of exactly the steps that are measured, in vLLM's model runner V2.
+"""CUDA graphs in vLLM's model runner V2: how every step ran, and graphs of exactly the steps that are measured.
 
 vLLM captures a size with as many sequences as fit, and runs without a graph above its largest one without a word. Here
-an engine captures the planned steps, each with its own number of sequences, and writes down how every step ran.
-`additional_config={"slidesparse": {"graphs": [[tokens, sequences], …]}}` plans them.
+every engine writes down how its steps ran; and one with `additional_config={"slidesparse": {"graphs": [[tokens,
+sequences], …]}}` captures these steps, each with its own number of sequences, and nothing else.
 """
 
 from vllm.config import CUDAGraphMode
@@ -10,15 +10,18 @@ from vllm.v1.worker.gpu import model_runner
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, ModelCudaGraphManager
 
 
-class PlannedGraphs(ModelCudaGraphManager):
-    """One FULL graph for each planned step; `dispatched` lists the mode of every step, cleared by whoever reads it."""
+class RecordedGraphs(ModelCudaGraphManager):
+    """`dispatched` lists the mode of every step, cleared by whoever reads it."""
 
     def __init__(self, *arguments, **keywords):
         self.dispatched = []
         super().__init__(*arguments, **keywords)
 
     def _init_candidates(self):
-        planned = self.vllm_config.additional_config["slidesparse"]["graphs"]
+        planned = self.vllm_config.additional_config.get("slidesparse", {}).get("graphs")
+        if planned is None:
+            super()._init_candidates()
+            return
         graphs = [
             BatchExecutionDescriptor(CUDAGraphMode.FULL, tokens, sequences, uniform_token_count=tokens // sequences)
             for tokens, sequences in sorted(planned, reverse=True)
@@ -33,7 +36,12 @@ class PlannedGraphs(ModelCudaGraphManager):
         self.dispatched.append(found.cg_mode.name)
         return found
 
+    @property
+    def sizes(self):
+        """Tokens of the steps that were captured, ascending."""
+        return sorted({graph.num_tokens for graphs in self._capture_descs.values() for graph in graphs})
+
 
 def install():
-    """Let the engines that are made in this process from now on capture what is planned, and nothing else."""
-    model_runner.ModelCudaGraphManager = PlannedGraphs
+    """Let the engines that are made in this process from now on record, and capture what is planned."""
+    model_runner.ModelCudaGraphManager = RecordedGraphs

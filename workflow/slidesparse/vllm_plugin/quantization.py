@@ -1,4 +1,5 @@
-"""The quantisation method `slidesparse`: W8A8 linears of dense and slid checkpoints on the backend that was asked for.
+"""The quantisation method `slidesparse`: W8A8 linears of dense and slid checkpoints on the backend that was asked for,
+or with `auto` each on the one that was chosen for its shape and M.
 
 A slid checkpoint (its quantization_config has a block `slidesparse`) always uses it; a dense compressed-tensors one
 uses it when the engine is given `quantization="slidesparse"`, and vLLM's own path otherwise.
@@ -16,6 +17,7 @@ from slidesparse.errors import CheckpointError, ConfigurationError
 from slidesparse.kernels import configurations
 from slidesparse.patterns import ALIGNMENT, Pattern
 from slidesparse.quantize import DTYPES
+from slidesparse.vllm_plugin.choices import Choices
 
 NAME = "slidesparse"
 
@@ -28,6 +30,7 @@ class SlideSparseConfig(QuantizationConfig):
         super().__init__()
         self.dtype = dtype
         self.pattern = pattern
+        self._running = None
 
     @classmethod
     def get_name(cls):
@@ -77,33 +80,58 @@ class SlideSparseConfig(QuantizationConfig):
                 "the engine was not told which GEMM backend to use: pass additional_config={'slidesparse': {'backend':"
                 " …}}"
             )
-        backend = gemm.backend(chosen["backend"])
-        if backend.sparse and self.pattern.dense:
-            raise ConfigurationError(f"backend {backend.name} needs a slid checkpoint and this one is dense")
-        table = tuning.Table.read(chosen["tuning"], backend.version()) if chosen.get("tuning") else None
-        for quantiser in table.quantize_lift if table else []:
+        if self._running is None:
+            self._running = self._kernels(chosen["backend"], chosen.get("tuning"))
+        return SlideSparseLinearMethod(self.dtype, self.pattern, *self._running)
+
+    def _kernels(self, backend, table):
+        """({name: Kernel} of what linears run, the Choices among them or None)."""
+        if backend != "auto":
+            return {backend: Kernel(backend, table, self.dtype, self.pattern)}, None
+        choices = Choices(table)
+        kernels = {name: Kernel(name, own, self.dtype, self.pattern) for name, own in choices.tables.items()}
+        return kernels, choices
+
+
+class Kernel:
+    """A GEMM backend as a checkpoint of `dtype` and the pattern `stored` meets it, and its tuning table (path or None).
+
+    pattern: the window order of the codes that it multiplies. epilogue: whether products leave with both scales
+    applied. Raises ConfigurationError if the backend cannot run the checkpoint.
+    """
+
+    def __init__(self, backend, table, dtype, stored):
+        self.backend = gemm.backend(backend)
+        if self.backend.sparse and stored.dense:
+            raise ConfigurationError(f"backend {backend} needs a slid checkpoint and this one is dense")
+        self.pattern = stored if self.backend.sparse else Pattern("dense")
+        self.epilogue = {"token", "channel"} <= set(self.backend.scales(dtype))
+        self._output = self.backend.outputs(dtype)[0]
+        self._table = tuning.Table.read(table, self.backend.version()) if table else None
+        for quantiser in self._table.quantize_lift if self._table else []:
             configurations.use(quantiser)
-        return SlideSparseLinearMethod(self.dtype, self.pattern, backend, table)
+
+    def algorithm(self, operand, M):
+        """Id of the algorithm that its table has for M, or None for the library's default."""
+        return self._table and self._table.algorithm(self.backend, operand, M, self._output)
 
 
 class SlideSparseLinearMethod(LinearMethodBase):
-    """The product of a linear, codes in and accumulators out; what stands between products is the model's."""
+    """The product of a linear, codes in and accumulators out; what stands between products is the model's.
 
-    def __init__(self, dtype, pattern, backend, table):
-        self.dtype, self.backend, self.table = dtype, backend, table
-        self._stored = pattern
-        self.pattern = pattern if backend.sparse else Pattern("dense")
-        """The window order of the codes that it multiplies."""
-        self.epilogue = {"token", "channel"} <= set(backend.scales(dtype))
-        """True if products leave with both scales applied."""
-        self._algorithms = {}
+    kernels: {backend: Kernel}. choices: Choices among them, or None if there is only one.
+    """
+
+    def __init__(self, dtype, stored, kernels, choices):
+        self.dtype, self._stored, self._kernels, self._choices = dtype, stored, kernels, choices
+        self._at = {}  # M -> (Kernel, its operand, id of the algorithm or None)
 
     def create_weights(
         self, layer, input_size_per_partition, output_partition_sizes, input_size, output_size, params_dtype, **extra
     ):
         if input_size_per_partition != input_size or sum(output_partition_sizes) != output_size:
             raise ConfigurationError("slid checkpoints are not sharded: use tensor_parallel_size 1")
-        self._K, self._parts = input_size, output_partition_sizes
+        self._N, self._K, self._parts = output_size, input_size, output_partition_sizes
         loader = extra["weight_loader"]
         weight = torch.empty((output_size, self._stored.K_slid(input_size)), dtype=DTYPES[self.dtype])
         scale = torch.empty((output_size, 1), dtype=torch.float32)
@@ -115,11 +143,13 @@ class SlideSparseLinearMethod(LinearMethodBase):
         )
 
     def process_weights_after_loading(self, layer):
-        codes = layer.weight.data
-        if self.pattern != self._stored:
-            dense = slide.unslide(codes.view(torch.int8).cpu(), self._stored, self._K)
-            codes = dense.view(codes.dtype).to(codes.device)
-        self.operand = self.backend.prepare(codes)
+        codes = {self._stored: layer.weight.data}
+        self._operands = {}
+        for name in self._choices.backends(self._N, self._K) if self._choices else self._kernels:
+            kernel = self._kernels[name]
+            if kernel.pattern not in codes:
+                codes[kernel.pattern] = self._dense(layer.weight.data)
+            self._operands[name] = kernel.backend.prepare(codes[kernel.pattern])
         self.channel_scale = layer.weight_scale.data.flatten().contiguous()
         parts = self.channel_scale.split(self._parts)
         self.weight_scale = torch.stack([part[0] for part in parts])
@@ -128,22 +158,45 @@ class SlideSparseLinearMethod(LinearMethodBase):
             raise CheckpointError("a weight matrix has several scales, and a BitNet matrix has one: convert it again")
         layer.register_parameter("weight", None)
 
+    def _dense(self, codes):
+        """The stored codes [N, K'] without their windows [N, K]."""
+        return slide.unslide(codes.view(torch.int8).cpu(), self._stored, self._K).view(codes.dtype).to(codes.device)
+
+    @property
+    def bytes(self):
+        """What the weight takes in memory, for all backends that may run it."""
+        return sum(operand.bytes for operand in self._operands.values())
+
+    def pattern(self, M):
+        """The window order of the codes that it multiplies at M."""
+        return self._run(M)[0].pattern
+
+    def choice(self, M):
+        """What runs at M: {"backend", "algorithm" (id, or None for the library's default), "tuned" (not that)}."""
+        kernel, _, algorithm = self._run(M)
+        return {"backend": kernel.backend.name, "algorithm": algorithm, "tuned": algorithm is not None}
+
     def multiply(self, codes, token_scale):
         """codes [M, K'] and scales [M] -> product [M, N], token_scale, weight_scale, as `kernels.fused` takes them.
 
-        The scales are None if they were applied to the product.
+        The codes are in the window order `pattern(M)`. The scales are None if they were applied to the product.
         """
+        kernel, operand, algorithm = self._run(len(codes))
         scales = {}
-        if self.epilogue:
+        if kernel.epilogue:
             scales = {"token_scale": token_scale[:, None], "channel_scale": self.channel_scale}
-        product = self.backend.matmul(self.operand, codes, self._algorithm(len(codes)), **scales)
-        return (product, None, None) if self.epilogue else (product, token_scale, self.weight_scale)
+        product = kernel.backend.matmul(operand, codes, algorithm, **scales)
+        return (product, None, None) if kernel.epilogue else (product, token_scale, self.weight_scale)
 
-    def _algorithm(self, M):
-        if self.table and M not in self._algorithms:
-            output = self.backend.outputs(self.dtype)[0]
-            self._algorithms[M] = self.table.algorithm(self.backend, self.operand, M, output)
-        return self._algorithms.get(M)
+    def _run(self, M):
+        """(Kernel, operand, algorithm or None) of M."""
+        if M not in self._at:
+            name, algorithm = next(iter(self._kernels)), None
+            if self._choices:
+                name, algorithm = self._choices.at(self._N, self._K, M)
+            kernel, operand = self._kernels[name], self._operands[name]
+            self._at[M] = kernel, operand, kernel.algorithm(operand, M) if algorithm is None else algorithm
+        return self._at[M]
 
     def apply(self, layer, x, bias=None):
         raise ConfigurationError("the quantisation method slidesparse runs in the BitNet model class only")

@@ -1,13 +1,21 @@
 """vLLM schedulers that write down what every step carried, so that a point can say what was measured."""
 
 from typing import NamedTuple
+from weakref import WeakSet
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
+_made = WeakSet()
+
+
+def of(vllm_config):
+    """The scheduler of this process that was made with a configuration."""
+    return next(scheduler for scheduler in _made if scheduler.vllm_config is vllm_config)
+
 
 class Step(NamedTuple):
-    """Tokens and sequences that one engine step carried, and how many of the tokens belong to prompts."""
+    """Tokens and sequences that one engine step carried, and how many of the sequences are new."""
 
     tokens: int
     sequences: int
@@ -20,6 +28,7 @@ class _Recording:
     def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)
         self.steps = []
+        _made.add(self)
 
     def schedule(self, *arguments, **keywords):
         output = super().schedule(*arguments, **keywords)

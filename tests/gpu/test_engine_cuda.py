@@ -1,0 +1,141 @@
+"""The vLLM plugin on a GPU: what runs in a step, with which CUDA graphs, to which logits."""
+
+import math
+
+import pytest
+import torch
+
+from slidesparse import checkpoints, handlers, models, stock, throughput
+from slidesparse.errors import MeasurementError
+
+pytestmark = [pytest.mark.gpu, pytest.mark.engine]
+
+ENTRY = {
+    "source": "generated",
+    "seed": 7,
+    "shape": {
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+    },
+}
+REPEATS = {"warmup_steps": 2, "min_repeats": 2, "max_repeats": 2, "relative_ci": 0.5, "time_limit_s": 120}
+PREFILL = REPEATS | {"steps": 8, "prompt_cap": 256}
+DECODE = REPEATS | {"prompt_len": 16, "output_len": 32}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    handlers.prepare_environment()
+    root = tmp_path_factory.mktemp("resources")
+    model, made = models.fetch("BitNet-small", ENTRY, root, root / "models.lock.json"), {}
+
+    def make(dtype, sparsity):
+        if (dtype, sparsity) not in made:
+            made[dtype, sparsity] = checkpoints.convert(model, dtype, sparsity, root, progress=False)
+        return checkpoints.directory(made[dtype, sparsity], root)
+
+    return make
+
+
+@pytest.fixture
+def engine():
+    """Makes engines that can measure the points given, and closes them."""
+    from slidesparse.engine import Engine, Size
+
+    made = []
+
+    def make(directory, backend, *points):
+        sizes = [Size.of(stage, M, PREFILL if stage == "prefill" else DECODE) for stage, M in points]
+        size = sizes[0]
+        for other in sizes[1:]:
+            size = size.union(other)
+        made.append(Engine(directory, backend, None, size))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def logits(engine):
+    """Last-token logits of four prompts of 64 tokens, in a step without a graph."""
+    found, compute = [], engine.model.compute_logits
+
+    def record(hidden):
+        found.append(compute(hidden))
+        return found[-1]
+
+    engine.model.compute_logits = record
+    engine.run([64] * 4, 1, (256, 4), math.inf)
+    engine.model.compute_logits = compute
+    return torch.cat(found).float().cpu()
+
+
+@pytest.mark.parametrize("dtype", ["INT8", "FP8"])
+@pytest.mark.parametrize("backend", ["cublaslt", "cusparselt"])
+def test_steps_are_graphs_of_four_products_a_block_and_what_is_between(checkpoint, engine, backend, dtype):
+    sparsity = "2_8" if backend == "cusparselt" else "dense"
+    made = engine(checkpoint(dtype, sparsity), backend, ("prefill", 512), ("decode", 32))
+    prefill = throughput.prefill(made, 512, PREFILL)
+    assert prefill["graph_mode"] == "FULL" and prefill["graph_sizes"] == [32, 512]
+    assert prefill["tokens"] == [512, 512] and prefill["sequences"] == [2, 2]
+    decode = throughput.decode(made, 32, DECODE)
+    assert decode["graph_mode"] == "FULL" and decode["sequences"] == [32, 32]
+    for point in (prefill, decode):
+        counts = {}
+        for kernel in point["kernels"]:
+            counts[kernel["part"]] = counts.get(kernel["part"], 0) + kernel["count"]
+            assert not any(word in kernel["name"].lower() for word in ("quant", "dequant")), kernel
+        print(backend, dtype, {kernel["name"][:60]: kernel["count"] for kernel in point["kernels"]})
+        assert counts["fused"] == 2 * 4 + 2  # rope and three norms a block, with the first block's and the last norm
+        assert counts["gemm"] >= 2 * 4 + 1  # and the output head
+        assert point["gpu_step_ms"] > 0 and point["launches"] < 60
+        assert point["clock_mhz"] > 200 and point["peak_memory_bytes"] > point["weight_bytes"] > 0
+
+
+@pytest.mark.parametrize("dtype", ["INT8", "FP8"])
+def test_dense_and_sparse_engines_have_the_same_logits(checkpoint, engine, dtype):
+    directory = checkpoint(dtype, "2_8")
+    sparse = logits(engine(directory, "cusparselt", ("prefill", 512)))
+    dense = logits(engine(directory, "cublaslt", ("prefill", 512)))
+    assert sparse.std() >= 0.5
+    assert (sparse - dense).abs().max() <= 0.1
+
+
+def test_graphs_compute_what_steps_without_them_compute(checkpoint, engine):
+    made = engine(checkpoint("INT8", "dense"), "cublaslt", ("prefill", 512))
+    eager = logits(made)
+
+    def replayed():
+        found, compute = [], made.model.compute_logits
+        made.model.compute_logits = lambda hidden: found.append(compute(hidden)) or found[-1]
+        made._prompts = 0
+        made.run([256, 256], 1, (512, 2), math.inf)
+        made.model.compute_logits = compute
+        return torch.cat(found).float().cpu()
+
+    first, again = replayed(), replayed()
+    assert torch.equal(first, again) and first.std() >= 0.5 and eager.std() >= 0.5
+
+
+def test_a_step_without_its_graph_is_no_point(checkpoint, engine):
+    made = engine(checkpoint("INT8", "dense"), "cublaslt", ("prefill", 512))
+    made.graphs.append((256, 1))
+    with pytest.raises(MeasurementError, match="of 256 tokens and 1 sequences ran with the CUDA graph mode NONE"):
+        throughput.prefill(made, 256, PREFILL)
+
+
+@pytest.mark.parametrize("variant", ["vllm-full-32", "vllm-piecewise-1", "vllm-piecewise-32-own"])
+def test_stock_vllm_is_measured_in_its_modes(checkpoint, engine, variant):
+    points = [("prefill", 512)] + ([] if "full" in variant else [("decode", 32)])
+    made = engine(checkpoint("INT8", "dense"), variant, *points)
+    prefill = throughput.prefill(made, 512, PREFILL)
+    assert prefill["graph_mode"] == ("FULL" if "full" in variant else "PIECEWISE")
+    assert prefill["own_process"] == stock.VARIANTS[variant].own_process
+    print(variant, {kernel["name"][:60]: kernel["count"] for kernel in prefill["kernels"]})
+    if len(points) > 1:
+        assert throughput.decode(made, 32, DECODE)["graph_mode"] == "FULL"

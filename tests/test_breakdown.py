@@ -1,0 +1,58 @@
+"""What a GPU did in a step: kernels by name and part, from what a profiler records."""
+
+import pytest
+
+from slidesparse import breakdown
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("sm90_xmma_sparse_gemm_i8bf16_i8i32_f32_tn_n_tilesize128x192x128_cgasize2x1x1_warpgroupsize1x1x1", "gemm"),
+        ("nvjet_sm90_qqtst_128x256_128x4_2x1_v_bz_coopA_bias_TNT", "gemm"),
+        ("void cutlass::device_kernel<cutlass::gemm::kernel::GemmUniversal<cute::tuple<int, int, int, int>>", "gemm"),
+        (
+            "void cutlass::device_kernel<flash::enable_sm90_or_later<flash::FlashAttnFwdSm90<flash::Mainloop>>",
+            "attention",
+        ),
+        ("void flash::prepare_varlen_num_blocks_kernel<1, true>(int, int)", "attention"),
+        ("_norm", "fused"),
+        ("_rope", "fused"),
+        ("void vllm::reshape_and_cache_flash_kernel<__nv_bfloat16, __nv_bfloat16>", "fused"),
+        ("void vllm::dynamic_scaled_int8_quant_kernel<c10::BFloat16, float, 256>", "fused"),
+        ("triton_red_fused__to_copy_add_mul_pow_rsqrt_3", "fused"),
+        ("_prepare_pos_seq_lens_kernel", "rest"),
+        ("Memset (Device)", "rest"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<int>>", "rest"),
+    ],
+)
+def test_a_kernel_belongs_to_a_part(name, part):
+    assert breakdown.part(name) == part
+
+
+def test_time_in_which_several_kernels_ran_counts_once():
+    events = [(130, 20, "_norm"), (0, 100, "nvjet"), (90, 30, "_norm"), (95, 10, "Memset (Device)")]
+    found = breakdown.attributed(events)
+    assert found == {
+        "launches": 4,
+        "gpu_ns": 140,
+        "kernels": [["nvjet", 1, 100], ["_norm", 2, 40], ["Memset (Device)", 1, 0]],
+    }
+
+
+def test_a_step_is_the_share_of_one_in_the_window():
+    kernels = [["nvjet", 8, 6_000_000], ["_norm", 4, 2_000_000], ["_rope", 4, 1_000_000], ["flash_fwd", 4, 1_000_000]]
+    profile = {"steps": 4, "launches": 20, "gpu_ns": 10_000_000, "kernels": kernels}
+    step = breakdown.of_step(profile, 0.0028)
+    assert {name: value for name, value in step.items() if name != "kernels"} == {
+        "gpu_step_ms": 2.5,
+        "fused_ms": 0.75,
+        "attention_ms": 0.25,
+        "gemm_ms": 1.5,
+        "rest_ms": 0.0,
+        "idle_ms": pytest.approx(0.3),
+        "host_bound": True,
+        "launches": 5,
+    }
+    assert step["kernels"][0] == {"name": "nvjet", "part": "gemm", "count": 2, "ms": 1.5}
+    assert not breakdown.of_step(profile, 0.0026)["host_bound"]

@@ -1,0 +1,212 @@
+"""The kernels that the backend auto runs: chosen by what whole linears cost, and looked up by shape and M."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import synthetic
+from slidesparse import configuration, records
+from slidesparse.choices import choose
+from slidesparse.errors import RecordError
+from slidesparse.files import sha256_file, write_json
+from slidesparse.vllm_plugin.choices import Choices
+
+PARAMETERS = {"warmup_s": 1}
+MODEL, QKV = "BitNet-2B", synthetic.LINEARS["qkv"]
+CPU = "cpu-AMD-EPYC_cc0_py311_cu0_x86_64"
+
+
+class Results:
+    """Results with kernel points of one pattern, as a run of the kernel stage leaves them."""
+
+    def __init__(self, directory, dtype="INT8", hardware=synthetic.HARDWARE):
+        self.root, self.dtype, self.hardware = directory / "results", dtype, hardware
+        self.place = {"dtype": dtype, "hardware": hardware}
+        self.candidates = configuration.candidates(self.root, hardware, MODEL, dtype, "2_8")
+        self.output = self.root / hardware / "tuning" / MODEL / dtype / "auto" / "2_8.json"
+        self.shape = self.root / "models" / MODEL / "shape.json"
+        write_json(self.shape, {"linears": []})
+        for backend, table in self.candidates.items():
+            if table:
+                write_json(Path(table), {"library": backend})
+        self.points = []
+
+    def point(self, M, times, backend="cusparselt", sparsity="2_8", memory=True):
+        """Write the kernel point of a backend; times: {linear: {backend: microseconds of its whole linear}}."""
+        path = synthetic.path(self.root, "kernel", M, backend, sparsity, **self.place)
+        table = self.root / self.hardware / "tuning" / MODEL / self.dtype / backend / f"{sparsity}.json"
+        peers = configuration.peers(self.root, self.hardware, MODEL, self.dtype, backend)
+        asked = records.request(records.key_of(path), PARAMETERS, self.shape, table, peers)
+        content = synthetic.point(path) if memory else synthetic.out_of_memory(path)
+        if memory:
+            gemms = {gemm["name"]: gemm for gemm in content["results"]["gemms"]}
+            content["results"]["gemms"] = [gemms[name] | measured(wholes) for name, wholes in times.items()]
+        write_json(path, content | {"request": asked})
+        self.points.append(path)
+        return path
+
+    def chosen(self):
+        """The content of the choices."""
+        choose(self.output, self.points, self.candidates, PARAMETERS)
+        return json.loads(self.output.read_text())
+
+    def backends(self):
+        """{(linear, M): backend that was chosen}."""
+        return {(entry["linear"], entry["M"]): entry["backend"] for entry in self.chosen()["entries"]}
+
+
+def measured(wholes):
+    """The parts of a linear in a kernel point: the first of `wholes` is its own backend, the others are peers."""
+    rows, peers = [], []
+    for name, us in wholes.items():
+        us, folded = us if isinstance(us, tuple) else (us, None)
+        scales = "in the epilogue" if name in ("cutlass", "torch") else "a pass of their own"
+        row = {"backend": name, "output": "BF16", "scales": scales, "cold": synthetic.seconds_of(us / 1e6, "_s")}
+        rows.append(row | ({"folded": synthetic.seconds_of(folded / 1e6, "_s")} if folded else {}))
+        product = {"output": "BF16", "algorithm": f"{name}'s", "error_max_abs": 0.0, "exact": True}
+        peers.append({"backend": name, **product, "cold": row["cold"]})
+    return {"whole": rows, "peers": peers[1:]}
+
+
+@pytest.fixture
+def results(tmp_path):
+    return Results(tmp_path)
+
+
+def test_each_linear_gets_the_fastest_kernel_of_each_M(results):
+    results.point(64, {"qkv": {"cusparselt": 30, "cublaslt": 20, "cutlass": 25}, "o": {"cusparselt": 5, "cublaslt": 6}})
+    results.point(512, {"qkv": {"cusparselt": 30, "cublaslt": 40, "cutlass": 29}, "o": {"cusparselt": 9, "cutlass": 8}})
+    assert results.backends() == {
+        ("qkv", 64): "cublaslt",
+        ("qkv", 512): "cutlass",
+        ("o", 64): "cusparselt",
+        ("o", 512): "cutlass",
+    }
+    entry = next(entry for entry in results.chosen()["entries"] if (entry["linear"], entry["M"]) == ("qkv", 512))
+    assert (entry["N"], entry["K"]) == QKV
+    assert list(entry["us"].items()) == [("cutlass", 29.0), ("cusparselt", 30.0), ("cublaslt", 40.0)]
+    assert entry["algorithm"] == "cutlass's"  # which has no table
+
+
+def test_a_pass_that_the_fused_consumer_spares_does_not_count(results):
+    """Of 10 µs that the sparse linear spends on its scales 8 are for copying; a dense product spares as many."""
+    results.point(64, {"qkv": {"cusparselt": (30, 22), "cublaslt": 31, "cutlass": 22.5}})
+    (entry,) = results.chosen()["entries"]
+    assert entry["us"] == {"cusparselt": 22.0, "cutlass": 22.5, "cublaslt": 23.0}
+    assert entry["algorithm"] is None  # which its tuning table knows
+
+
+def test_of_equally_fast_kernels_the_dense_one_is_chosen(results):
+    results.point(64, {"qkv": {"cusparselt": 30, "cutlass": 30, "cublaslt": 30}})
+    assert results.backends() == {("qkv", 64): "cublaslt"}
+
+
+def test_what_an_engine_cannot_run_is_not_chosen(tmp_path):
+    """torch's INT8 product is cuBLASLt's."""
+    for dtype, chosen in (("INT8", "cutlass"), ("FP8", "torch")):
+        results = Results(tmp_path / dtype, dtype)
+        results.point(64, {"qkv": {"cusparselt": 30, "cutlass": 20, "torch": 10}})
+        assert results.backends() == {("qkv", 64): chosen}
+
+
+def test_without_peers_dense_points_of_their_own_are_compared(tmp_path):
+    results = Results(tmp_path, hardware=CPU)
+    assert list(results.candidates) == ["reference", "onednn"]
+    assert configuration.compared(CPU, "2_8") == [("reference", "2_8"), ("onednn", "dense")]
+    results.point(16, {"qkv": {"reference": 30}, "o": {"reference": 3}}, "reference", "2_8")
+    results.point(16, {"qkv": {"onednn": 20}, "o": {"onednn": 20}}, "onednn", "dense")
+    assert results.backends() == {("qkv", 16): "onednn", ("o", 16): "reference"}
+
+
+def test_a_candidate_that_is_missing_at_an_M_is_chosen_at_others(results):
+    results.point(64, {"qkv": {"cusparselt": 30, "cublaslt": 20}})
+    results.point(512, {"qkv": {"cusparselt": 30, "cublaslt": 20, "cutlass": 10}})
+    assert results.backends() == {("qkv", 64): "cublaslt", ("qkv", 512): "cutlass"}
+
+
+def test_a_point_out_of_memory_is_passed_over(results):
+    results.point(64, {"qkv": {"cusparselt": 30, "cublaslt": 20}})
+    results.point(512, {}, memory=False)
+    assert results.backends() == {("qkv", 64): "cublaslt"}
+
+
+def test_without_a_measured_kernel_there_is_no_choice(results):
+    results.point(64, {}, memory=False)
+    with pytest.raises(RecordError, match="no kernel that can be chosen was measured at any M"):
+        results.chosen()
+    assert not results.output.exists()
+
+
+def test_points_that_do_not_answer_the_present_request_are_refused(results, monkeypatch):
+    path = results.point(64, {"qkv": {"cusparselt": 30, "cublaslt": 20}})
+    with pytest.raises(RecordError, match="answers another request"):
+        choose(results.output, [path], results.candidates, {"warmup_s": 2})
+    monkeypatch.setitem(records.PROTOCOL, "kernel", records.PROTOCOL["kernel"] + 1)
+    with pytest.raises(RecordError, match=f"{path} answers another request"):
+        results.chosen()
+    path.write_text("{")
+    with pytest.raises(RecordError, match=f"{path} is damaged"):
+        results.chosen()
+
+
+def test_the_same_inputs_give_the_same_bytes_and_are_named(results):
+    times = {"qkv": {"cusparselt": 30, "cublaslt": 20}}
+    results.point(64, times)
+    results.point(512, times)
+    content, first = results.chosen(), results.output.read_bytes()
+    results.points.reverse()
+    results.chosen()
+    assert results.output.read_bytes() == first
+    assert content["tables"] == {"cusparselt": "../cusparselt/2_8.json", "cublaslt": "../cublaslt/dense.json"} | {
+        "cutlass": None
+    }
+    files = [*results.points, *filter(None, results.candidates.values())]
+    place = results.output.parent
+    assert {(place / name).resolve(): sha for name, sha in content["made_from"].items()} == {
+        Path(file).resolve(): sha256_file(file) for file in files
+    }
+
+
+# Look-up
+
+
+def test_an_M_that_was_not_measured_is_served_by_the_next_larger_or_the_largest(results):
+    results.point(64, {"qkv": {"cusparselt": 30, "cutlass": 20}})
+    results.point(512, {"qkv": {"cusparselt": 30, "cublaslt": 20}})
+    results.chosen()
+    choices = Choices(results.output)
+    found = {M: choices.at(*QKV, M)[0] for M in (1, 64, 65, 512, 513, 32768)}
+    assert found == {1: "cutlass", 64: "cutlass"} | dict.fromkeys((65, 512, 513, 32768), "cublaslt")
+    assert choices.at(*QKV, 64) == ("cutlass", "cutlass's")
+    assert choices.backends(*QKV) == ["cublaslt", "cutlass"]
+    assert {name: table and table.resolve() for name, table in choices.tables.items()} == {
+        "cublaslt": Path(results.candidates["cublaslt"]).resolve(),
+        "cutlass": None,
+    }
+    with pytest.raises(RecordError, match="no choice for a linear of N=2560 K=2560"):
+        choices.at(2560, 2560, 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda content: content | {"schema": 99}, "schema 99"),
+        (lambda content: content | {"tables": {}}, "KeyError"),
+        (lambda content: content | {"entries": [{}]}, "KeyError"),
+        (lambda content: [], "TypeError"),
+    ],
+)
+def test_damaged_choices_are_refused(results, change, sentence):
+    results.point(64, {"qkv": {"cusparselt": 30, "cublaslt": 20}})
+    write_json(results.output, change(results.chosen()))
+    with pytest.raises(RecordError, match=f"{results.output} has no choices of kernels .*{sentence}.* delete it"):
+        Choices(results.output)
+
+
+def test_a_table_that_was_made_again_needs_another_choice(results):
+    results.point(64, {"qkv": {"cusparselt": 30, "cublaslt": 20}})
+    results.chosen()
+    write_json(Path(results.candidates["cublaslt"]), {"library": "another"})
+    with pytest.raises(RecordError, match="was made from another .*cublaslt/dense.json; delete it to choose again"):
+        Choices(results.output)

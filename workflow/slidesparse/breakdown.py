@@ -1,0 +1,59 @@
+"""What a GPU did in a window: its kernels by name, and the parts of a step that they belong to."""
+
+import re
+
+PARTS = {
+    "fused": r"^_(norm|rope|quantize_lift|scale)\b|reshape_and_cache|triton_(poi|red|per)\w*_fused|rms_norm|"
+    r"scaled_(int8|fp8)_quant|rotary|act_and_mul",
+    "attention": r"flash|fmha|attention",
+    "gemm": r"gemm|gemv|nvjet|cublas|cutlass|splitk",
+}
+"""part -> what its kernels' names have in them, the first that fits; `fused` is all between a block's products and its
+attention, whoever wrote it: norms, activations, quantising, rotation, filling the cache."""
+
+LISTED = 24
+"""Kernels that a point names."""
+
+
+def attributed(events):
+    """{launches, gpu_ns, kernels} of (start in ns, duration in ns, name) events, in any order.
+
+    gpu_ns: nanoseconds in which at least one ran. kernels: [[name, count, ns]], the longest first; where several ran at
+    once the time belongs to the one that began first, so that they add up to gpu_ns.
+    """
+    kernels, until = {}, 0
+    for start, duration, name in sorted(events):
+        end = start + duration
+        count, ns = kernels.get(name, (0, 0))
+        kernels[name] = (count + 1, ns + max(0, end - max(start, until)))
+        until = max(until, end)
+    listed = sorted(([name, *found] for name, found in kernels.items()), key=lambda kernel: -kernel[2])
+    return {"launches": len(events), "gpu_ns": sum(ns for _, _, ns in listed), "kernels": listed}
+
+
+def part(name):
+    """The part of a step that a kernel belongs to: fused, attention, gemm or rest."""
+    return next((part for part, pattern in PARTS.items() if re.search(pattern, name, re.IGNORECASE)), "rest")
+
+
+def of_step(profile, wall_s):
+    """What one step of a profile ({steps, launches, gpu_ns, kernels}) did, beside its wall time in seconds.
+
+    {gpu_step_ms, gemm_ms, attention_ms, fused_ms, rest_ms, idle_ms (wall - GPU), host_bound (wall > 1.1 GPU), launches,
+    kernels: [{name, part, count, ms}]}, all per step.
+    """
+    steps, times = profile["steps"], dict.fromkeys((*PARTS, "rest"), 0)
+    for name, _, ns in profile["kernels"]:
+        times[part(name)] += ns
+    gpu = profile["gpu_ns"] / steps / 1e6
+    return {
+        "gpu_step_ms": gpu,
+        **{f"{part}_ms": ns / steps / 1e6 for part, ns in times.items()},
+        "idle_ms": max(0.0, wall_s * 1e3 - gpu),
+        "host_bound": wall_s * 1e3 > 1.1 * gpu,
+        "launches": profile["launches"] / steps,
+        "kernels": [
+            {"name": name[:160], "part": part(name), "count": count / steps, "ms": ns / steps / 1e6}
+            for name, count, ns in profile["kernels"][:LISTED]
+        ],
+    }

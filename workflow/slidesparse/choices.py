@@ -1,0 +1,85 @@
+"""The choices of the backend `auto`: for each linear and M of a pruned checkpoint the fastest kernel measured.
+
+Kernels are compared by what a whole linear costs inside the fused model: quantising (and lifting), the product, the
+scales. Where an epilogue applies both scales, that is the time of the whole linear. Elsewhere the consumer of the
+product applies them in the pass that it makes anyway, so the time of a pass that only copies is left out, which the
+point gives as the difference between its own whole linear and its folded one; reading an INT32 product, of twice the
+bytes, stays in. Without a folded figure, as on CPUs, the whole linear counts for all.
+"""
+
+import os
+from pathlib import Path
+
+from slidesparse import records
+from slidesparse.configuration import BACKENDS
+from slidesparse.errors import RecordError
+from slidesparse.files import sha256_file, write_json
+from slidesparse.report.gather import expected_digests
+from slidesparse.report.validate import read_point
+from slidesparse.vllm_plugin.choices import SCHEMA
+
+
+def choose(output, points, candidates, parameters):
+    """Write the choices at `output`; the same inputs give the same bytes.
+
+    points: paths of kernel points, of any backends and M. candidates: {backend that may be chosen: path of its tuning
+    table, or None}. parameters: measuring parameters of the kernel stage.
+
+    An M that did not fit into memory is left out. Raises RecordError if a point is damaged or answers another request
+    than the one that it has now, or if no candidate was measured at all.
+    """
+    place = Path(output).parent
+    entries = {}
+    for path in sorted(points, key=str):
+        M = records.key_of(path)["M"]
+        point = read_point(path, expected_digests([path], parameters)[M])
+        for linear in point["results"].get("gemms", []):
+            algorithms = {peer["backend"]: peer["algorithm"] for peer in linear.get("peers", [])}
+            found = entries.setdefault((linear["name"], linear["N"], linear["K"], M), {})
+            for backend, us in _costs(linear).items():
+                if backend in candidates:
+                    found[backend] = us, None if candidates[backend] else algorithms[backend]
+    entries = [_entry(*key, found) for key, found in sorted(entries.items()) if found]
+    if not entries:
+        raise RecordError(f"{output} cannot be made: no kernel that can be chosen was measured at any M")
+    files = {_relative(file, place): sha256_file(file) for file in [*points, *filter(None, candidates.values())]}
+    write_json(
+        output,
+        {
+            "schema": SCHEMA,
+            "made_from": dict(sorted(files.items())),
+            "tables": {name: table and _relative(table, place) for name, table in candidates.items()},
+            "entries": entries,
+        },
+    )
+
+
+def _entry(linear, N, K, M, found):
+    """The choice for a linear at M among {backend: (microseconds, algorithm or None)}.
+
+    Of kernels that are equally fast it is the first one in configuration.BACKENDS.
+    """
+    ranked = sorted(found, key=lambda backend: (found[backend][0], list(BACKENDS).index(backend)))
+    return {
+        "linear": linear,
+        "N": N,
+        "K": K,
+        "M": M,
+        "backend": ranked[0],
+        "algorithm": found[ranked[0]][1],
+        "us": {backend: found[backend][0] for backend in ranked},
+    }
+
+
+def _costs(linear):
+    """{backend: microseconds that a linear of a kernel point costs inside the fused model}."""
+    wholes = linear.get("whole", [])
+    folded = wholes and wholes[0].get("folded")
+    copying = max(0.0, wholes[0]["cold"]["median_s"] - folded["median_s"]) if folded else 0.0
+    spared = {"in the epilogue": 0.0, "a pass of their own": copying}
+    return {each["backend"]: round(1e6 * (each["cold"]["median_s"] - spared[each["scales"]]), 3) for each in wholes}
+
+
+def _relative(path, place):
+    """A path as it is written in the choices, from their folder."""
+    return Path(os.path.relpath(path, place)).as_posix()
