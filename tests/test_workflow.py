@@ -229,6 +229,23 @@ def test_an_engine_point_of_auto_is_built_by_its_path_from_what_was_measured(fin
     expect(finished.dry_run("all", config=both), again, choose_kernels=1)
 
 
+def test_stock_vllm_is_measured_beside_what_is_there(finished):
+    before = finished.points()
+    stock = "cpu: {backends: {dense: [onednn, vllm]}}"
+    call = finished.run("all", config=[TINY, stock])
+    made = {"measure_stock": 2, "choose_stock": 2, "gather_points": 2, "write_report": 1, "write_comparison": 1}
+    assert call.jobs == made | {"all": 1}
+    after = finished.points()
+    assert {path: after[path] for path in before} == before
+    for stage, M in (("prefill", 32), ("decode", 4)):
+        best = json.loads(after[point(stage, "vllm", "dense", M)][1])
+        assert best["results"]["variant"] == "vllm-eager"
+        assert best["run"]["seconds"] == json.loads(after[point(stage, "vllm-eager", "dense", M)][1])["run"]["seconds"]
+    assert "prefill BitNet-tiny INT8, from stock vLLM to sparse" in finished.report()
+    assert "Nothing failed" in finished.report()
+    assert finished.run("all", config=[TINY, stock]).jobs == {}
+
+
 # What measures nothing again
 
 
