@@ -24,7 +24,7 @@ ALL += ("gemm/**/*", "kernels/**/*")
 POINTS = ("kernel_points.py", "products.py", "roofline.py", "prune.py")
 GEMM = tuple(f"{LIBRARY}/{name}" for name in (*ALL, *POINTS)) + ("csrc/**/*",)
 ENGINE = tuple(
-    f"{LIBRARY}/{name}" for name in (*ALL, "engine.py", "throughput.py", "breakdown.py", "vllm_plugin/**/*")
+    f"{LIBRARY}/{name}" for name in (*ALL, "engine.py", "throughput.py", "breakdown.py", "stock.py", "vllm_plugin/**/*")
 ) + ("csrc/**/*",)
 CODE = {"tune": GEMM, "kernel": GEMM, "prefill": ENGINE, "decode": ENGINE}
 """stage: patterns of the files that decide its figures. Checkpoints are inputs; what converts is not among them."""
