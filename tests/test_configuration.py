@@ -9,9 +9,8 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from slidesparse import hardware
+from slidesparse.backends import BACKENDS
 from slidesparse.configuration import (
-    BACKENDS,
-    SCHEMA,
     candidates,
     compared,
     hardware_keys,
@@ -22,6 +21,7 @@ from slidesparse.configuration import (
     validated,
     variants,
 )
+from slidesparse.configuration_schema import SCHEMA
 from slidesparse.errors import ConfigurationError, HardwareError
 from slidesparse.patterns import Pattern
 

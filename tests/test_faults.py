@@ -13,6 +13,7 @@ import threading
 
 import pytest
 
+from bad_inputs import GENERATED
 from slidesparse import devices, hardware, models, points, program, records, resident
 from slidesparse.errors import MeasurementError, OutOfMemoryError
 from slidesparse.files import read_json
@@ -27,15 +28,6 @@ pytestmark = [
 KEY = hardware.key()
 MODEL = "BitNet-tiny"
 QUICK = {"warmup_s": 0, "min_samples": 3, "max_samples": 5, "relative_ci": 0.5, "time_limit_s": 0.05}
-SHAPE = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "num_key_value_heads": 1,
-    "vocab_size": 300,
-}
-ENTRY = {"source": "generated", "seed": 1, "shape": SHAPE}
 POINT = f"{KEY}/kernel/{MODEL}/INT8/onednn/dense/M16.json"
 TABLE = f"{KEY}/tuning/{MODEL}/INT8/onednn/dense.json"
 
@@ -73,16 +65,22 @@ class Programs:
 
     def describe_model(self):
         return self.run(
-            "describe_model", "--model", MODEL, "--entry", json.dumps(ENTRY), "--output", self.results / "shape.json"
+            "describe_model",
+            "--model",
+            MODEL,
+            "--entry",
+            json.dumps(GENERATED),
+            "--output",
+            self.results / "shape.json",
         )
 
     def fetch_model(self):
-        options = ["--entry", json.dumps(ENTRY), "--resources", self.results, "--output", self.results / "m.json"]
+        options = ["--entry", json.dumps(GENERATED), "--resources", self.results, "--output", self.results / "m.json"]
         return self.run("fetch_model", "--model", MODEL, *options)
 
     def convert_checkpoint(self):
         manifest = self.clone.beside / "manifest.json"
-        manifest.write_text(json.dumps(models.fetch(MODEL, ENTRY, self.clone.beside)))
+        manifest.write_text(json.dumps(models.fetch(MODEL, GENERATED, self.clone.beside)))
         options = ["--dtype", "INT8", "--sparsity", "2_8", "--output", self.results / "c.json"]
         return self.run("convert_checkpoint", "--model-manifest", manifest, *options, "--resources", self.results)
 
@@ -333,7 +331,7 @@ def test_no_word_of_the_configuration_reaches_a_shell(finished):
     target = f"results/models/{MODEL}/manifest.json"
     call = finished.run(target, config=json.dumps(overlay), status=1)
     assert "cannot be read (No such file or directory)" in call.output
-    for overlay in ({"registry": {"A; touch pwned": ENTRY}}, {"report": {"sources": ["$(touch pwned)"]}}):
+    for overlay in ({"registry": {"A; touch pwned": GENERATED}}, {"report": {"sources": ["$(touch pwned)"]}}):
         call = finished.dry_run("kernel", config=json.dumps(overlay), status=1)
         assert "is not a usable name" in call.output or "must be the path of a directory" in call.output
     assert not list(finished.directory.rglob("pwned"))

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from slidesparse import records
-from slidesparse.configuration import BACKENDS
+from slidesparse.backends import BACKENDS
 from slidesparse.errors import RecordError
 from slidesparse.files import sha256_file, write_json
 from slidesparse.report.gather import expected_digests
@@ -57,7 +57,7 @@ def choose(output, points, candidates, parameters):
 def _entry(linear, N, K, M, found):
     """The choice for a linear at M among {backend: (microseconds, algorithm or None)}.
 
-    Of kernels that are equally fast it is the first one in configuration.BACKENDS.
+    Of kernels that are equally fast it is the first one in backends.BACKENDS.
     """
     ranked = sorted(found, key=lambda backend: (found[backend][0], list(BACKENDS).index(backend)))
     return {

@@ -234,16 +234,24 @@ def wide_table(name, cells):
     return Table(name, ("M", *(name.column for name in names)), rows)
 
 
+def having(column, rows):
+    """The rows that were measured and have a value there."""
+    return [row for row in rows if row.status == "ok" and row.values.get(column) is not None]
+
+
+def linear_cells(row):
+    """The first cells of a table of linears: configuration, linear and M."""
+    return row.configuration.column, row.linear, number(str(row.M), row.M)
+
+
 def whole_blocks(rows, model, dtype):
     """Every whole linear beside its product, where whole linears were measured."""
-    rows = [row for row in rows if row.status == "ok" and row.values.get("linear_us") is not None]
+    rows = having("linear_us", rows)
     if not rows:
         return []
     cells = [
         (
-            row.configuration.column,
-            row.linear,
-            number(str(row.M), row.M),
+            *linear_cells(row),
             *(fixed(row.values.get(column), 3) for column in ("latency_us", "linear_us", "linear_folded_us")),
         )
         for row in rows
@@ -259,14 +267,12 @@ def whole_blocks(rows, model, dtype):
 
 def roofline_blocks(rows, model, dtype):
     """Share of the roofline that every linear reaches, cold, where a bound was computed."""
-    rows = [row for row in rows if row.status == "ok" and row.values.get("roofline_pct") is not None]
+    rows = having("roofline_pct", rows)
     if not rows:
         return []
     cells = [
         (
-            row.configuration.column,
-            row.linear,
-            number(str(row.M), row.M),
+            *linear_cells(row),
             fixed(row.values["latency_us"], 3),
             fixed(row.values.get("roofline_us"), 3),
             fixed(row.values["roofline_pct"], 1),

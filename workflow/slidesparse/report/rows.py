@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from slidesparse import stock
-from slidesparse.configuration import BACKENDS
+from slidesparse.backends import BACKENDS
 from slidesparse.hardware import KEY_PATTERN
 from slidesparse.records import STAGES
 
