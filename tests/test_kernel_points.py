@@ -36,6 +36,29 @@ def test_a_point_names_its_rivals_and_the_paired_speedup(tmp_path, dtype, output
     json.dumps(results, allow_nan=False)
 
 
+def test_an_algorithm_that_is_wrong_here_gives_way_to_the_next_best(tmp_path, monkeypatch):
+    request = REQUEST | {"backend": "reference", "dtype": "INT8", "M": [16]}
+    tables = {name: tmp_path / f"{name}.json" for name in ("reference", "onednn")}
+    for name, path in tables.items():
+        table = kernel_points.tune(request | {"backend": name, "sparsity": "2_8" if name == "reference" else "dense"})
+        table["entries"][0]["top"].sort(key=lambda found: found["algorithm"])
+        path.write_text(json.dumps(table))
+    onednn = gemm.backend("onednn")
+    multiply = type(onednn).matmul
+
+    def wrong(self, operand, x, algorithm=None, output=None, out=None):
+        product = multiply(self, operand, x, algorithm, output, out)
+        return product.add_(1) if algorithm == 0 else product
+
+    monkeypatch.setattr(type(onednn), "matmul", wrong)
+    peers = {"onednn": str(tables["onednn"])}
+    results = kernel_points.measure(request | {"M": 16, "tuning": str(tables["reference"]), "peers": peers})
+    (rival,) = results["gemms"][0]["peers"]
+    assert rival["algorithm"] == 1 and results["gemms"][0]["wrong"] == []
+    assert [found["algorithm"] for found in rival["wrong"]] == [0] and "is wrong by" in rival["wrong"][0]["reason"]
+    assert not results["peers_missing"]
+
+
 def made(dtype="INT8", name="onednn"):
     weight = Weight("o", 64, 96, dtype, Pattern("2_8"), "cpu")
     return Product(Problem(weight, 16), gemm.backend(name), None, 1 << 20, 4)

@@ -91,7 +91,7 @@ def test_steps_are_graphs_of_four_products_a_block_and_what_is_between(checkpoin
             counts[kernel["part"]] = counts.get(kernel["part"], 0) + kernel["count"]
             assert not any(word in kernel["name"].lower() for word in ("quant", "dequant")), kernel
         print(backend, dtype, {kernel["name"][:60]: kernel["count"] for kernel in point["kernels"]})
-        assert counts["fused"] == 2 * 4 + 2  # rope and three norms a block, with the first block's and the last norm
+        assert counts["fused"] == 2 * 5 + 1  # rope and four norms a block, and one in front of the first
         assert counts["gemm"] >= 2 * 4 + 1  # and the output head
         assert point["gpu_step_ms"] > 0 and point["launches"] < 60
         assert point["clock_mhz"] > 200 and point["peak_memory_bytes"] > point["weight_bytes"] > 0
@@ -103,7 +103,10 @@ def test_dense_and_sparse_engines_have_the_same_logits(checkpoint, engine, dtype
     sparse = logits(engine(directory, "cusparselt", ("prefill", 512)))
     dense = logits(engine(directory, "cublaslt", ("prefill", 512)))
     assert sparse.std() >= 0.5
-    assert (sparse - dense).abs().max() <= 0.1
+    if dtype == "INT8":  # exact sums, rounded alike
+        assert torch.equal(sparse, dense)
+    else:  # partial sums of E4M3 are rounded in the tensor cores, each library in its order
+        assert (sparse - dense).norm() <= 0.1 * dense.norm()
 
 
 def test_graphs_compute_what_steps_without_them_compute(checkpoint, engine):

@@ -1,6 +1,7 @@
 """A vLLM engine whose M is set per measurement: one load serves every prefill and decode point of a configuration."""
 
 import gc
+import math
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +13,6 @@ from slidesparse.files import read_json, sha256_file
 
 BLOCK = {"cpu": 128, "cuda": 16}
 """Tokens that a block of the KV cache holds by default."""
-
-LARGEST_GRAPH = 8192
-"""Tokens of the largest step that is captured as a CUDA graph; starting a larger one costs less than it takes."""
-
 
 OURS = {"cuda": stock.Variant("FULL", 1, False), "cpu": stock.Variant("NONE", 1, False)}
 """How our own engines are set."""
@@ -54,7 +51,7 @@ class Engine:
         self.size, self.backend = size, backend
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.variant = stock.VARIANTS.get(backend, OURS[self.device])
-        largest = LARGEST_GRAPH if backend not in stock.VARIANTS else stock.LARGEST_STOCK_GRAPH
+        largest = math.inf if backend not in stock.VARIANTS else stock.LARGEST_STOCK_GRAPH
         self.graphs = [] if self.variant.graphs == "NONE" else [step for step in size.graphs if step[0] <= largest]
         """(tokens, sequences) of the steps that are to run as CUDA graphs."""
         config = read_json(Path(checkpoint) / "config.json")
@@ -224,8 +221,7 @@ class Size(NamedTuple):
         else:
             tokens, sequences = M * parameters["prompt_len"], M
             model_len, graph = parameters["prompt_len"] + parameters["output_len"], (M, M)
-        graphs = (graph,) if M <= LARGEST_GRAPH else ()
-        return cls(tokens, sequences, model_len, ((sequences, model_len),), graphs)
+        return cls(tokens, sequences, model_len, ((sequences, model_len),), (graph,))
 
     def union(self, other):
         """The smallest engine that is both."""

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 
 from slidesparse import hardware, provenance, roofline, timing, tuning
-from slidesparse.errors import OutOfMemoryError, SlideSparseError
+from slidesparse.errors import MeasurementError, OutOfMemoryError, SlideSparseError
 from slidesparse.gemm import backend as find_backend
 from slidesparse.kernels import configurations
 from slidesparse.patterns import Pattern
@@ -203,10 +203,27 @@ class _Run:
 
     def __init__(self, product, table, own):
         self.product, self.own = product, own
-        found = table and table.algorithm(product.backend, product.operand, product.M, product.output)
-        self.algorithm = tuning.best_of_few(product) if found is None else found
         self._entry = table.entry(product.N, product.K_slid, product.M, product.output) if table else None
-        product.verify(self.algorithm, product.sets)
+        self.algorithm, self._wrong = self._right(table)
+
+    def _right(self, table):
+        """(best algorithm of the table whose product is right here, [better ones and why they are not]).
+
+        Right there need not be right here: the table's products had another pattern. The library's default comes last;
+        without a table it is what is taken, or the best of few. Raises MeasurementError if none is right.
+        """
+        product, listed, wrong = self.product, [], []
+        if table:
+            listed += table.algorithms(product.backend, product.operand, product.M, product.output)
+        if listed:
+            listed.append(self._entry["default"])
+        for algorithm in dict.fromkeys(listed or [tuning.best_of_few(product)]):
+            try:
+                product.verify(algorithm, product.sets)
+                return algorithm, wrong
+            except MeasurementError as error:
+                wrong.append({"algorithm": algorithm, "reason": str(error)})
+        raise MeasurementError(wrong[0]["reason"])
 
     def row(self, samples, sampler, machine):
         """What is reported of it; raises MeasurementError if what it multiplied last is wrong."""
@@ -220,6 +237,7 @@ class _Run:
             "algorithm": self.algorithm,
             "algorithm_name": names.get(self.algorithm) or tuning.name_of(product, self.algorithm),
             "algorithms": self._entry["algorithms"] if self._entry else 0,
+            "wrong": self._wrong,
             "operand_sets": product.sets,
             "cold": cold.as_dict(),
             "samples_us": _microseconds(samples),

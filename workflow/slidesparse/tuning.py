@@ -10,6 +10,7 @@ import io
 import json
 import math
 from bisect import bisect_left
+from contextlib import suppress
 from pathlib import Path
 
 from slidesparse import timing
@@ -191,15 +192,13 @@ class Table:
         return rows[at][1] if at < len(rows) else None
 
     def algorithm(self, backend, operand, M, output):
-        """Id of the algorithm to use, or None for the library's default.
+        """Id of the algorithm to use, or None for the library's default."""
+        return next(self.algorithms(backend, operand, M, output), None)
 
-        The best one that can do the product at M with no more workspace than it was tuned with.
-        """
+    def algorithms(self, backend, operand, M, output):
+        """Ids of those that can do the product at M with no more workspace than they were tuned with, best first."""
         entry = self.entry(operand.N, operand.K, M, output)
         for found in entry["top"] if entry else []:
-            try:
+            with suppress(MeasurementError):
                 if backend.workspace(operand, M, found["algorithm"], output) <= found["workspace"]:
-                    return found["algorithm"]
-            except MeasurementError:
-                continue
-        return None
+                    yield found["algorithm"]

@@ -110,6 +110,15 @@ def as_pair(a, b, PORTABLE: tl.constexpr):
 
 
 @triton.jit
+def accumulators_as_floats(loaded, INT32: tl.constexpr, PORTABLE: tl.constexpr):
+    """The four float32 of a quad of accumulators; INT32 ones are rounded to BF16, as BF16 ones were by their GEMM."""
+    a, b, c, d = quad_as_floats(loaded, INT32)
+    if INT32:
+        a, b, c, d = quad_as_floats((as_pair(a, b, PORTABLE), as_pair(c, d, PORTABLE)), False)
+    return a, b, c, d
+
+
+@triton.jit
 def _bits_bf16(x):
     bits = x.to(tl.int32, bitcast=True)
     return tl.where(x == x, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, 0x7FFF)

@@ -7,10 +7,10 @@
 
 Common arguments. GEMM outputs are raw accumulators, BF16 or INT32, which token_scale [M] and weight_scale (one float32
 for each original matrix of the GEMM, in its order) turn into values; or both are None, and they are values already, in
-BF16. Norms have a weight gamma [K], BF16 or float32. Arithmetic is float32, each operation rounded by itself, the
-conversion of an INT32 among them: on CPUs the plain torch of the `*_reference` functions, on GPUs Triton with the same
-results, except that the order of a sum of squares moves a scale (and the BF16 of `add_norm`) by a few units in the last
-place.
+BF16. INT32 accumulators are first rounded to BF16, so that it makes no difference to a model whether the GEMM did so.
+Norms have a weight gamma [K], BF16 or float32. Arithmetic is float32, each operation rounded by itself: on CPUs the
+plain torch of the `*_reference` functions, on GPUs Triton with the same results, except that the order of a sum of
+squares moves a scale (and the BF16 of `add_norm`) by a few units in the last place.
 
 Codes [M, K'] are of `dtype` (INT8 or FP8) and in the window order of `pattern`, and codes * scale is the norm. A row of
 zeros has codes 0 and the scale of the amplitude 1e-10 behind gamma; a row that holds NaN or infinity, or becomes so,
@@ -25,9 +25,13 @@ from slidesparse.quantize import DTYPES, LARGEST, SMALLEST_AMAX
 from slidesparse.slide import lift
 
 
+def _floats(accumulators):
+    return accumulators.to(torch.bfloat16 if accumulators.dtype == torch.int32 else accumulators.dtype).float()
+
+
 def scaled(accumulators, token_scale, factor):
     """Accumulators [M, N] as float32 values, by a scale for each token [M] and one of their matrix, or none."""
-    values = accumulators.float()
+    values = _floats(accumulators)
     return values if token_scale is None else values * (token_scale * factor)[:, None]
 
 
@@ -77,7 +81,7 @@ def add_norm_reference(accumulators, token_scale, weight_scale, residual, gamma,
 
 def relu2_mul_norm_quantize_reference(gate_up, token_scale, weight_scale, gamma, eps, pattern, dtype):
     gate, up = gate_up.chunk(2, dim=-1)
-    gate, up = gate.float().relu(), up.float()
+    gate, up = _floats(gate).relu(), _floats(up)
     if token_scale is not None:
         gate_factor, up_factor = (token_scale * factor for factor in weight_scale)
         up = up * (gate_factor * gate_factor * up_factor)[:, None]

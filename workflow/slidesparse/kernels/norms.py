@@ -24,6 +24,7 @@ from slidesparse.kernels.codes import (
     INFINITY,
     INTERPRETED,
     NAN,
+    accumulators_as_floats,
     as_pair,
     codes_of,
     load_quad,
@@ -180,9 +181,9 @@ def _norm(
     values = ()
     for i in tl.static_range(len(read)):
         one, other = read[i]
-        a, b, c, d = quad_as_floats(one, INT32)
+        a, b, c, d = accumulators_as_floats(one, INT32, PORTABLE)
         if GATED:
-            a_up, b_up, c_up, d_up = quad_as_floats(other, INT32)
+            a_up, b_up, c_up, d_up = accumulators_as_floats(other, INT32, PORTABLE)
             a, b = _relu2(a, a_up, factor, SCALED), _relu2(b, b_up, factor, SCALED)
             c, d = _relu2(c, c_up, factor, SCALED), _relu2(d, d_up, factor, SCALED)
         elif ADD:

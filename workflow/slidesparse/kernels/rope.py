@@ -11,7 +11,15 @@ import torch
 import triton
 import triton.language as tl
 
-from slidesparse.kernels.codes import INTERPRETED, as_pair, load_pairs, load_quad, quad_as_floats, row_of
+from slidesparse.kernels.codes import (
+    INTERPRETED,
+    accumulators_as_floats,
+    as_pair,
+    load_pairs,
+    load_quad,
+    quad_as_floats,
+    row_of,
+)
 
 WARPS = (1, 2, 4, 8)
 DEFAULT = 4
@@ -113,8 +121,8 @@ def _rope(
             cosines, sines = _angles(table, quad, D, WIDE)
         rotates = item < keys
         first, second = read[start // CHUNK]
-        a, b, c, d = quad_as_floats(first, INT32)
-        e, f, g, h = quad_as_floats(second, INT32)
+        a, b, c, d = accumulators_as_floats(first, INT32, PORTABLE)
+        e, f, g, h = accumulators_as_floats(second, INT32, PORTABLE)
         if SCALED:
             factor = tl.where(item < queries, query_factor, tl.where(rotates, key_factor, value_factor))
             a, b, c, d = a * factor, b * factor, c * factor, d * factor
