@@ -171,8 +171,7 @@ class Linear:
 
     Scales that the library's epilogue does not apply take a pass of their own. Three forms are timed: `whole`; `raw`,
     which hands the unscaled product on; `passed`, whose pass only copies. The consumer of a raw product that folds the
-    scales into what it does anyway pays whole - passed, for which both run the algorithm that applies scales. What
-    `whole` writes, nothing else does.
+    scales into what it does anyway pays whole - passed. What `whole` writes, nothing else does.
     """
 
     def __init__(self, product, algorithm):
@@ -183,7 +182,6 @@ class Linear:
         self.token_scales = [torch.empty_like(problem.scale) for _ in range(product.sets)]
         self.outputs = [torch.empty_like(out, dtype=torch.bfloat16) for out in product.outputs]
         self.epilogue = product.backend.scales(weight.dtype) if product.output == "BF16" else ()
-        self._scaling = product.backend.scaling(algorithm) if self.epilogue else algorithm
         self._pattern = weight.pattern.name if product.backend.sparse else "dense"
         for i, codes in enumerate(product.inputs):
             codes.view(torch.int8).fill_(0x55)
@@ -198,16 +196,16 @@ class Linear:
 
     def whole(self, i):
         product = self.outputs[i] if self.product.output == "BF16" else self.product.outputs[i]
-        self._multiply(i, product, self._scaling, self.epilogue)
+        self._multiply(i, product, self.epilogue)
         if self.passes:
             channel = None if "channel" in self.epilogue else self.product.problem.weight.scale
             self._scale(product, self.token_scales[i], channel, self.outputs[i])
 
     def raw(self, i):
-        self._multiply(i, self.product.outputs[i], self.algorithm, ())
+        self._multiply(i, self.product.outputs[i], ())
 
     def passed(self, i):
-        self._multiply(i, self.product.outputs[i], self._scaling, ())
+        self.raw(i)
         self._scale(self.product.outputs[i], None, None, self.product.outputs[i])
 
     def poison(self):
@@ -226,7 +224,7 @@ class Linear:
     def __str__(self):
         return f"whole linear of {self.product}"
 
-    def _multiply(self, i, out, algorithm, scales):
+    def _multiply(self, i, out, scales):
         product, problem = self.product, self.product.problem
         if product.backend.device == "cuda":
             kernels.run(self.inputs[i], self._pattern, problem.weight.dtype, product.inputs[i], self.token_scales[i])
@@ -235,7 +233,7 @@ class Linear:
             product.inputs[i], self.token_scales[i] = codes, found.view(-1, 1)
         given = {"token": self.token_scales[i], "channel": problem.weight.scale}
         given = {f"{name}_scale": given[name] for name in scales}
-        product.backend.matmul(product.operands[i], product.inputs[i], algorithm, product.output, out, **given)
+        product.backend.matmul(product.operands[i], product.inputs[i], self.algorithm, product.output, out, **given)
 
     def _scale(self, product, token_scale, channel_scale, out):
         if product.is_cuda:

@@ -75,10 +75,6 @@ class Backend(Protocol):
         """
         return []
 
-    def scaling(self, algorithm):
-        """The algorithm (its id) that runs instead of another where the product applies scales."""
-        return algorithm
-
     def workspace(self, operand, M, algorithm, output=None) -> int:
         """Bytes of workspace that an algorithm needs at M. Raises MeasurementError if it cannot do the product."""
         return 0

@@ -111,10 +111,6 @@ class Backend(gemm.Backend):
         """The same with the weight as operand B."""
         return [] if _decoded(algorithm)[2] else self._known(operand, M, f"{algorithm}:B", output)
 
-    def scaling(self, algorithm):
-        """The same with the weight as operand A: of operand B the factors would be those of tokens."""
-        return algorithm and algorithm.removesuffix(":B")
-
     def _known(self, operand, M, stored, output):
         """The Algorithm of a stored one in a list, which is empty if it is not for this product."""
         id, split, side = _decoded(stored)
@@ -154,11 +150,9 @@ class Backend(gemm.Backend):
     def matmul(self, operand, x, algorithm=None, output=None, out=None, channel_scale=None):
         """channel_scale [N] float32, INT8 only: the product of output channel n is multiplied by its factor.
 
-        With it `scaling(algorithm)` runs.
+        With it an algorithm runs with the weight as operand A in any case.
         """
         output = self.default(operand, output)
-        if channel_scale is not None:
-            algorithm = self.scaling(algorithm)
         _require_side(operand, algorithm)
         if out is None:
             return cusparselt_mm(x, operand.compressed, operand.N, output, algorithm or "", channel_scale)
@@ -218,7 +212,7 @@ def _multiply(x, compressed, N, output, algorithm, channel_scale, out):
     M, K = x.shape
     id, split, option = _decoded(algorithm or f"{PRESET}:1")
     if channel_scale is not None:
-        option |= CHANNEL_FACTORS
+        option = CHANNEL_FACTORS
     needed = _workspace(M, N, K, x.dtype, output, option, id, split)
     workspace = torch.empty(needed, dtype=torch.uint8, device=x.device)
     library().call(
