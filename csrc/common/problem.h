@@ -12,7 +12,7 @@
 struct Problem {
   int64_t M, N, K;
   int32_t input, output;
-  int32_t option;  // cuBLASLt: fast accumulation of FP8. cuSPARSELt: bits, listed in its plan.h
+  int32_t option;  // cuBLASLt: fast accumulation of FP8. cuSPARSELt: one factor alpha for each output channel
 };
 
 namespace slidesparse {

@@ -19,10 +19,9 @@ SLIDESPARSE_EXPORT int slidesparse_search(const Problem* problem, const void* we
                                           int32_t* split_k) {
   return guarded([&] {
     Plan own(*problem, DEFAULT, 1);  // the search changes the plan, so it is not one of the cache
-    Operands in(*problem, weight, x);
     float beta = 0;
     auto queue = static_cast<cudaStream_t>(stream);
-    check(cusparseLtMatmulSearch(handle(), &own.made, alpha, in.a, in.b, &beta, y, y, workspace, &queue, 1),
+    check(cusparseLtMatmulSearch(handle(), &own.made, alpha, weight, x, &beta, y, y, workspace, &queue, 1),
           "cusparseLtMatmulSearch", *problem);
     *id = selected<int32_t>(own, CUSPARSELT_MATMUL_ALG_CONFIG_ID, *problem);
     *split_k = selected<int32_t>(own, CUSPARSELT_MATMUL_SPLIT_K, *problem);

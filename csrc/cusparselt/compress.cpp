@@ -1,11 +1,10 @@
-// Dense 2:4 codes [N, K] into the library's compressed form, which serves every M and every algorithm. Whether that of
-// the weight as operand A serves it as operand B, too, is seen by compressing it as both.
+// Dense 2:4 codes [N, K] into the library's compressed form, which serves every M and every algorithm.
 #include "abi.h"
 #include "plan.h"
 
 using namespace slidesparse;
 
-// Bytes of the compressed weight, and of the buffer that compressing it needs. M and `output` do not count.
+// Bytes of the compressed weight, and of the buffer that compressing it needs. Of the problem N, K and `input` count.
 SLIDESPARSE_EXPORT int slidesparse_compressed_size(const Problem* problem, uint64_t* bytes, uint64_t* buffer_bytes) {
   return guarded([&] {
     Matrix weight;
@@ -24,8 +23,8 @@ SLIDESPARSE_EXPORT int slidesparse_check_pattern(const Problem* problem, const v
   return guarded([&] {
     Matrix weight;
     weight.structured(*problem);
-    check(cusparseLtSpMMAPruneCheck2(handle(), &weight.made, !weight_is_b(*problem), CUSPARSE_OPERATION_NON_TRANSPOSE,
-                                     codes, invalid, static_cast<cudaStream_t>(stream)),
+    check(cusparseLtSpMMAPruneCheck2(handle(), &weight.made, 1, CUSPARSE_OPERATION_NON_TRANSPOSE, codes, invalid,
+                                     static_cast<cudaStream_t>(stream)),
           "cusparseLtSpMMAPruneCheck2", *problem);
   });
 }
@@ -35,8 +34,8 @@ SLIDESPARSE_EXPORT int slidesparse_compress(const Problem* problem, const void* 
   return guarded([&] {
     Matrix weight;
     weight.structured(*problem);
-    check(cusparseLtSpMMACompress2(handle(), &weight.made, !weight_is_b(*problem), CUSPARSE_OPERATION_NON_TRANSPOSE,
-                                   codes, compressed, buffer, static_cast<cudaStream_t>(stream)),
+    check(cusparseLtSpMMACompress2(handle(), &weight.made, 1, CUSPARSE_OPERATION_NON_TRANSPOSE, codes, compressed,
+                                   buffer, static_cast<cudaStream_t>(stream)),
           "cusparseLtSpMMACompress2", *problem);
   });
 }

@@ -29,10 +29,9 @@ SLIDESPARSE_EXPORT int slidesparse_matmul(const Problem* problem, int32_t id, in
   return guarded([&] {
     auto made = plan(*problem, id, split_k);
     require_workspace("cusparseLtMatmul", *problem, made->workspace, bytes);
-    Operands in(*problem, weight, x);
     float beta = 0;
     auto queue = static_cast<cudaStream_t>(stream);
-    check(cusparseLtMatmul(handle(), &made->made, alpha, in.a, in.b, &beta, y, y, workspace, &queue, 1),
+    check(cusparseLtMatmul(handle(), &made->made, alpha, weight, x, &beta, y, y, workspace, &queue, 1),
           "cusparseLtMatmul", *problem);
   });
 }

@@ -54,10 +54,8 @@ void Matrix::dense(const Problem& problem, int64_t rows, int64_t cols, int64_t l
 }
 
 void Matrix::structured(const Problem& problem) {
-  bool b = weight_is_b(problem);
-  check(cusparseLtStructuredDescriptorInit(handle(), &made, b ? problem.K : problem.N, b ? problem.N : problem.K,
-                                           problem.K, ALIGNMENT, cudaDataType(problem.input),
-                                           b ? CUSPARSE_ORDER_COL : CUSPARSE_ORDER_ROW,
+  check(cusparseLtStructuredDescriptorInit(handle(), &made, problem.N, problem.K, problem.K, ALIGNMENT,
+                                           cudaDataType(problem.input), CUSPARSE_ORDER_ROW,
                                            CUSPARSELT_SPARSITY_50_PERCENT),
         "cusparseLtStructuredDescriptorInit", problem);
   there_ = true;
@@ -68,29 +66,19 @@ Matrix::~Matrix() {
 }
 
 Plan::Plan(const Problem& problem, int32_t id, int32_t split_k) {
-  constexpr const char* factors = "cusparseLtMatmulDescSetAttribute(ALPHA_VECTOR_SCALING)";
-  bool b = weight_is_b(problem);
-  if (b && problem.option & CHANNEL_FACTORS) {
-    fail(factors, problem, "factors for each output channel need the weight as operand A, and here it is operand B");
-  }
   weight_.structured(problem);
   x_.dense(problem, problem.M, problem.K, problem.K, problem.input, CUSPARSE_ORDER_ROW);
-  if (b) {
-    y_.dense(problem, problem.M, problem.N, problem.N, problem.output, CUSPARSE_ORDER_ROW);
-  } else {
-    y_.dense(problem, problem.N, problem.M, problem.N, problem.output, CUSPARSE_ORDER_COL);
-  }
+  y_.dense(problem, problem.N, problem.M, problem.N, problem.output, CUSPARSE_ORDER_COL);
   auto compute = problem.input == CUDA_R_8I ? CUSPARSE_COMPUTE_32I : CUSPARSE_COMPUTE_32F;
   check(cusparseLtMatmulDescriptorInit(handle(), &operation_, CUSPARSE_OPERATION_NON_TRANSPOSE,
-                                       b ? CUSPARSE_OPERATION_NON_TRANSPOSE : CUSPARSE_OPERATION_TRANSPOSE,
-                                       b ? &x_.made : &weight_.made, b ? &weight_.made : &x_.made, &y_.made, &y_.made,
+                                       CUSPARSE_OPERATION_TRANSPOSE, &weight_.made, &x_.made, &y_.made, &y_.made,
                                        compute),
         "cusparseLtMatmulDescriptorInit", problem);
-  if (problem.option & CHANNEL_FACTORS) {
+  if (problem.option) {
     int on = 1;
     check(cusparseLtMatmulDescSetAttribute(handle(), &operation_, CUSPARSELT_MATMUL_ALPHA_VECTOR_SCALING, &on,
                                            sizeof(on)),
-          factors, problem);
+          "cusparseLtMatmulDescSetAttribute(ALPHA_VECTOR_SCALING)", problem);
   }
   check(cusparseLtMatmulAlgSelectionInit(handle(), &selection, &operation_, CUSPARSELT_MATMUL_ALG_DEFAULT),
         "cusparseLtMatmulAlgSelectionInit", problem);

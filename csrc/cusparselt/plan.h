@@ -10,12 +10,6 @@
 
 namespace slidesparse {
 
-// Bits of Problem::option. Mirrored by gemm/cusparselt.py.
-constexpr int32_t CHANNEL_FACTORS = 1;  // one factor alpha for each output channel; only with the weight as operand A
-constexpr int32_t WEIGHT_IS_B = 2;      // the weight is the structured operand B instead of A
-
-inline bool weight_is_b(const Problem& problem) { return problem.option & WEIGHT_IS_B; }
-
 const cusparseLtHandle_t* handle();
 
 // Throws a sentence that names call, problem and status, unless `status` is success.
@@ -28,15 +22,14 @@ class Matrix {
   ~Matrix();
   Matrix(const Matrix&) = delete;
   void dense(const Problem& problem, int64_t rows, int64_t cols, int64_t ld, int32_t type, cusparseOrder_t order);
-  void structured(const Problem& problem);  // the weight, as operand A or B: the same memory either way
+  void structured(const Problem& problem);
   cusparseLtMatDescriptor_t made;
 
  private:
   bool there_ = false;
 };
 
-// With W as the structured operand A, rows output channels: Y^T [N, M] = W X^T, column-major, which is Y row-major.
-// With W as operand B: Y [M, N] = X W^T, row-major, of W^T [K, N], column-major, which is W row-major.
+// W is the structured operand A, rows output channels: Y^T [N, M] = W X^T, column-major, which is Y row-major.
 class Plan {
  public:
   Plan(const Problem& problem, int32_t id, int32_t split_k);
@@ -51,13 +44,6 @@ class Plan {
   Matrix weight_, x_, y_;
   cusparseLtMatmulDescriptor_t operation_;
   bool selected_ = false, planned_ = false;
-};
-
-// What the library calls A and B.
-struct Operands {
-  Operands(const Problem& problem, const void* weight, const void* x)
-      : a(weight_is_b(problem) ? x : weight), b(weight_is_b(problem) ? weight : x) {}
-  const void *a, *b;
 };
 
 constexpr int32_t DEFAULT = -1;  // instead of an algorithm's id: what the library takes by itself

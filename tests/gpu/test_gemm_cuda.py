@@ -7,7 +7,6 @@ import torch
 
 from slidesparse import gemm, kernel_points, tuning
 from slidesparse.errors import MeasurementError
-from slidesparse.gemm import cusparselt
 from slidesparse.patterns import Pattern
 from slidesparse.products import Problem, Product, Weight
 from slidesparse.prune import prune
@@ -61,44 +60,6 @@ def test_one_factor_for_each_output_channel():
     for algorithm in done.algorithms():
         out = done.backend.matmul(done.operand, done.inputs[0], algorithm.id, channel_scale=factors)
         assert (out.double() - expected).norm() < 4e-3 * expected.norm()
-
-
-@pytest.mark.parametrize("sparsity", ["2_4", "2_8"])
-@pytest.mark.parametrize("dtype", ["INT8", "FP8"])
-def test_one_compressed_form_serves_both_operands(dtype, sparsity):
-    done = product(gemm.backend("cusparselt"), sparsity, dtype)
-    codes = store_as(slide(done.problem.weight.codes, Pattern(sparsity)), dtype).contiguous()
-    a, b = (cusparselt._compressed(codes, side) for side in (0, cusparselt.WEIGHT_IS_B))
-    assert len(a) == len(b), f"{len(a)} bytes as operand A, {len(b)} as operand B"
-    different = int((a != b).sum())
-    assert not different, f"{different} of {len(a)} bytes differ between operands A and B"
-    assert done.operand.only_a is None
-
-
-@pytest.mark.parametrize("M", [16, 64, 1024])
-@pytest.mark.parametrize("sparsity", ["2_4", "2_8"])
-@pytest.mark.parametrize("dtype", ["INT8", "FP8"])
-def test_the_weight_may_be_either_operand(dtype, sparsity, M):
-    backend = gemm.backend("cusparselt")
-    for output in backend.outputs(dtype):
-        done = product(backend, sparsity, dtype, output, M)
-        tried = [(one.id, variant) for one in done.algorithms() for variant in done.variants(one.id)]
-        assert tried, done.operand.only_a or f"{done} has no algorithm with the weight as operand B"
-        for id, variant in tried:
-            done.verify(id)
-            expected = done.outputs[0].clone()
-            done.verify(variant.id)
-            if dtype == "INT8":
-                different = int((done.outputs[0] != expected).sum())
-                assert not different, f"{done}: {different} values of {variant.name} are not those of {id}"
-
-
-def test_factors_for_each_output_channel_need_the_weight_as_operand_a():
-    done = product(gemm.backend("cusparselt"), "2_8", "INT8")
-    factors = torch.linspace(0.5, 2, done.N, device="cuda")
-    id = done.algorithms()[0].id
-    both = [done.backend.matmul(done.operand, done.inputs[0], one, None, None, factors) for one in (id, f"{id}:B")]
-    assert torch.equal(*both)
 
 
 @pytest.mark.parametrize("dtype", ["INT8", "FP8"])

@@ -1,24 +1,17 @@
 // A library that answers as cuSPARSELt does, with products on the host. Its algorithms: ids 0 to 2, of which it takes 1
-// by itself, finds 2 in a search, and cannot split K in segments with 2; with a structured operand B not with 1 either,
-// and 2 is wrong there. Compressing copies; for operand B it adds one to the last byte, or refuses, if the environment
-// has STAND_IN_OPERAND_B=differs or =refused.
+// by itself, finds 2 in a search, and cannot split K in segments with 2. Compressing copies.
 #include <cusparseLt.h>
-
-#include <cstdlib>
 
 #include "product.h"
 
 namespace {
 
 struct Matrix {
-  int64_t rows, cols, ld;
+  int64_t rows, cols;
   cudaDataType type;
-  cusparseOrder_t order;
-  bool structured;
 };
 struct Operation {
   const Matrix *w, *x, *y;
-  bool b;  // w is operand B
   int alpha_vector;
 };
 struct Selection {
@@ -32,20 +25,9 @@ To* as(From* opaque) {
   return reinterpret_cast<To*>(opaque);
 }
 
-cusparseStatus_t matrix(cusparseLtMatDescriptor_t* made, const Matrix& asked, int multiple) {
-  if (asked.rows % multiple || asked.cols % multiple) return CUSPARSE_STATUS_INVALID_VALUE;
-  if (asked.ld != (asked.order == CUSPARSE_ORDER_ROW ? asked.cols : asked.rows)) return CUSPARSE_STATUS_INVALID_VALUE;
-  *as<Matrix>(made) = asked;
+cusparseStatus_t matrix(cusparseLtMatDescriptor_t* made, int64_t rows, int64_t cols, cudaDataType type) {
+  *as<Matrix>(made) = {rows, cols, type};
   return CUSPARSE_STATUS_SUCCESS;
-}
-
-bool is(const Matrix* matrix, int64_t rows, int64_t cols, cusparseOrder_t order) {
-  return matrix->rows == rows && matrix->cols == cols && matrix->order == order;
-}
-
-const char* operand_b() {
-  const char* answer = std::getenv("STAND_IN_OPERAND_B");
-  return answer ? answer : "";
 }
 
 }  // namespace
@@ -59,35 +41,24 @@ cusparseStatus_t cusparseLtGetProperty(libraryPropertyType property, int* value)
 }
 
 cusparseStatus_t cusparseLtDenseDescriptorInit(const cusparseLtHandle_t*, cusparseLtMatDescriptor_t* made, int64_t rows,
-                                               int64_t cols, int64_t ld, uint32_t, cudaDataType type,
-                                               cusparseOrder_t order) {
-  return matrix(made, {rows, cols, ld, type, order, false}, 16);
+                                               int64_t cols, int64_t, uint32_t, cudaDataType type, cusparseOrder_t) {
+  return rows % 16 || cols % 16 ? CUSPARSE_STATUS_INVALID_VALUE : matrix(made, rows, cols, type);
 }
 
 cusparseStatus_t cusparseLtStructuredDescriptorInit(const cusparseLtHandle_t*, cusparseLtMatDescriptor_t* made,
-                                                    int64_t rows, int64_t cols, int64_t ld, uint32_t, cudaDataType type,
-                                                    cusparseOrder_t order, cusparseLtSparsity_t) {
-  return matrix(made, {rows, cols, ld, type, order, true}, 32);
+                                                    int64_t rows, int64_t cols, int64_t, uint32_t, cudaDataType type,
+                                                    cusparseOrder_t, cusparseLtSparsity_t) {
+  return rows % 32 || cols % 32 ? CUSPARSE_STATUS_INVALID_VALUE : matrix(made, rows, cols, type);
 }
 
 cusparseStatus_t cusparseLtMatDescriptorDestroy(const cusparseLtMatDescriptor_t*) { return CUSPARSE_STATUS_SUCCESS; }
 
 cusparseStatus_t cusparseLtMatmulDescriptorInit(const cusparseLtHandle_t*, cusparseLtMatmulDescriptor_t* made,
-                                                cusparseOperation_t op_a, cusparseOperation_t op_b,
-                                                const cusparseLtMatDescriptor_t* a, const cusparseLtMatDescriptor_t* b,
-                                                const cusparseLtMatDescriptor_t*, const cusparseLtMatDescriptor_t* d,
+                                                cusparseOperation_t, cusparseOperation_t,
+                                                const cusparseLtMatDescriptor_t* w, const cusparseLtMatDescriptor_t* x,
+                                                const cusparseLtMatDescriptor_t*, const cusparseLtMatDescriptor_t* y,
                                                 cusparseComputeType) {
-  const Matrix *first = as<const Matrix>(a), *second = as<const Matrix>(b), *y = as<const Matrix>(d);
-  bool is_b = second->structured;
-  const Matrix *w = is_b ? second : first, *x = is_b ? first : second;
-  if (first->structured == second->structured || op_a != CUSPARSE_OPERATION_NON_TRANSPOSE ||
-      op_b != (is_b ? CUSPARSE_OPERATION_NON_TRANSPOSE : CUSPARSE_OPERATION_TRANSPOSE)) {
-    return CUSPARSE_STATUS_NOT_SUPPORTED;
-  }
-  bool fits = is_b ? is(w, x->cols, w->cols, CUSPARSE_ORDER_COL) && is(y, x->rows, w->cols, CUSPARSE_ORDER_ROW)
-                   : is(w, w->rows, x->cols, CUSPARSE_ORDER_ROW) && is(y, w->rows, x->rows, CUSPARSE_ORDER_COL);
-  if (!fits || x->order != CUSPARSE_ORDER_ROW) return CUSPARSE_STATUS_INVALID_VALUE;
-  *as<Operation>(made) = {w, x, y, is_b, 0};
+  *as<Operation>(made) = {as<const Matrix>(w), as<const Matrix>(x), as<const Matrix>(y), 0};
   return CUSPARSE_STATUS_SUCCESS;
 }
 
@@ -134,8 +105,7 @@ cusparseStatus_t cusparseLtMatmulPlanInit(const cusparseLtHandle_t*, cusparseLtM
                                           const cusparseLtMatmulAlgSelection_t* selection) {
   const auto* chosen = as<const Selection>(selection);
   *as<const Selection*>(plan) = chosen;
-  bool refused = chosen->split == -1 && (chosen->id == 2 || (chosen->id == 1 && chosen->operation->b));
-  return refused ? CUSPARSE_STATUS_NOT_SUPPORTED : CUSPARSE_STATUS_SUCCESS;
+  return chosen->id == 2 && chosen->split == -1 ? CUSPARSE_STATUS_NOT_SUPPORTED : CUSPARSE_STATUS_SUCCESS;
 }
 
 cusparseStatus_t cusparseLtMatmulPlanDestroy(const cusparseLtMatmulPlan_t*) { return CUSPARSE_STATUS_SUCCESS; }
@@ -150,12 +120,9 @@ cusparseStatus_t cusparseLtMatmulGetWorkspace(const cusparseLtHandle_t*, const c
 cusparseStatus_t cusparseLtMatmul(const cusparseLtHandle_t*, const cusparseLtMatmulPlan_t* plan, const void* alpha,
                                   const void* a, const void* b, const void*, const void*, void* d, void*,
                                   cudaStream_t*, int32_t) {
-  const Selection* chosen = *as<const Selection* const>(plan);
-  const Operation* operation = chosen->operation;
-  const Matrix *w = operation->w, *x = operation->x;
-  product(x->rows, operation->b ? w->cols : w->rows, x->cols, operation->b ? b : a, operation->b ? a : b, w->type, d,
-          operation->y->type, operation->alpha_vector ? static_cast<const float*>(alpha) : nullptr,
-          operation->b && chosen->id == 2 ? 1000 : 0);
+  const Operation* operation = (*as<const Selection* const>(plan))->operation;
+  product(operation->x->rows, operation->w->rows, operation->w->cols, a, b, operation->w->type, d, operation->y->type,
+          operation->alpha_vector ? static_cast<const float*>(alpha) : nullptr, 0);
   return CUSPARSE_STATUS_SUCCESS;
 }
 
@@ -185,13 +152,9 @@ cusparseStatus_t cusparseLtSpMMACompressedSize2(const cusparseLtHandle_t*, const
   return CUSPARSE_STATUS_SUCCESS;
 }
 
-cusparseStatus_t cusparseLtSpMMACompress2(const cusparseLtHandle_t*, const cusparseLtMatDescriptor_t* matrix,
-                                          int is_sparse_a, cusparseOperation_t, const void* codes, void* compressed,
-                                          void*, cudaStream_t) {
-  const auto* w = as<const Matrix>(matrix);
-  if (!w->structured || is_sparse_a != (w->order == CUSPARSE_ORDER_ROW)) return CUSPARSE_STATUS_INVALID_VALUE;
-  if (!is_sparse_a && !std::strcmp(operand_b(), "refused")) return CUSPARSE_STATUS_NOT_SUPPORTED;
-  std::memcpy(compressed, codes, w->rows * w->cols);
-  if (!is_sparse_a && !std::strcmp(operand_b(), "differs")) ++static_cast<char*>(compressed)[w->rows * w->cols - 1];
+cusparseStatus_t cusparseLtSpMMACompress2(const cusparseLtHandle_t*, const cusparseLtMatDescriptor_t* matrix, int,
+                                          cusparseOperation_t, const void* codes, void* compressed, void*,
+                                          cudaStream_t) {
+  std::memcpy(compressed, codes, as<const Matrix>(matrix)->rows * as<const Matrix>(matrix)->cols);
   return CUSPARSE_STATUS_SUCCESS;
 }

@@ -126,9 +126,6 @@ class Product:
     def algorithms(self):
         return self.backend.algorithms(self.operand, self.M, self.output)
 
-    def variants(self, algorithm):
-        return self.backend.variants(self.operand, self.M, algorithm, self.output)
-
     def run(self, algorithm, i):
         self.backend.matmul(self.operands[i], self.inputs[i], algorithm, self.output, self.outputs[i])
 

@@ -1,9 +1,8 @@
 """Search for the fastest algorithm of a backend per (N, K, M, output), and the table of what was found.
 
 All algorithms get the same effort: every one is checked against a reference product; those that are not hopelessly
-slow take turns in giving few samples, the better ones more, until few are left. Variants of these, if the backend has
-any, are checked and join them, and they are halved again. Those left, the library's default and what its own search
-finds are then measured afresh in another order, and that is what is reported.
+slow take turns in giving few samples, the better ones more, until few are left. Those, the library's default and what
+its own search finds are then measured afresh in another order, and that is what is reported.
 """
 
 import csv
@@ -40,8 +39,7 @@ FINALISTS = 6
 SLOW = 1.5
 SAMPLES = 3
 """Successive halving: all give `SAMPLES` samples; what takes `SLOW` times as long as the fastest is out, and so is what
-is not in the best third, which gives twice as many; and so on down to the finalists. With variants of the finalists it
-begins at four times `SAMPLES`, as what was left of many has given."""
+is not in the best third, which gives twice as many; and so on down to the finalists."""
 
 
 def search(backend, products, stopping):
@@ -60,11 +58,8 @@ def search(backend, products, stopping):
 def _entry(product, stopping):
     listed = product.algorithms()
     right, wrong = _verified(product, listed)
-    finalists = _halved(product, [algorithm.id for algorithm in right])
-    variants = [variant for id in finalists for variant in product.variants(id)]
-    right_too, wrong_too = _checked(product, variants)
-    finalists = _halved(product, [*finalists, *(variant.id for variant in right_too)], 4 * SAMPLES)
-    known = {algorithm.id: algorithm for algorithm in [*right, *right_too]}
+    known = {algorithm.id: algorithm for algorithm in right}
+    finalists = _halved(product, list(known))
     default = listed[0].id
     found = product.found() if product.main else None
     beside = [id for id in (default, found) if id in known]
@@ -76,8 +71,8 @@ def _entry(product, stopping):
         "K_slid": product.K_slid,
         "M": product.M,
         "output": product.output,
-        "algorithms": len(listed) + len(variants),
-        "wrong": [{"algorithm": algorithm.id, "reason": reason} for algorithm, reason in [*wrong, *wrong_too]],
+        "algorithms": len(listed),
+        "wrong": [{"algorithm": algorithm.id, "reason": reason} for algorithm, reason in wrong],
         "default": default,
         "default_us": times.get(default),
         "library": found,
@@ -96,14 +91,6 @@ def _entry(product, stopping):
 
 
 def _verified(product, algorithms):
-    """What `_checked` returns. Raises MeasurementError if no algorithm is right."""
-    right, wrong = _checked(product, algorithms)
-    if not right:
-        raise MeasurementError(f"{product} has no algorithm whose product is right")
-    return right, wrong
-
-
-def _checked(product, algorithms):
     """(algorithms whose product is right, [(algorithm whose product is wrong, why)])."""
     right, wrong = [], []
     for algorithm in algorithms:
@@ -112,11 +99,14 @@ def _checked(product, algorithms):
             right.append(algorithm)
         except MeasurementError as error:
             wrong.append((algorithm, str(error)))
+    if not right:
+        raise MeasurementError(f"{product} has no algorithm whose product is right")
     return right, wrong
 
 
-def _halved(product, ids, samples=SAMPLES):
-    """The finalists among algorithms, by successive halving that begins with `samples`, the fastest first."""
+def _halved(product, ids):
+    """The finalists among algorithms, by successive halving, the fastest first."""
+    samples = SAMPLES
     while len(ids) > FINALISTS:
         few = timing.Stopping(0, samples, samples, 0.0, math.inf)
         taken = timing.measure({id: product.sampler(id, quick=True) for id in ids}, few)

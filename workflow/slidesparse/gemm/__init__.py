@@ -68,13 +68,6 @@ class Backend(Protocol):
     def algorithms(self, operand, M, output=None) -> list[Algorithm]:
         """Every algorithm that can multiply `operand` with M rows; the first is the library's default."""
 
-    def variants(self, operand, M, algorithm, output=None) -> list[Algorithm]:
-        """Other ways to run the kernel of an algorithm (its id), which are tried only where that is among the fastest.
-
-        `algorithms` does not list them.
-        """
-        return []
-
     def workspace(self, operand, M, algorithm, output=None) -> int:
         """Bytes of workspace that an algorithm needs at M. Raises MeasurementError if it cannot do the product."""
         return 0

@@ -1,13 +1,13 @@
 """2:4 sparse GEMM by cuSPARSELt: INT8 -> BF16 or INT32 and E4M3 -> BF16, of slid weights and lifted activations.
 
-An algorithm is the library's number, how K is split, and which operand the weight is: `12:1` or `12:-1` (in segments,
-inside one kernel), the weight as operand A, or `12:1:B`. Which operand is faster depends on the shape. The compressed
-weight serves every M and every algorithm; it serves operand B where it has the same bytes as if compressed for that.
-INT8 products can be multiplied by one factor per output channel on their way out, with the weight as operand A.
+An algorithm is the library's number and how K is split, `12:1` or `12:-1` (in segments, inside one kernel). The
+compressed weight serves every M and every algorithm. INT8 products can be multiplied by one factor per output channel
+on their way out.
 """
 
+from contextlib import suppress
 from ctypes import POINTER, byref, c_float, c_int32, c_uint64, c_void_p
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -20,9 +20,6 @@ from slidesparse.gemm.library import Problem, load, problem, stream
 
 SPLITS = (1, -1)
 """What Hopper's kernels accept: K in one piece, or in segments inside the kernel."""
-
-CHANNEL_FACTORS, WEIGHT_IS_B = 1, 2
-"""Bits of a problem's option, as csrc/cusparselt/plan.h has them."""
 
 PRESET = -1
 """Instead of a number: what the library takes by itself."""
@@ -58,8 +55,6 @@ class Operand:
     N: int
     K: int
     dtype: torch.dtype
-    only_a: str | None = None
-    """Why the weight cannot be operand B, or None if it can."""
 
     @property
     def bytes(self):
@@ -68,7 +63,7 @@ class Operand:
     footprint = bytes
 
     def clone(self):
-        return replace(self, compressed=self.compressed.clone())
+        return Operand(self.compressed.clone(), self.N, self.K, self.dtype)
 
 
 class Backend(gemm.Backend):
@@ -89,14 +84,18 @@ class Backend(gemm.Backend):
         codes = codes.to(self.device).contiguous()
         N, K = codes.shape
         shape = problem(16, N, K, codes.dtype, "BF16")
+        size, buffer_size = c_uint64(), c_uint64()
+        library().call("compressed_size", shape, byref(size), byref(buffer_size))
         invalid = torch.zeros(1, dtype=torch.int32, device=codes.device)
         library().call("check_pattern", shape, codes.data_ptr(), invalid.data_ptr(), stream(codes))
         if invalid.item():
             raise MeasurementError(
                 f"a weight of N={N} K={K} is not 2:4, which cuSPARSELt needs: prune and slide it first"
             )
-        compressed = _compressed(codes)
-        return Operand(compressed, N, K, codes.dtype, _only_a(codes, compressed))
+        compressed = torch.empty(size.value, dtype=torch.uint8, device=codes.device)
+        buffer = torch.empty(buffer_size.value, dtype=torch.uint8, device=codes.device)
+        library().call("compress", shape, codes.data_ptr(), compressed.data_ptr(), buffer.data_ptr(), stream(codes))
+        return Operand(compressed, N, K, codes.dtype)
 
     def algorithms(self, operand, M, output=None):
         output = self.default(operand, output)
@@ -104,27 +103,17 @@ class Backend(gemm.Backend):
         shape = problem(whole_rows(M), operand.N, operand.K, operand.dtype, output)
         library().call("algorithms", shape, byref(count), byref(preset))
         pairs = [(id, split) for id in range(count.value) for split in SPLITS]
-        pairs.sort(key=lambda pair: pair != (preset.value, SPLITS[0]))
-        return [known for id, split in pairs for known in self._known(operand, M, f"{id}:{split}", output)]
-
-    def variants(self, operand, M, algorithm, output=None):
-        """The same with the weight as operand B."""
-        return [] if _decoded(algorithm)[2] else self._known(operand, M, f"{algorithm}:B", output)
-
-    def _known(self, operand, M, stored, output):
-        """The Algorithm of a stored one in a list, which is empty if it is not for this product."""
-        id, split, side = _decoded(stored)
-        name = f"algorithm {id}, split {split}" + (", weight as operand B" if side else "")
-        try:
-            return [Algorithm(stored, name, self.workspace(operand, M, stored, output))]
-        except MeasurementError:
-            return []
+        listed = []
+        for id, split in sorted(pairs, key=lambda pair: pair != (preset.value, SPLITS[0])):
+            stored = f"{id}:{split}"
+            with suppress(MeasurementError):  # an algorithm that is not for this shape
+                workspace = self.workspace(operand, M, stored, output)
+                listed.append(Algorithm(stored, f"algorithm {id}, split {split}", workspace))
+        return listed
 
     def workspace(self, operand, M, algorithm, output=None):
-        _require_side(operand, algorithm)
-        id, split, side = _decoded(algorithm)
         output = self.default(operand, output)
-        return _workspace(whole_rows(M), operand.N, operand.K, operand.dtype, output, side, id, split)
+        return _workspace(whole_rows(M), operand.N, operand.K, operand.dtype, output, 0, algorithm)
 
     def found(self, operand, x, output=None):
         output = self.default(operand, output)
@@ -148,12 +137,8 @@ class Backend(gemm.Backend):
         return f"{id.value}:{split.value}"
 
     def matmul(self, operand, x, algorithm=None, output=None, out=None, channel_scale=None):
-        """channel_scale [N] float32, INT8 only: the product of output channel n is multiplied by its factor.
-
-        With it an algorithm runs with the weight as operand A in any case.
-        """
+        """channel_scale [N] float32, INT8 only: the product of output channel n is multiplied by its factor."""
         output = self.default(operand, output)
-        _require_side(operand, algorithm)
         if out is None:
             return cusparselt_mm(x, operand.compressed, operand.N, output, algorithm or "", channel_scale)
         return _multiply(x, operand.compressed, operand.N, output, algorithm, channel_scale, out)
@@ -179,51 +164,20 @@ def _(x, compressed, N, output, algorithm, channel_scale):
     return x.new_empty(x.shape[0], N, dtype=OUTPUTS[output])
 
 
-def _compressed(codes, side=0):
-    """Contiguous 2:4 codes [N, K] in the library's compressed form for operand A, or B if `side` is WEIGHT_IS_B."""
-    shape = problem(16, *codes.shape, codes.dtype, "BF16", side)
-    size, buffer_size = c_uint64(), c_uint64()
-    library().call("compressed_size", shape, byref(size), byref(buffer_size))
-    compressed = torch.zeros(size.value, dtype=torch.uint8, device=codes.device)  # padding, if any, is zeros
-    buffer = torch.empty(buffer_size.value, dtype=torch.uint8, device=codes.device)
-    library().call("compress", shape, codes.data_ptr(), compressed.data_ptr(), buffer.data_ptr(), stream(codes))
-    return compressed
-
-
-def _only_a(codes, compressed):
-    """Why codes, `compressed` for operand A, cannot be operand B, or None if they can."""
-    try:
-        same = torch.equal(compressed, _compressed(codes, WEIGHT_IS_B))
-    except MeasurementError as error:
-        return str(error)
-    return None if same else "compressed for operand B it has other bytes"
-
-
-def _require_side(operand, algorithm):
-    """Raises MeasurementError if a weight cannot be the operand that an algorithm (None: the default) takes it for."""
-    if operand.only_a and algorithm and _decoded(algorithm)[2]:
-        raise MeasurementError(
-            f"algorithm {algorithm} of cuSPARSELt cannot have a weight of N={operand.N} K={operand.K} as operand B:"
-            f" {operand.only_a}"
-        )
-
-
 def _multiply(x, compressed, N, output, algorithm, channel_scale, out):
     M, K = x.shape
-    id, split, option = _decoded(algorithm or f"{PRESET}:1")
-    if channel_scale is not None:
-        option = CHANNEL_FACTORS
-    needed = _workspace(M, N, K, x.dtype, output, option, id, split)
+    vector = int(channel_scale is not None)
+    algorithm = algorithm or f"{PRESET}:1"
+    needed = _workspace(M, N, K, x.dtype, output, vector, algorithm)
     workspace = torch.empty(needed, dtype=torch.uint8, device=x.device)
     library().call(
         "matmul",
-        problem(M, N, K, x.dtype, output, option),
-        id,
-        split,
+        problem(M, N, K, x.dtype, output, vector),
+        *_decoded(algorithm),
         compressed.data_ptr(),
         x.data_ptr(),
         out.data_ptr(),
-        byref(ONE) if channel_scale is None else channel_scale.data_ptr(),
+        channel_scale.data_ptr() if vector else byref(ONE),
         workspace.data_ptr(),
         needed,
         stream(x),
@@ -233,19 +187,17 @@ def _multiply(x, compressed, N, output, algorithm, channel_scale, out):
 
 @lru_cache(maxsize=4096)
 def _decoded(algorithm):
-    """(number, split, WEIGHT_IS_B or 0) of a stored algorithm."""
+    """(number, split) of a stored algorithm."""
     try:
-        id, split, *side = algorithm.split(":")
-        return int(id), int(split), {(): 0, ("B",): WEIGHT_IS_B}[tuple(side)]
-    except (AttributeError, KeyError, ValueError):
-        raise MeasurementError(
-            f"{algorithm!r} is no algorithm of cuSPARSELt, which is written 12:1 or 12:1:B"
-        ) from None
+        id, split = map(int, algorithm.split(":"))
+    except (AttributeError, ValueError):
+        raise MeasurementError(f"{algorithm!r} is no algorithm of cuSPARSELt, which is written 12:1") from None
+    return id, split
 
 
 @lru_cache(maxsize=4096)
-def _workspace(M, N, K, dtype, output, option, id, split):
+def _workspace(M, N, K, dtype, output, vector, algorithm):
     """Bytes of workspace; makes the plan, which so exists before a graph is captured."""
     needed = c_uint64()
-    library().call("workspace", problem(M, N, K, dtype, output, option), id, split, byref(needed))
+    library().call("workspace", problem(M, N, K, dtype, output, vector), *_decoded(algorithm), byref(needed))
     return needed.value

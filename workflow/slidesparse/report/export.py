@@ -190,11 +190,8 @@ def candidates(row, table, latency, split):
 
 
 def numbered(stored, split):
-    """{id, split} of an algorithm as it is stored: `id:split`, a cuBLASLt algorithm in base64, or a number.
-
-    The layout has no place for which operand the weight is, `id:split:B`.
-    """
-    id, parts, *_ = [*stored.split(":"), ""]
+    """{id, split} of an algorithm as it is stored: `id:split`, a cuBLASLt algorithm in base64, or a number."""
+    id, _, parts = stored.partition(":")
     if id.lstrip("-").isdigit():
         return {"id": int(id), "split": int(parts) if split and parts.lstrip("-").isdigit() else 1}
     try:
