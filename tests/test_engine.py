@@ -1,6 +1,7 @@
 """The vLLM plugin on a CPU: the model is BitNet, and a slid checkpoint computes what its dense form computes."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -323,6 +324,24 @@ def test_stock_vllm_runs_the_dense_checkpoint(checkpoint, engine, dtype):
     assert not accumulators
     # Their kernels round activations elsewhere, so that codes differ by one step here and there: FP8 has larger ones.
     assert (ours - theirs).std() <= (0.05 if dtype == "INT8" else 0.1) * theirs.std()
+
+
+def test_a_closed_engine_leaves_nothing_of_a_compiled_model_behind(checkpoint, monkeypatch):
+    from slidesparse.engine import Engine, Size
+
+    running = Engine._running
+
+    def compiled(self, tuning):
+        settings = running(self, tuning)
+        del settings["enforce_eager"]
+        return settings | {"compilation_config": {"mode": 2, "backend": "eager"}}
+
+    monkeypatch.setattr(Engine, "_running", compiled)
+    made = Engine(checkpoint("INT8", "dense"), "vllm-eager", None, Size(32, 2, 33, ((2, 33),), ()))
+    made.run([32], 1, (32, 2), math.inf)
+    weight = weakref.ref(next(made.model.parameters()))
+    made.close()
+    assert weight() is None
 
 
 def test_stock_vllm_in_a_process_of_its_own_is_measured_alike(checkpoint, engine, monkeypatch):

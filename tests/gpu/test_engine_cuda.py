@@ -93,7 +93,7 @@ def test_steps_are_graphs_of_four_products_a_block_and_what_is_between(checkpoin
         print(backend, dtype, {kernel["name"][:60]: kernel["count"] for kernel in point["kernels"]})
         assert counts["fused"] == 2 * 5 + 1  # rope and four norms a block, and one in front of the first
         assert counts["gemm"] >= 2 * 4 + 1  # and the output head
-        assert point["gpu_step_ms"] > 0 and point["launches"] < 60
+        assert point["gpu_step_ms"] > 0 and point["launches"] < 70
         assert point["clock_mhz"] > 200 and point["peak_memory_bytes"] > point["weight_bytes"] > 0
 
 

@@ -95,6 +95,7 @@ class Engine:
         if self.variant.graphs == "NONE":
             running["enforce_eager"] = True
         else:
+            running["gpu_memory_utilization"] = 0.01  # all sizes are given: this only refuses GPUs that are not empty
             sizes = sorted({tokens for tokens, _ in self.graphs})
             running["compilation_config"] = {
                 "cudagraph_mode": self.variant.graphs if sizes else "NONE",

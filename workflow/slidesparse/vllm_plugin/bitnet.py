@@ -11,7 +11,6 @@ from itertools import pairwise
 
 import torch
 from torch import nn
-from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.layernorm import RMSNorm
@@ -141,9 +140,8 @@ class BitNetDecoderLayer(nn.Module):
         return self.mlp.fused(*codes), residual
 
 
-@support_torch_compile
 class BitNetModel(LlamaModel):
-    """Embedding, blocks and final norm."""
+    """Embedding, blocks and final norm; as LlamaModel it is one that vLLM compiles."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "", layer_type=BitNetDecoderLayer):
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=layer_type)
