@@ -4,7 +4,8 @@
 
 The engines get the same prompts of pseudo-random tokens and run them in one step without CUDA graphs. Printed as JSON:
 tokens compared, share of positions whose most probable token is the same, and how far the log-probabilities of the
-tokens that follow are apart. With --hardware the tuning tables under results/KEY are used, otherwise none.
+tokens that follow are apart. With --hardware the tuning tables under results/KEY are used, otherwise none; a model
+that shares another one's shape in config/config.yaml has its tables.
 """
 
 import argparse
@@ -13,9 +14,12 @@ import math
 from pathlib import Path
 
 import torch
+import yaml
 
-from slidesparse import checkpoints, handlers
+from slidesparse import checkpoints, configuration, handlers
 from slidesparse.files import read_json
+
+ROOT = Path(__file__).parents[1]
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("manifest", type=Path, help="of the checkpoint, results/checkpoints/MODEL/DTYPE/SPARSITY.json")
@@ -60,9 +64,11 @@ def main():
     manifest = read_json(arguments.manifest)
     directory = checkpoints.ensure(manifest, arguments.resources)
     model, dtype = arguments.manifest.parts[-3:-1]
+    config = configuration.validated(yaml.safe_load((ROOT / "config" / "config.yaml").read_text()))
+    shape = configuration.shapes(config).get(model, model)
     found = []
     for backend in arguments.backends:
-        tables = Path("results", arguments.hardware or "", "tuning", model, dtype, backend)
+        tables = Path("results", arguments.hardware or "", "tuning", shape, dtype, backend)
         table = next((t for t in (tables / arguments.manifest.name, tables / "dense.json") if t.is_file()), None)
         tuning = table if arguments.hardware else None
         found.append(forced(directory, backend, tuning, arguments.sequences, arguments.length))

@@ -97,10 +97,10 @@ def write(root, stage, Ms, step_s=0.01, *, place=None, **properties):
     return files
 
 
-def plan(root, points, left_out=(), parameters=None, hardware=HARDWARE):
-    """Write plan.json, from [(stage, model, dtype, backend, sparsity, M)] and [{"dtype", "reason"}]."""
+def plan(root, points, left_out=(), parameters=None, hardware=HARDWARE, shapes=None):
+    """Write plan.json, from [(stage, model, dtype, backend, sparsity, M)], [{"dtype", "reason"}] and {model: model}."""
     entries = {}
     for stage, *names, M in points:
         entries.setdefault(stage, {}).setdefault("/".join(names), []).append(M)
-    content = {"points": entries, "left_out": list(left_out), "parameters": parameters or {}}
+    content = {"points": entries, "left_out": list(left_out), "parameters": parameters or {}, "shapes": shapes or {}}
     write_json(root / hardware / "plan.json", content)

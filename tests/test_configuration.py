@@ -13,6 +13,7 @@ from slidesparse.backends import BACKENDS
 from slidesparse.configuration import (
     candidates,
     compared,
+    entries,
     hardware_keys,
     left_out,
     matrix,
@@ -293,6 +294,20 @@ def test_partial_section_keeps_the_other_defaults():
         ),
         ("registry: {BitNet-2B: {revision: 1234567}}", "registry.BitNet-2B.revision is the number 1234567"),
         ("registry: {BitNet-2B: {revision: --help}}", 'registry.BitNet-2B.revision is "--help", but must be a branch'),
+        (
+            "registry: {BitNet-tiny: {shape: BitNet-3B}}",
+            'registry.BitNet-tiny.shape is "BitNet-3B", but the registry has BitNet-2B, BitNet-2B-synthetic,',
+        ),
+        (
+            "registry: {BitNet-tiny: {shape: BitNet-tiny}}",
+            'registry.BitNet-tiny.shape is "BitNet-tiny", but must be its dimensions, or the name of another model',
+        ),
+        (
+            "registry: {BitNet-tiny: {shape: BitNet-2B-synthetic}}",
+            'registry.BitNet-tiny.shape is "BitNet-2B-synthetic", but must be the name of a model with dimensions of'
+            ' its own, and BitNet-2B-synthetic has the shape of "BitNet-2B"',
+        ),
+        ("registry: {BitNet-tiny: {shape: 2}}", "registry.BitNet-tiny.shape is the number 2, but must be a section"),
     ],
 )
 def test_wrong_configuration(change, sentence):
@@ -327,6 +342,21 @@ def test_rows_of_the_matrix():
         assert stage in BACKENDS[backend].stages
         assert type(M) is int
         assert Pattern(sparsity)
+
+
+def test_models_of_one_shape_share_kernel_points():
+    """Each under the name of the model that has the dimensions; prefill and decode are every model's own."""
+    alone = matrix(validated(read()), RTX4090)
+    for models in ("[BitNet-2B-synthetic]", "[BitNet-2B, BitNet-2B-synthetic]"):
+        config = validated(with_change(f"models: {models}"))
+        rows = matrix(config, RTX4090)
+        assert [row for row in rows if row[0] == "kernel"] == [row for row in alone if row[0] == "kernel"]
+        engines = {model: [row for row in rows if row[0] != "kernel" and row[1] == model] for model in config["models"]}
+        for model, found in engines.items():
+            assert found == [(stage, model, *row) for stage, _, *row in alone if stage != "kernel"]
+    assert plan(config, RTX4090)["shapes"] == {"BitNet-2B-synthetic": "BitNet-2B"}
+    of = entries(config)
+    assert of["BitNet-2B-synthetic"] == {"source": "generated", "seed": 20260305, "shape": of["BitNet-2B"]["shape"]}
 
 
 @pytest.mark.parametrize("name", [None, "extended.yaml"])

@@ -229,6 +229,19 @@ def test_the_expected_digest_is_that_of_the_request(tmp_path, stage):
     assert gather([file], output, {64: None}) > 0
 
 
+def test_an_engine_point_answers_for_the_tuning_table_of_the_model_that_has_its_shape(tmp_path):
+    _, _, tuning = requested(tmp_path, "kernel", 64, {})
+    basis = tmp_path / "checkpoints" / "Twin" / "INT8" / "dense.json"
+    write_json(basis, {})
+    file = synthetic.path(tmp_path, "decode", 64, model="Twin")
+    asked = records.request(records.key_of(file), {"steps": 1}, basis, tuning)
+    points = [("decode", "Twin", "INT8", "cublaslt", "dense", 64)]
+    synthetic.plan(tmp_path, points, parameters={"decode": {"steps": 1}}, shapes={"Twin": "BitNet-2B"})
+    assert expected_digests([file], {"steps": 1}) == {64: asked["digest"]}
+    row = tasks_by_number(tmp_path)["3"]
+    assert (row["status"], row["items_ok"], row["items_expected"]) == ("success", 1, 1)
+
+
 def test_an_older_csv_survives_a_refusal(tmp_path):
     files = synthetic.write(tmp_path, "prefill", [512])
     output = tmp_path / "out.csv"

@@ -209,6 +209,17 @@ def test_the_gemm_share_is_estimated_where_the_layers_are_known():
     assert "estimated GEMM share" not in text_of(rows)
 
 
+def test_a_step_is_held_against_the_kernels_of_the_model_that_has_its_shape():
+    """Their points lie under its name: from them come the share of GEMMs, and what arrives of a kernel's speed-up."""
+    rows = kernel(DENSE, 64, 25.0) + kernel(SLID, 64, 20.0)
+    rows += [step("prefill", name._replace(model="Twin"), 64, ms) for name, ms in ((DENSE, 10.0), (SLID, 9.0))]
+    text = text_of(rows, layers={"BitNet-2B": 30}, shapes={"Twin": "BitNet-2B"})
+    assert rows_under(text, "prefill Twin INT8, estimated GEMM share of a step (%)") == [["64", "30.0", "26.7"]]
+    assert re.search("Twin INT8 at M=64: speed-up of the GEMMs .*: cusparselt/2_8 1.25 and 1.11", text)
+    apart = text_of(rows, layers={"BitNet-2B": 30})
+    assert "estimated GEMM share" not in apart and "speed-up of the GEMMs" not in apart
+
+
 def test_the_roofline_is_shown_where_it_was_computed():
     roof = {"roofline_us": 5.0, "roofline_pct": 50.0, "roofline_limit": "memory", "clock_mhz": 1980.0}
     roof |= {"effective_tops": 80.0}

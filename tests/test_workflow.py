@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import time
+from collections import Counter
 
 import pytest
 
@@ -31,9 +32,9 @@ measure: {prefill: {steps: 600}}
 """Over TINY: two engines with three prefill points of a second or more each, so that there is a middle to kill in."""
 
 
-def point(stage, backend, sparsity, M, dtype="INT8"):
+def point(stage, backend, sparsity, M, dtype="INT8", model="BitNet-tiny"):
     """Path of a point of this machine."""
-    return f"results/{KEY}/{stage}/BitNet-tiny/{dtype}/{backend}/{sparsity}/M{M}.json"
+    return f"results/{KEY}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{M}.json"
 
 
 @pytest.fixture(scope="session")
@@ -244,6 +245,26 @@ def test_stock_vllm_is_measured_beside_what_is_there(finished):
     assert "prefill BitNet-tiny INT8, from stock vLLM to sparse" in finished.report()
     assert "Nothing failed" in finished.report()
     assert finished.run("all", config=[TINY, stock]).jobs == {}
+
+
+# Models of one shape
+
+
+def test_a_model_of_a_measured_shape_shares_its_kernel_points_and_tables(finished):
+    overlay = [TINY, "registry: {Twin: {source: generated, seed: 7, shape: BitNet-tiny}}"]
+    before = finished.points()
+    call = finished.run("all", config=[*overlay, "cpu: {models: [Twin]}"])
+    made = {"fetch_model": 1, "convert_checkpoint": 2, "measure_prefill": 2, "measure_decode": 2, "gather_points": 4}
+    assert call.jobs == made | {"write_report": 1, "write_comparison": 1, "all": 1}
+    after = finished.points()
+    twins = {path.replace("BitNet-tiny", "Twin") for path in before if "/kernel/" not in path}
+    assert after.keys() == before.keys() | twins
+    assert {path: after[path] for path in before} == before
+    table = finished.directory / f"results/{KEY}/tuning/BitNet-tiny/INT8/reference/2_8.json"
+    measured = json.loads(after[point("prefill", "reference", "2_8", 32, model="Twin")][1])
+    assert measured["request"]["tuning"] == hashlib.sha256(table.read_bytes()).hexdigest()
+    assert "Nothing failed" in finished.report()
+    assert finished.dry_run("all", config=[*overlay, "cpu: {models: [BitNet-tiny, Twin]}"]).points == set()
 
 
 # What measures nothing again
@@ -505,6 +526,22 @@ def test_hardware_that_is_not_here_can_be_planned(fresh, key, prefill, decode, k
     assert bool(re.search(rf"^FP8 is left out on {key}: {left_out}$", call.output, re.MULTILINE)) == bool(left_out)
     assert "BitNet-2B" in call.output and "BitNet-tiny" not in call.output
     assert not fresh.files(f"results/{key}/**/*")
+
+
+def test_models_of_one_shape_are_planned_with_one_set_of_kernel_points(fresh):
+    auto = "backends: {sparse: [cusparselt, auto]}"
+    call = fresh.dry_run("all", "--config", f"hardware={RTX4090}", config=[auto, "models: [BitNet-2B-synthetic]"])
+    measured = {"measure_kernel": 162, "measure_prefill": 126, "measure_decode": 72}
+    expected = measured | {"describe_model": 1, "fetch_model": 1, "tune_backend": 18, "choose_kernels": 8}
+    assert call.jobs.items() >= expected.items()
+    of = Counter(tuple(path.split("/")[2:4]) for path in call.points)
+    twin = "BitNet-2B-synthetic"
+    assert of == {("kernel", "BitNet-2B"): 162, ("prefill", twin): 126, ("decode", twin): 72}
+    assert f"results/{RTX4090}/tuning/BitNet-2B/INT8/auto/2_8.json" in call.output
+    assert f"/tuning/{twin}/" not in call.output
+    both = fresh.dry_run("all", "--config", f"hardware={RTX4090}", config=[auto, f"models: [BitNet-2B, {twin}]"])
+    assert both.jobs.items() >= (expected | {"fetch_model": 2, "measure_prefill": 252, "measure_decode": 144}).items()
+    assert len(both.points) == 162 + 252 + 144
 
 
 def test_a_point_of_other_hardware_is_not_measured_here(fresh):

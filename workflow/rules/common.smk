@@ -28,8 +28,7 @@ except SlideSparseError as error:
 
 LANGUAGES = config["report"]["languages"]
 REPORTS = [f"results/{key}/report.{language}.md" for key in PLANS for language in LANGUAGES]
-REGISTRY = {name: json.dumps(entry, sort_keys=True) for name, entry in config["registry"].items()}
-SHAPES = {name: json.dumps({"shape": entry["shape"]}, sort_keys=True) for name, entry in config["registry"].items()}
+ENTRIES, SHAPES = configuration.entries(config), configuration.shapes(config)
 
 
 @functools.cache
@@ -52,6 +51,11 @@ def variants(w):
     """Points of variants of stock vLLM, of which one is the best at an M."""
     best = POINT.format(w.hardware, w.stage, w.model, w.dtype, stock.BACKEND, "dense", w.m)
     return [str(path) for path in records.candidates(best).values()]
+
+
+def tuned(w):
+    """The tuning table, or the choices, of an engine point; models of one shape have them in common."""
+    return f"results/{w.hardware}/tuning/{SHAPES[w.model]}/{w.dtype}/{w.backend}/{w.sparsity}.json"
 
 
 def peers(w):
@@ -128,18 +132,6 @@ if config["hardware"] == "auto" and hardware.detect().note:
 for key, omitted in LEFT_OUT.items():
     for item in omitted:
         print(f"{item['dtype']} is left out on {key}: {item['reason']}", file=sys.stderr)
-
-
-# On a cluster these run where Snakemake is called.
-localrules:
-    describe_model,
-    fetch_model,
-    choose_kernels,
-    choose_stock,
-    gather_points,
-    write_report,
-    write_comparison,
-    report,
 
 
 # Only the process that runs jobs comes here, and no dry run does. The lock frees itself, whatever ends the process.

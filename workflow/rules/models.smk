@@ -7,7 +7,7 @@ rule describe_model:
     log:
         "results/models/{model}/shape.log",
     params:
-        entry=lambda w: SHAPES[w.model],
+        entry=lambda w: json.dumps({"shape": ENTRIES[w.model]["shape"]}, sort_keys=True),
     shell:
         "python3 workflow/scripts/describe_model.py --model {wildcards.model} --entry {params.entry:q}"
         " --output {output} --owner $PPID 2> {log}"
@@ -21,7 +21,7 @@ rule fetch_model:
     benchmark:
         "results/tasks/{model}/fetch_model.tsv"
     params:
-        entry=lambda w: REGISTRY[w.model],
+        entry=lambda w: json.dumps(ENTRIES[w.model], sort_keys=True),
     shell:
         "python3 workflow/scripts/fetch_model.py --model {wildcards.model} --entry {params.entry:q}"
         " --output {output} --owner $PPID 2> {log}"

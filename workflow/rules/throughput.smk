@@ -4,7 +4,7 @@
 rule measure_prefill:
     input:
         basis="results/checkpoints/{model}/{dtype}/{sparsity}.json",
-        tuning="results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json",
+        tuning=tuned,
     output:
         "results/{hardware}/prefill/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
     log:
@@ -25,7 +25,7 @@ rule measure_prefill:
 rule measure_decode:
     input:
         basis="results/checkpoints/{model}/{dtype}/{sparsity}.json",
-        tuning="results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json",
+        tuning=tuned,
     output:
         "results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
     log:

@@ -19,7 +19,7 @@ def validated(config, schema_path=SCHEMA):
     schema = checked(config, schema_path)
     defaults = {key: entry["default"] for key, entry in schema["properties"].items()}
     full = _merged(defaults, config)
-    full["registry"] = {name: _entry(name, entry) for name, entry in full["registry"].items()}
+    full["registry"] = {name: _entry(name, entry, full["registry"]) for name, entry in full["registry"].items()}
     _check_models(full, "models", full["models"])
     _check_models(full, "cpu.models", full["cpu"].get("models", []))
     _check_measure(full, "")
@@ -62,18 +62,32 @@ def left_out(config, hardware_key):
     return [{"dtype": dtype, "reason": reason} for dtype, reason in reasons.items() if reason]
 
 
+def shapes(config):
+    """{model of a validated configuration's registry: the one that has its dimensions, itself or another}."""
+    registry = config["registry"].items()
+    return {name: entry["shape"] if isinstance(entry["shape"], str) else name for name, entry in registry}
+
+
+def entries(config):
+    """The registry of a validated configuration, each entry with its dimensions."""
+    registry = config["registry"]
+    return {name: registry[name] | {"shape": registry[other]["shape"]} for name, other in shapes(config).items()}
+
+
 def matrix(config, hardware_key):
     """[(stage, model, dtype, backend, sparsity, M)] of all points of a validated configuration on one hardware key.
 
-    In the order of running: all kernel points, then one engine after the other, each with its prefill and decode
-    points. Dense backends have the sparsity `dense`, and those of dense_on_pruned each pattern as well.
+    In the order of running: all kernel points, each under the model that has the dimensions, then one engine after the
+    other, each with its prefill and decode points. Dense backends have the sparsity `dense`, and those of
+    dense_on_pruned each pattern as well.
     """
-    plan = planned(config, hardware_key)
+    plan, shape = planned(config, hardware_key), shapes(config)
+    shaped = dict.fromkeys(shape[model] for model in plan["models"])
     runs = {stage: _runs(plan, stage) for stage in STAGES}
     return [
         (stage, model, dtype, backend, sparsity, M)
-        for together in (("kernel",), ("prefill", "decode"))
-        for model in plan["models"]
+        for together, models in ((("kernel",), shaped), (("prefill", "decode"), plan["models"]))
+        for model in models
         for dtype in plan["dtypes"]
         for backend, sparsity in dict.fromkeys(run for stage in together for run in runs[stage])
         for stage in together
@@ -100,14 +114,16 @@ def plan(config, hardware_key):
     """What a validated configuration asks of one hardware key, as it is stored for workers, gathering and reporting.
 
     {"points": {stage: {"model/dtype/backend/sparsity": [M, …]}}, "variants": the same of `variants`, "left_out": as
-    `left_out`, "parameters": measuring parameters by stage, "share_host": stages that may share the host while
-    measuring, "idle_s": seconds after which an idle worker ends}
+    `left_out`, "shapes": {model of the registry: another one, whose shape it has}, "parameters": measuring parameters
+    by stage, "share_host": stages that may share the host while measuring, "idle_s": seconds after which an idle worker
+    ends}
     """
     rows = matrix(config, hardware_key)
     return {
         "points": _by_stage(rows),
         "variants": _by_stage(variants(rows, hardware_key)),
         "left_out": left_out(config, hardware_key),
+        "shapes": {name: other for name, other in shapes(config).items() if other != name},
         "parameters": planned(config, hardware_key)["measure"],
         "share_host": config["share_host"],
         "idle_s": config["resident"]["idle_s"],
@@ -184,24 +200,49 @@ def _merged(base, change):
     return both | {key: copy.deepcopy(change[key]) for key in change if key not in base}
 
 
-def _entry(name, entry):
+def _entry(name, entry, registry):
     """A registry entry without the keys of other sources; raises ConfigurationError for an impossible shape."""
     shape = entry["shape"]
+    if isinstance(shape, str):
+        _check_other(f"registry.{name}.shape", name, shape, registry)
+    else:
+        _check_dimensions(name, shape)
+    return {key: value for key, value in entry.items() if key in ("source", "shape", *SOURCES[entry["source"]])}
+
+
+def _check_other(path, name, other, registry):
+    """Raise ConfigurationError unless `other` is another model than `name`, with dimensions of its own."""
+    _check_model(path, other, registry)
+    theirs = registry[other]["shape"]
+    if other == name:
+        raise ConfigurationError(
+            f"{path} is {shown(other)}, but must be its dimensions, or the name of another model that has them"
+        )
+    if isinstance(theirs, str):
+        raise ConfigurationError(
+            f"{path} is {shown(other)}, but must be the name of a model with dimensions of its own, and {other} has the"
+            f" shape of {shown(theirs)}"
+        )
+
+
+def _check_dimensions(name, shape):
     for part, whole in (("num_attention_heads", "hidden_size"), ("num_key_value_heads", "num_attention_heads")):
         if shape[whole] % shape[part]:
             raise ConfigurationError(
                 f"registry.{name}.shape.{part} is {shape[part]}, but it must divide {whole}, which is {shape[whole]}"
             )
-    return {key: value for key, value in entry.items() if key in ("source", "shape", *SOURCES[entry["source"]])}
 
 
 def _check_models(config, path, models):
     for i, model in enumerate(models):
-        if model not in config["registry"]:
-            raise ConfigurationError(
-                f"{path}[{i}] is {shown(model)}, but the registry has {listed(config['registry'])}"
-                f"{nearest(model, config['registry'])}"
-            )
+        _check_model(f"{path}[{i}]", model, config["registry"])
+
+
+def _check_model(path, model, registry):
+    if model not in registry:
+        raise ConfigurationError(
+            f"{path} is {shown(model)}, but the registry has {listed(registry)}{nearest(model, registry)}"
+        )
 
 
 def _check_measure(config, prefix):

@@ -44,7 +44,7 @@ def conclusion_blocks(source, comparisons, found):
         if comparison.kind != "half" and (comparison.caches != "hot" or only_hot(comparison, comparisons))
     ]
     sentences = [sentence for comparison in chosen for sentence in of_comparison(comparison)]
-    sentences += kernel_against_model(comparisons)
+    sentences += kernel_against_model(source, comparisons)
     sentences += dtypes(source)
     count = sum(len(findings) for *_, findings in found)
     if count:
@@ -134,7 +134,7 @@ def of_comparison(comparison):
     ]
 
 
-def kernel_against_model(comparisons):
+def kernel_against_model(source, comparisons):
     """How much of a kernel's speed-up over dense arrives in prefill, at the M that both have."""
     sentences = []
     kernels = {
@@ -142,18 +142,18 @@ def kernel_against_model(comparisons):
     }
     models = {(c.model, c.dtype): c for c in comparisons if c.stage == "prefill" and c.kind == "dense" and c.ratios}
     for key in models:
-        if key not in kernels:
+        kernel = kernels.get((source.shape_of(key[0]), key[1]))
+        if not kernel:
             continue
-        shared = sorted(
-            set(kernels[key].ratios) & set(models[key].ratios), key=lambda item: (item[1], configuration_order(item[0]))
-        )
+        ratios = {(name._replace(model=key[0]), M): ratio for (name, M), ratio in kernel.ratios.items()}
+        shared = sorted(set(ratios) & set(models[key].ratios), key=lambda item: (item[1], configuration_order(item[0])))
         shared = [item for item in shared if item[1] == shared[-1][1] and item[0].sparse_kernel]
         if shared:
             parts = [
                 say(
                     "{pattern} {kernel} and {model}",
                     pattern=name.column,
-                    kernel=fixed(kernels[key].ratios[name, M].value, 2),
+                    kernel=fixed(ratios[name, M].value, 2),
                     model=fixed(models[key].ratios[name, M].value, 2),
                 )
                 for name, M in shared
@@ -164,7 +164,7 @@ def kernel_against_model(comparisons):
                     model=key[0],
                     dtype=key[1],
                     M=shared[0][1],
-                    caches=say(kernels[key].caches),
+                    caches=say(kernel.caches),
                     what=models[key].what,
                     parts=parts,
                 )

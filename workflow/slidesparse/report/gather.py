@@ -2,6 +2,7 @@
 
 import csv
 import io
+from functools import cache
 from pathlib import Path
 
 from slidesparse import configuration, records, stock
@@ -44,17 +45,19 @@ def expected_digests(point_paths, parameters):
     """M -> digest of the request that the point at each path must answer now.
 
     parameters: measuring parameters of its stage. The other reasons to measure again lie in the tree of the points:
-    shape or checkpoint manifest, and tuning table, which stock vLLM does without; where one of them is gone the digest
-    is None, which is not checked.
+    shape or checkpoint manifest, and tuning table, which stock vLLM does without, and which is another model's if
+    plan.json says so; where one of them is gone the digest is None, which is not checked.
     """
-    digests = {}
+    digests, plan_of = {}, cache(read_plan)
     for path in point_paths:
         key, root = records.key_of(path), Path(path).parents[6]
+        plan = plan_of(root, key["hardware"]) or Plan()
+        tuned = plan.shapes.get(key["model"], key["model"])
         checkpoint = Path(key["model"], key["dtype"], f"{key['sparsity']}.json")
         shape = Path("models", key["model"], "shape.json")
         basis = root / (shape if key["stage"] == "kernel" else "checkpoints" / checkpoint)
-        tuning = root / key["hardware"] / "tuning" / key["model"] / key["dtype"] / key["backend"] / checkpoint.name
-        where = (root, key["hardware"], key["model"], key["dtype"], key["backend"])
+        tuning = root / key["hardware"] / "tuning" / tuned / key["dtype"] / key["backend"] / checkpoint.name
+        where = (root, key["hardware"], tuned, key["dtype"], key["backend"])
         tuning = None if key["backend"] == stock.BACKEND else tuning
         peers = configuration.peers(*where) if key["stage"] == "kernel" else {}
         known = all(Path(file).is_file() for file in filter(None, (basis, tuning, *peers.values())))

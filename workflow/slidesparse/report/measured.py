@@ -59,6 +59,7 @@ def read(source, hardware):
     root = Path(source.root)
     try:
         source.plan = read_plan(root, hardware)
+        source.shapes = source.plan.shapes if source.plan else {}
     except RecordError as error:
         source.refused.append(str(error))
     for directory in configuration_directories(root, hardware):

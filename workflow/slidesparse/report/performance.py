@@ -156,9 +156,11 @@ def part_cells(row):
 
 def estimated_share(source, stage, model, dtype, steps):
     """GEMM share of a step, from the kernel stage's sums at the same M and the number of layers, where both are."""
-    layers = source.layers.get(model)
-    rows = [row for row in source.stage("kernel") if row.configuration[:2] == (model, dtype)]
-    sums = of_layers(source, model, dtype, "latency_us")
+    shape = source.shape_of(model)
+    layers = source.layers.get(shape)
+    rows = [row for row in source.stage("kernel") if row.configuration[:2] == (shape, dtype)]
+    sums = of_layers(source, shape, dtype, "latency_us")
+    sums = {(name._replace(model=model), M): value for (name, M), value in sums.items()}
     cells = {
         key: fixed(100 * layers * sums[key].value / 1000 / step, 1)
         for key, (step, _) in steps.items()

@@ -1,7 +1,7 @@
 """What a run was asked for, `{root}/{hardware}/plan.json`: which M of which configuration, and what was left out.
 
 {"points": {stage: {"model/dtype/backend/sparsity": [M, …]}}, "left_out": [{"dtype", "reason"}],
-"parameters": {stage: measuring parameters}}
+"parameters": {stage: measuring parameters}, "shapes": {model: another one, whose shape it has}}
 """
 
 from dataclasses import dataclass, field
@@ -14,11 +14,14 @@ from slidesparse.report.strict import read_json
 
 @dataclass(frozen=True)
 class Plan:
-    """points: stage -> Configuration -> set of M. left_out: [{"dtype", "reason"}]. parameters: by stage."""
+    """points: stage -> Configuration -> set of M. left_out: [{"dtype", "reason"}]. parameters: by stage. shapes: model
+    -> the one whose tuning tables and kernel points it shares.
+    """
 
     points: dict = field(default_factory=dict)
     left_out: list = field(default_factory=list)
     parameters: dict = field(default_factory=dict)
+    shapes: dict = field(default_factory=dict)
 
     def of_stage(self, stage):
         """Configuration -> set of M of one stage."""
@@ -37,6 +40,7 @@ def read_plan(root, hardware):
             for stage, names in plan["points"].items()
         }
         left_out = [{"dtype": item["dtype"], "reason": item["reason"]} for item in plan.get("left_out", [])]
+        shapes = {model: str(other) for model, other in plan.get("shapes", {}).items()}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise RecordError(f"{path} is damaged: it is no plan of points by stage and configuration") from None
-    return Plan(points, left_out, plan.get("parameters", {}))
+    return Plan(points, left_out, plan.get("parameters", {}), shapes)

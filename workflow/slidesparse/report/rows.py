@@ -94,9 +94,10 @@ class Source:
     """Everything that one root holds of one hardware key.
 
     files: (path, rows) of what was read. refused: sentences. tasks: rows of the task table. models, checkpoints:
-    manifests. linears, layers: model -> number of linears in a layer, of layers. tuning: rows of tuning tables, with
-    their configuration. lifts: rows of published quantise-and-lift kernels. ungathered: directories whose points are in
-    no CSV. dates: ISO times besides those of rows. plan: the Plan of the run, or None.
+    manifests. linears, layers: model -> number of linears in a layer, of layers. shapes: model -> the one whose tuning
+    tables and kernel points it shares. tuning: rows of tuning tables, with their configuration. lifts: rows of
+    published quantise-and-lift kernels. ungathered: directories whose points are in no CSV. dates: ISO times besides
+    those of rows. plan: the Plan of the run, or None.
     """
 
     root: str
@@ -108,6 +109,7 @@ class Source:
     checkpoints: list = field(default_factory=list)
     linears: dict = field(default_factory=dict)
     layers: dict = field(default_factory=dict)
+    shapes: dict = field(default_factory=dict)
     tuning: list = field(default_factory=list)
     lifts: list = field(default_factory=list)
     sums: dict = field(default_factory=dict)
@@ -122,6 +124,10 @@ class Source:
     def planned(self, stage):
         """Configuration -> set of M that the plan asks for; empty without a plan."""
         return self.plan.of_stage(stage) if self.plan else {}
+
+    def shape_of(self, model):
+        """The model below whose name the tuning tables and kernel points of a model lie."""
+        return self.shapes.get(model, model)
 
     def model_names(self):
         """Models that were measured or planned."""

@@ -117,11 +117,12 @@ def held(source, dense):
 
 
 def tune(source, hardware):
-    """Task 3: the tuning tables of this hardware. Stock vLLM has none."""
+    """Task 3: the tuning tables of this hardware, one for all models of a shape. Stock vLLM has none."""
     folder = Path(source.root, hardware, "tuning")
     tables = sorted(folder.glob("*/*/*/*.json"))
     there = {path.relative_to(folder).with_suffix("").parts for path in tables}
-    needed = {tuple(name) for stage in STAGES for name in source.planned(stage) if name.backend != stock.BACKEND}
+    names = {name for stage in STAGES for name in source.planned(stage) if name.backend != stock.BACKEND}
+    needed = {(source.shape_of(model), *rest) for model, *rest in names}
     return made(2, there, needed, [path.with_suffix(".tsv") for path in tables])
 
 

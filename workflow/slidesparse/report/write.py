@@ -93,6 +93,7 @@ def held_sources(hardware, roots, refused=None):
         source.refused = list(dict.fromkeys([*(refused or {}).get(source.root, []), *source.refused]))
         for other in sources:
             source.layers = other.layers | source.layers
+            source.shapes = other.shapes | source.shapes
     held = [s for s in sources if s.rows or s.tasks or s.refused or s.ungathered or s.plan]
     if not held:
         known = ", ".join(hardware_keys(roots)) or "none"
