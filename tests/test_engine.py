@@ -421,6 +421,26 @@ def test_a_point_that_fits_only_without_its_neighbours_is_measured_without_them(
         engines.close()
 
 
+@pytest.mark.parametrize("cause", [torch.OutOfMemoryError("CUDA out of memory. Tried …"), ValueError("something else")])
+def test_an_engine_in_a_process_of_its_own_without_memory_is_a_result(checkpoint, root, monkeypatch, tmp_path, cause):
+    """It says only that it ended; the same engine in this process says why."""
+    from slidesparse import engine as engines
+
+    checkpoint("INT8", "dense")
+    monkeypatch.setitem(stock.VARIANTS, "vllm-eager-own", stock.Variant("NONE", 1, own_process=True))
+
+    def ends(directory, backend, tuning, size):
+        raise RuntimeError("Engine core initialization failed") if backend == "vllm-eager-own" else cause
+
+    monkeypatch.setattr(engines, "Engine", ends)
+    manifest = tmp_path / "dense.json"
+    write_json(manifest, checkpoint.manifests["INT8", "dense"])
+    request = {"stage": "prefill", "M": 64, "parameters": PREFILL, "manifest": manifest, "tuning": None, "root": root}
+    expected = OutOfMemoryError if isinstance(cause, torch.OutOfMemoryError) else type(cause)
+    with pytest.raises(expected, match="^CUDA out of memory$|something else"):
+        engines.measure(request | {"backend": "vllm-eager-own"})
+
+
 def test_a_sparse_backend_refuses_a_dense_checkpoint(checkpoint, engine):
     with pytest.raises(ConfigurationError, match="needs a slid checkpoint"):
         engine(checkpoint("INT8", "dense"), "reference")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from slidesparse import checkpoints, stock, throughput
-from slidesparse.errors import MeasurementError, OutOfMemoryError
+from slidesparse.errors import MeasurementError, OutOfMemoryError, SlideSparseError
 from slidesparse.files import read_json, sha256_file
 
 BLOCK = {"cpu": 128, "cuda": 16}
@@ -251,10 +251,30 @@ def measure(request):
         try:
             return _measure(request, manifest, alone, size)
         except torch.OutOfMemoryError as error:
-            reason = str(error).partition(". ")[0]
-        close()  # what is left of the engine is unknown
-        _free()
-    raise OutOfMemoryError(reason)
+            reason = error
+        except Exception as error:
+            reason = _in_this_process(request, manifest, alone, size, error)
+        _discard()
+    raise OutOfMemoryError(str(reason).partition(". ")[0])
+
+
+def _in_this_process(request, manifest, alone, size, error):
+    """The torch.OutOfMemoryError that ended an engine in a process of its own, which tells this one only that it ended.
+
+    Found by measuring with the same engine in this process. Raises `error` where that is not what happened.
+    """
+    import torch
+
+    twin = stock.in_process(request["backend"])
+    if twin is None or isinstance(error, SlideSparseError):
+        raise error
+    _discard()
+    try:
+        _measure(request | {"backend": twin}, manifest, alone, size)
+    except torch.OutOfMemoryError as found:
+        return found
+    _discard()
+    raise error
 
 
 def _measure(request, manifest, needed, size):
@@ -274,6 +294,12 @@ def close():
     engine, _kept["engine"], _kept["key"] = _kept["engine"], None, None
     if engine:
         engine.close()
+
+
+def _discard():
+    """Free the engine that `measure` keeps, if there is one, and what is left of one that failed."""
+    close()
+    _free()
 
 
 def _free():

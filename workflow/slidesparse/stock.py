@@ -29,6 +29,13 @@ VARIANTS = {
 """name, which is also that of a backend of points: variant. vllm-eager is for CPUs, the others are for GPUs."""
 
 
+def in_process(backend):
+    """The variant that runs as `backend` does, in the caller's process; None if `backend` runs there itself."""
+    if backend not in VARIANTS or not VARIANTS[backend].own_process:
+        return None
+    return next(name for name, variant in VARIANTS.items() if variant == VARIANTS[backend]._replace(own_process=False))
+
+
 def candidates(stage, M, processor):
     """Names of the variants among which the best at M (tokens of a prefill step, or sequences that decode) is found.
 
