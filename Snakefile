@@ -34,18 +34,6 @@ include: "workflow/rules/throughput.smk"
 include: "workflow/rules/report.smk"
 
 
-# On a cluster these run where Snakemake is called.
-localrules:
-    describe_model,
-    fetch_model,
-    choose_kernels,
-    choose_stock,
-    gather_points,
-    write_report,
-    write_comparison,
-    report,
-
-
 # Every planned point, its CSVs and a report for each hardware.
 rule all:
     default_target: True

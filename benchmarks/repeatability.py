@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
-from slidesparse.records import STAGES
+from slidesparse.backends import STAGES
 from slidesparse.report.columns import LIBRARIES, M_COLUMN, RIVALS
 
 KINDS = {

@@ -6,6 +6,7 @@ rule describe_model:
         "results/models/{model}/shape.json",
     log:
         "results/models/{model}/shape.log",
+    localrule: True
     params:
         entry=lambda w: json.dumps({"shape": ENTRIES[w.model]["shape"]}, sort_keys=True),
     shell:
@@ -20,6 +21,7 @@ rule fetch_model:
         "results/models/{model}/manifest.log",
     benchmark:
         "results/tasks/{model}/fetch_model.tsv"
+    localrule: True
     params:
         entry=lambda w: json.dumps(ENTRIES[w.model], sort_keys=True),
     shell:

@@ -8,6 +8,7 @@ rule gather_points:
         "results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/{model}-{dtype}_{stage}.csv",
     log:
         "results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/gather.log",
+    localrule: True
     params:
         parameters=lambda w: measuring(w.hardware, w.stage),
     shell:
@@ -41,6 +42,7 @@ rule write_report:
         "results/{hardware}/tasks.csv",
     log:
         "results/{hardware}/report.log",
+    localrule: True
     params:
         sources=config["report"]["sources"],
         languages=LANGUAGES,
@@ -68,6 +70,7 @@ rule write_comparison:
         update(directory("results/comparison")),
     log:
         "results/comparison.log",
+    localrule: True
     params:
         sources=config["report"]["sources"],
         languages=LANGUAGES,
@@ -80,6 +83,7 @@ rule write_comparison:
 rule report:
     log:
         "results/report.log",
+    localrule: True
     params:
         sources=config["report"]["sources"],
         languages=LANGUAGES,

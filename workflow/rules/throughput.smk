@@ -79,6 +79,7 @@ rule choose_stock:
     wildcard_constraints:
         stage="prefill|decode",
     priority: len(ROWS) + 1
+    localrule: True
     params:
         protocol=lambda w: records.PROTOCOL[w.stage],
         parameters=lambda w: measuring(w.hardware, w.stage),

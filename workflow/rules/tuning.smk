@@ -36,6 +36,7 @@ rule choose_kernels:
         "results/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.log",
     benchmark:
         "results/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.tsv"
+    localrule: True
     params:
         schema=choices.SCHEMA,
         candidates=lambda w: options(candidates(w)),

@@ -22,7 +22,6 @@ PROTOCOL = {"tune": 3, "kernel": 5, "prefill": 5, "decode": 4}
 """Version of how each stage measures. Raised when timing, gemm, kernels, engine or csrc change what a figure means;
 a test compares the hash of those files (tests/protocol.json)."""
 
-STAGES = ("kernel", "prefill", "decode")
 
 PATH = re.compile(
     r"(?P<hardware>[^/]+)/(?P<stage>kernel|prefill|decode)/(?P<model>[^/]+)/(?P<dtype>[^/]+)/(?P<backend>[^/]+)"

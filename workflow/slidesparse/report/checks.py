@@ -1,6 +1,6 @@
 """Sections that say what passed, and what is missing, failed, in flight, out of memory or left out, and why."""
 
-from slidesparse.records import STAGES
+from slidesparse.backends import STAGES
 from slidesparse.report.document import Bullets, Table, say
 from slidesparse.report.ratios import linears_of
 from slidesparse.report.rows import configuration_order, configurations

@@ -6,9 +6,9 @@ from functools import cache
 from pathlib import Path
 
 from slidesparse import configuration, records, stock
+from slidesparse.backends import STAGES
 from slidesparse.errors import RecordError
 from slidesparse.files import canonical_json, write_atomic
-from slidesparse.records import STAGES
 from slidesparse.report.columns import COLUMNS, M_COLUMN, STEP, cell
 from slidesparse.report.plan import Plan, read_plan
 from slidesparse.report.rows import HARDWARE, Configuration, linear_order

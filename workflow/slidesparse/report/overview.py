@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from slidesparse.records import STAGES
+from slidesparse.backends import STAGES
 from slidesparse.report.document import NONE, Bullets, Table, fixed, say, whole
 from slidesparse.report.rows import Provenance, configuration_order
 

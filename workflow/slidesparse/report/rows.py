@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from slidesparse import stock
-from slidesparse.backends import BACKENDS
+from slidesparse.backends import BACKENDS, STAGES
 from slidesparse.hardware import KEY_PATTERN
-from slidesparse.records import STAGES
 
 DTYPES = ("INT8", "FP8")
 LINEARS = ("qkv", "o", "gate_up", "down")

@@ -9,8 +9,8 @@ import io
 from pathlib import Path
 
 from slidesparse import stock
+from slidesparse.backends import STAGES
 from slidesparse.errors import RecordError
-from slidesparse.records import STAGES
 from slidesparse.report import measured
 from slidesparse.report.columns import TASKS, cell
 from slidesparse.report.gather import write_if_changed

@@ -1,0 +1,184 @@
+"""The points that a configuration plans, on each kind of hardware."""
+
+from collections import Counter
+
+import pytest
+
+from configured import A100, CPU, RTX4090, overlaid, read, with_change
+from slidesparse import hardware
+from slidesparse.backends import BACKENDS
+from slidesparse.configuration import (
+    candidates,
+    compared,
+    entries,
+    hardware_keys,
+    left_out,
+    matrix,
+    plan,
+    planned,
+    validated,
+    variants,
+)
+from slidesparse.errors import HardwareError
+from slidesparse.patterns import Pattern
+
+
+@pytest.mark.parametrize(
+    ("key", "kernel", "prefill", "decode"), [(RTX4090, 162, 70, 40), (A100, 81, 35, 20), (CPU, 36, 20, 20)]
+)
+def test_number_of_points(key, kernel, prefill, decode):
+    rows = matrix(validated(read()), key)
+    assert Counter(row[0] for row in rows) == {"kernel": kernel, "prefill": prefill, "decode": decode}
+    assert len(set(rows)) == len(rows)
+
+
+def test_rows_of_the_matrix():
+    rows = matrix(validated(read()), RTX4090)
+    assert rows[0] == ("kernel", "BitNet-2B", "INT8", "cublaslt", "dense", 64)
+    assert ("kernel", "BitNet-2B", "FP8", "cusparselt", "2_inf", 16384) in rows
+    assert ("prefill", "BitNet-2B", "FP8", "cusparselt", "2_12", 512) not in rows
+    for stage, _, _, backend, sparsity, M in rows:
+        assert (sparsity == "dense") == (not BACKENDS[backend].sparse)
+        assert stage in BACKENDS[backend].stages
+        assert type(M) is int
+        assert Pattern(sparsity)
+
+
+def test_models_of_one_shape_share_kernel_points():
+    """Each under the name of the model that has the dimensions; prefill and decode are every model's own."""
+    alone = matrix(validated(read()), RTX4090)
+    for models in ("[BitNet-2B-synthetic]", "[BitNet-2B, BitNet-2B-synthetic]"):
+        config = validated(with_change(f"models: {models}"))
+        rows = matrix(config, RTX4090)
+        assert [row for row in rows if row[0] == "kernel"] == [row for row in alone if row[0] == "kernel"]
+        engines = {model: [row for row in rows if row[0] != "kernel" and row[1] == model] for model in config["models"]}
+        for model, found in engines.items():
+            assert found == [(stage, model, *row) for stage, _, *row in alone if stage != "kernel"]
+    assert plan(config, RTX4090)["shapes"] == {"BitNet-2B-synthetic": "BitNet-2B"}
+    of = entries(config)
+    assert of["BitNet-2B-synthetic"] == {"source": "generated", "seed": 20260305, "shape": of["BitNet-2B"]["shape"]}
+
+
+@pytest.mark.parametrize("name", [None, "extended.yaml"])
+def test_a_configuration_is_run_in_one_go(name):
+    rows = matrix(validated(overlaid(read(), read(name) if name else {})), RTX4090)
+    for stages in (("kernel",), ("prefill", "decode")):
+        runs = [row[1:5] for row in rows if row[0] in stages]
+        changes = [run for previous, run in zip([None, *runs], runs, strict=False) if run != previous]
+        assert len(changes) == len(set(changes))
+
+
+def test_what_the_hardware_cannot_run_is_left_out_with_the_reason():
+    config = validated(read())
+    assert left_out(config, A100) == [{"dtype": "FP8", "reason": hardware.supports(A100, "FP8")}]
+    assert left_out(config, RTX4090) == left_out(config, CPU) == []
+    assert planned(config, A100)["dtypes"] == ["INT8"]
+    assert matrix(config, "V100_cc70_py312_cu129_x86_64") == []
+
+
+def test_cpu_section_is_laid_over_the_rest():
+    config = validated(read())
+    plan = planned(config, CPU)
+    assert plan["models"] == ["BitNet-tiny"]
+    assert plan["dtypes"] == ["INT8", "FP8"]
+    assert plan["kernel"] == {"M": [16, 64], "sparsity": config["kernel"]["sparsity"]}
+    assert plan["measure"]["prefill"] == config["measure"]["prefill"] | config["cpu"]["measure"]["prefill"]
+    assert plan["hardware"] == CPU
+    assert "cpu" not in plan
+    assert planned(config, RTX4090)["models"] == ["BitNet-2B"]
+
+
+def test_extended_backends_run_where_they_can():
+    config = validated(overlaid(read(), read("extended.yaml")))
+    runs = {(stage, backend, sparsity) for stage, _, _, backend, sparsity, _ in matrix(config, RTX4090)}
+    assert ("kernel", "torch", "dense") in runs
+    assert ("prefill", "torch", "dense") in runs
+    assert ("decode", "vllm", "dense") in runs
+    assert ("kernel", "vllm", "dense") not in runs
+    assert ("prefill", "auto", "2_8") in runs
+    assert ("prefill", "auto", "dense") not in runs
+    assert ("kernel", "auto", "2_8") not in runs
+    assert ("prefill", "cublaslt", "2_8") in runs
+    assert ("kernel", "cublaslt", "2_8") not in runs
+    assert ("decode", "onednn", "2_4") in {
+        (stage, backend, sparsity) for stage, _, _, backend, sparsity, _ in matrix(config, CPU)
+    }
+
+
+def test_stock_vllm_is_one_row_an_M_and_its_variants_are_planned_beside():
+    config = validated(with_change("backends: {dense: [cublaslt, vllm]}\nprefill: {M: [512, 8192]}\ndecode: {M: [64]}"))
+    rows = matrix(config, RTX4090)
+    mine = [row for row in rows if row[3] not in ("cublaslt", "cusparselt")]
+    assert mine == [
+        (stage, "BitNet-2B", dtype, "vllm", "dense", M)
+        for dtype in ("INT8", "FP8")
+        for stage, M in (("prefill", 512), ("prefill", 8192), ("decode", 64))
+    ]
+    measured = variants(rows, RTX4090)
+    assert len(measured) == 2 * (8 + 2 + 4)
+    engines = [row[1:5] for row in measured]
+    changes = [one for before, one in zip([None, *engines], engines, strict=False) if one != before]
+    assert len(changes) == len(set(changes)) == 2 * 8
+    asked = plan(config, RTX4090)
+    assert asked["points"]["prefill"]["BitNet-2B/INT8/vllm/dense"] == [512, 8192]
+    assert asked["variants"]["prefill"]["BitNet-2B/INT8/vllm-piecewise-32/dense"] == [512, 8192]
+    assert asked["variants"]["prefill"]["BitNet-2B/INT8/vllm-full-1/dense"] == [512]
+    assert "BitNet-2B/INT8/vllm-full-1/dense" not in asked["variants"]["decode"]
+    assert plan(validated(read()), RTX4090)["variants"] == {}
+
+
+def test_stock_vllm_runs_on_cpus_too():
+    config = validated(with_change("cpu: {backends: {dense: [onednn, vllm]}}"))
+    rows = matrix(config, CPU)
+    assert ("prefill", "BitNet-tiny", "FP8", "vllm", "dense", 32) in rows
+    assert {row[3] for row in variants(rows, CPU)} == {"vllm-eager"}
+
+
+def test_torch_runs_in_engines_where_its_product_is_its_own():
+    config = validated(overlaid(read(), read("extended.yaml")))
+    types = {(stage, dtype) for stage, _, dtype, backend, _, _ in matrix(config, RTX4090) if backend == "torch"}
+    assert types == {("kernel", "INT8"), ("kernel", "FP8"), ("prefill", "FP8"), ("decode", "FP8")}
+
+
+@pytest.mark.parametrize(("key", "section"), [(RTX4090, "backends"), (CPU, "cpu: {backends")])
+def test_auto_runs_every_pattern_of_a_stage(key, section):
+    own = "reference" if key == CPU else "cusparselt"
+    change = f"{section}: {{sparse: [{own}, auto]}}" + "}" * section.count("{")
+    rows = matrix(validated(with_change(change)), key)
+    runs = {backend: {(*row[:3], *row[4:]) for row in rows if row[3] == backend} for backend in (own, "auto")}
+    assert runs["auto"] == {row for row in runs[own] if row[0] != "kernel"}
+
+
+@pytest.mark.parametrize("key", [RTX4090, CPU])
+def test_what_auto_chooses_by_and_among_is_planned(key):
+    """Its kernel points are the sparse backend's, and those of dense backends that are not measured beside it."""
+    config = validated(read())
+    kernels = {(backend, sparsity) for stage, _, _, backend, sparsity, _ in matrix(config, key) if stage == "kernel"}
+    found = compared(key, "2_8")
+    assert set(found) <= kernels
+    assert found == ([("reference", "2_8"), ("onednn", "dense")] if key == CPU else [("cusparselt", "2_8")])
+    tables = candidates("results", key, "M", "FP8", "2_8")
+    place = f"results/{key}/tuning/M/FP8"
+    if key == CPU:
+        assert tables == {name: f"{place}/{name}/{sparsity}.json" for name, sparsity in found}
+    else:
+        searched = {name: f"{place}/{name}/{of}.json" for name, of in (("cusparselt", "2_8"), ("cublaslt", "dense"))}
+        assert tables == searched | {"cutlass": None, "torch": None}
+        assert "torch" not in candidates("results", key, "M", "INT8", "2_8")
+
+
+def test_tiny_configuration_is_tiny_everywhere():
+    config = validated(overlaid(read(), read("test/tiny.yaml")))
+    assert [len(matrix(config, key)) for key in (RTX4090, CPU)] == [6, 6]
+
+
+def test_hardware_is_one_key_a_list_or_this_machine():
+    config = validated(with_change(f"hardware: [{RTX4090}, {A100}]"))
+    assert hardware_keys(config) == [RTX4090, A100]
+    assert hardware_keys(validated(with_change(f"hardware: {A100}"))) == [A100]
+    assert hardware_keys(validated(read())) == [hardware.detect().key]
+
+
+def test_matrix_of_something_that_is_no_hardware_key():
+    with pytest.raises(HardwareError, match="'H200' is not a hardware key"):
+        matrix(validated(read()), "H200")
