@@ -143,6 +143,14 @@ def test_the_fastest_dense_backend_and_2_4_are_denominators_too():
     assert found == [["512", "0.67 (0.66–0.68)"]]
 
 
+def test_the_fastest_dense_backend_is_one_whose_product_has_the_same_type():
+    cutlass = DENSE._replace(backend="cutlass")
+    rows = kernel(DENSE, 64, 9.0, output="INT32") + kernel(cutlass, 64, 10.0, output="BF16")
+    text = text_of(rows + kernel(SLID, 64, 8.0, output="BF16"))
+    over = "kernel BitNet-2B INT8, sum of cold GEMM latencies of a layer, over the fastest dense backend of each M"
+    assert rows_under(text, over)[0] == ["64", "1.25"]
+
+
 # Anomalies.
 
 

@@ -16,6 +16,9 @@ from slidesparse.timing import summarize
 LEAST_S = 1.0
 """Seconds that the timed steps of a point take together, if `max_repeats` allows: energy counters tick in tenths."""
 
+LONG_S, FEWEST = 0.5, 8
+"""Seconds of steps after which a repeat of a prefill point may end, and steps that it makes in any case."""
+
 PROFILED = {"prefill": 4, "decode": 8}
 """Steps whose kernels are recorded."""
 
@@ -27,15 +30,19 @@ def split(M, cap):
 
 
 def prefill(engine, M, parameters):
-    """Results of a prefill point: repeats of `steps` engine steps of exactly M prompt tokens, one output token each."""
+    """Results of a prefill point: repeats of engine steps of exactly M prompt tokens, one output token each.
+
+    A repeat has `steps` steps, or fewer of long ones.
+    """
     lengths = split(M, parameters["prompt_cap"])
-    steps, limits = parameters["steps"], (M, engine.size.sequences)  # those of the step before are there still
+    limits = (M, engine.size.sequences)  # those of the step before are there still
     deadline = time.monotonic() + parameters["time_limit_s"]
 
     def run(count, **profile):
         return engine.run(lengths * count, 1, limits, deadline, **profile)
 
-    run(parameters["warmup_steps"])
+    warm = run(max(2, parameters["warmup_steps"])).seconds
+    steps = min(parameters["steps"], max(FEWEST, ceil(LONG_S / median(warm))))
 
     def repeat():
         taken = run(steps)

@@ -45,14 +45,15 @@ is not in the best third, which gives twice as many; and so on down to the final
 def search(backend, products, stopping):
     """Search a backend over products (products.Product); returns the table as a dictionary.
 
-    A wrong algorithm is excluded and named in the table. Raises MeasurementError if no algorithm of a product is right.
+    A wrong algorithm is excluded and named in the table. Raises MeasurementError if none is right of a linear at any M.
     """
-    return {
-        "schema": 3,
-        "backend": backend.name,
-        "library": backend.version(),
-        "entries": [_entry(product, stopping) for product in products],
-    }
+    entries = [_entry(product, stopping) for product in products]
+    for linear, output in dict.fromkeys((entry["linear"], entry["output"]) for entry in entries):
+        rows = [entry for entry in entries if (entry["linear"], entry["output"]) == (linear, output)]
+        if not any(entry["top"] for entry in rows):
+            why = rows[0]["wrong"][0]["reason"]
+            raise MeasurementError(f"{linear} has no algorithm whose product is right at any M: {why}")
+    return {"schema": 3, "backend": backend.name, "library": backend.version(), "entries": entries}
 
 
 def _entry(product, stopping):
@@ -63,7 +64,7 @@ def _entry(product, stopping):
     default = listed[0].id
     found = product.found() if product.main else None
     beside = [id for id in (default, found) if id in known]
-    times = _times(product, list(dict.fromkeys([*reversed(finalists), *beside])), stopping)
+    times = _times(product, list(dict.fromkeys([*reversed(finalists), *beside])), stopping) if right else {}
     return {
         "linear": product.name,
         "N": product.N,
@@ -99,8 +100,6 @@ def _verified(product, algorithms):
             right.append(algorithm)
         except MeasurementError as error:
             wrong.append((algorithm, str(error)))
-    if not right:
-        raise MeasurementError(f"{product} has no algorithm whose product is right")
     return right, wrong
 
 
@@ -122,7 +121,9 @@ def best_of_few(product):
     listed = product.algorithms()
     if len(listed) > FINALISTS:
         return listed[0].id
-    right, _ = _verified(product, listed)
+    right, wrong = _verified(product, listed)
+    if not right:
+        raise MeasurementError(wrong[0][1])
     few = timing.Stopping(0, 8, 8, 0.0, math.inf)
     return next(iter(_times(product, [algorithm.id for algorithm in right], few)))
 
@@ -155,7 +156,7 @@ def to_csv(table):
 
 
 class Table:
-    """Look-up at run time: exact M, else the next larger tuned M, else the library's default (None).
+    """Look-up at run time: exact M, else the next larger one with right algorithms, else the library's default (None).
 
     quantize_lift: tables for kernels.configurations.use, of the kernel that makes the backend's operands on a GPU.
     """
@@ -164,7 +165,7 @@ class Table:
         self.library = table["library"]
         self.quantize_lift = table["quantize_lift"]
         self._by_shape = {}
-        for entry in table["entries"]:
+        for entry in (entry for entry in table["entries"] if entry["top"]):
             shape = (entry["N"], entry["K_slid"], entry["output"])
             self._by_shape.setdefault(shape, []).append((entry["M"], entry))
         for rows in self._by_shape.values():

@@ -217,7 +217,8 @@ def divided(empty, values, higher):
         pick = max if higher else min
 
         def best(name, M):
-            there = [other for other in dense if (other, M) in values]
+            kind = values[name, M].kind
+            there = [other for other in dense if (other, M) in values and values[other, M].kind == kind]
             return pick(there, key=lambda other: values[other, M].value) if there and name not in dense else None
 
         found.append(
