@@ -7,8 +7,8 @@ scales are within SCALE_ULP units in the last place, and BF16 norms within one i
 import torch
 
 SCALE_ULP = 6
-"""On a GPU squares are summed in another order and the root is approximate: about a unit each, and three roundings. Five
-were seen once among 16384 tokens of 6912 values."""
+"""On a GPU squares are summed in another order and the root is approximate: about a unit each, and three roundings.
+Among 16384 tokens of 6912 values a scale was five away."""
 
 
 def accumulators(M, N, device="cpu", seed=0, int32=False):

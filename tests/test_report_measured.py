@@ -4,15 +4,18 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
+from pathlib import Path
 
 import pytest
 
 import synthetic
 from reports import H100, HARDWARE, PUBLISHED, edit, gathered, markdown, ours, rows_under
-from slidesparse import records
+from slidesparse import records, stock
 from slidesparse.errors import RecordError
 from slidesparse.files import read_json, write_json
 from slidesparse.report.gather import gather_all
+from slidesparse.report.sources import hardware_keys, read_source
 from slidesparse.report.write import write_report
 
 
@@ -240,3 +243,18 @@ def test_points_that_nobody_gathered_are_mentioned(tmp_path):
     text, _ = markdown(root)
     assert "Points that are in no CSV yet" in text
     assert f"- {gathered(root).parent}" in text
+
+
+def test_the_kept_measurements_are_whole_and_of_a_clean_commit():
+    kept = PUBLISHED.parent / "measured"
+    keys = hardware_keys([kept])
+    assert keys
+    for key in keys:
+        source = read_source(kept, key)
+        assert source.refused == [] and source.ungathered == []
+        assert {row.status for row in source.rows} <= {"ok", "out_of_memory"}
+        assert {row.provenance.git_dirty for row in source.rows} == {"false"}
+        with tarfile.open(kept / key / "points.tar.xz") as archive:
+            points = {name for name in archive.getnames() if Path(name).parts[5] not in stock.VARIANTS}
+        rows = {(key, row.stage, *row.configuration, f"M{row.M}.json") for row in source.rows}
+        assert points == {"/".join(row) for row in rows}
