@@ -7,6 +7,8 @@ import torch
 
 from slidesparse import checkpoints, handlers, models, stock, throughput
 from slidesparse.errors import MeasurementError
+from slidesparse.files import write_json
+from slidesparse.vllm_plugin.choices import SCHEMA
 
 pytestmark = [pytest.mark.gpu, pytest.mark.engine]
 
@@ -48,12 +50,12 @@ def engine():
 
     made = []
 
-    def make(directory, backend, *points, graphs=True):
+    def make(directory, backend, *points, graphs=True, tuning=None):
         sizes = [Size.of(stage, M, PREFILL if stage == "prefill" else DECODE) for stage, M in points]
         size = sizes[0]
         for other in sizes[1:]:
             size = size.union(other)
-        made.append(Engine(directory, backend, None, size if graphs else size._replace(graphs=())))
+        made.append(Engine(directory, backend, tuning, size if graphs else size._replace(graphs=())))
         return made[-1]
 
     yield make
@@ -107,6 +109,30 @@ def test_dense_and_sparse_engines_have_the_same_logits(checkpoint, engine, dtype
         assert torch.equal(sparse, dense)
     else:  # partial sums of E4M3 are rounded in the tensor cores, each library in its order
         assert (sparse - dense).norm() <= 0.1 * dense.norm()
+
+
+@pytest.mark.parametrize("dtype", ["INT8", "FP8"])
+def test_an_engine_that_chooses_its_kernels_runs_them_in_graphs(checkpoint, engine, tmp_path, dtype):
+    shapes = {"qkv": (1024, 512), "o": (512, 512), "gate_up": (2816, 512), "down": (512, 1408)}
+    chosen = {
+        32: dict.fromkeys(shapes, "cutlass"),
+        512: dict(zip(shapes, ("cusparselt", "cublaslt", "cutlass", "cusparselt"), strict=True)),
+    }
+    entries = [
+        {"linear": name, "N": N, "K": K, "M": M, "backend": chosen[M][name], "algorithm": None}
+        for M in chosen
+        for name, (N, K) in shapes.items()
+    ]
+    tables = dict.fromkeys(("cublaslt", "cutlass", "cusparselt"))
+    path = tmp_path / "2_8.json"
+    write_json(path, {"schema": SCHEMA, "made_from": {}, "tables": tables, "entries": entries})
+    directory = checkpoint(dtype, "2_8")
+    auto = engine(directory, "auto", ("prefill", 512), ("decode", 32), tuning=path)
+    for point, M in ((throughput.prefill(auto, 512, PREFILL), 512), (throughput.decode(auto, 32, DECODE), 32)):
+        assert point["graph_mode"] == "FULL"
+        assert {name: choice["backend"] for name, choice in point["linears"].items()} == chosen[M]
+    one = logits(engine(directory, "cusparselt", ("prefill", 512)))
+    assert (logits(auto) - one).norm() <= 0.1 * one.norm()
 
 
 def test_graphs_compute_what_steps_without_them_compute(checkpoint, engine):
