@@ -48,7 +48,7 @@ class Norm:
     def __init__(self, name, M, pattern, dtype, int32):
         self.name, self.pattern, self.dtype = name, pattern, dtype
         self.K = {**QUANTIZING, **OTHERS}[name]
-        self.candidates, self.default = configurations.candidates(self.K), norms.default(self.K)
+        self.candidates, self.default = configurations.candidates(self.K), norms.default(self.K, M)
         first = norm_arguments(name, M, self.K, pattern, dtype, "cuda", int32=int32)
         self.expected = outputs(getattr(fused, f"{name}_reference")(*first))
         tensors = [a for a in first if isinstance(a, torch.Tensor)]

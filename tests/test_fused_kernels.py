@@ -127,12 +127,13 @@ def triton_compiler():
 @pytest.mark.parametrize(
     ("name", "int32"), [*((name, False) for name in QUANTIZING), *((name, True) for name in SCALED)]
 )
-def test_norm_kernels_compile_for_hopper_without_spilling(name, int32, pattern, dtype, triton_compiler, tmp_path):
+@pytest.mark.parametrize("M", [64, 2048])
+def test_norm_kernels_compile_for_hopper_without_spilling(name, int32, pattern, dtype, M, triton_compiler, tmp_path):
     from slidesparse.kernels import norms
 
     add, gated = name.startswith("add"), name.startswith("relu2")
     K, scaled = 6912 if gated else 2560, add or gated
-    known = norms.settings(K, pattern, dtype, norms.default(K), add, gated, scaled, add, True, False, True)
+    known = norms.settings(K, pattern, dtype, norms.default(K, M), add, gated, scaled, add, True, False, True)
     signature = {
         "x": "*i32" if int32 else "*bf16",
         "residual": "*bf16" if add else "constexpr",

@@ -38,6 +38,9 @@ from slidesparse.kernels.codes import (
 from slidesparse.kernels.quantize_lift import constants
 from slidesparse.quantize import DTYPES, SMALLEST_AMAX
 
+FEW, FEW_ROWS = 256, configurations.Configuration(warps=8, chunk=256)
+"""Rows up to which a kernel is bound by how long one takes, and the configuration that serves them."""
+
 _SMALLEST = tl.constexpr(SMALLEST_AMAX)
 
 
@@ -228,9 +231,9 @@ def _norm(
             store_quad(out, i * CHUNK + tl.arange(0, CHUNK), low, high, K, WORDS)
 
 
-def default(K):
-    """The configuration of a row length."""
-    return configurations.default(K)
+def default(K, M):
+    """The configuration of a row length; few rows, which leave most of a GPU idle, get more warps each."""
+    return FEW_ROWS if M <= FEW and FEW_ROWS in configurations.candidates(K) else configurations.default(K)
 
 
 @lru_cache(maxsize=1024)
@@ -279,7 +282,7 @@ def launch(
         K,
         pattern,
         dtype,
-        configuration or default(K),
+        configuration or default(K, M),
         residual is not None,
         gated,
         token_scale is not None,
