@@ -16,7 +16,7 @@ OUT_OF_LINE = 1.25
 WIDE = 0.05
 """Largest relative half-width of a confidence interval that goes unnamed."""
 CLOCK = 0.03
-"""Share by which the clock may differ between the points of a configuration."""
+"""Share by which the clocks of what is compared at one M may differ."""
 SHOWN = 12
 """Findings of one rule that are named one by one."""
 
@@ -47,7 +47,11 @@ def anomalies(source, comparisons, others=()):
         ),
         (say("Repeat that disagrees"), say("two sources have different figures of one point"), repeats(source, others)),
         (say("Wide confidence interval"), say("the median is not well known"), wide(source)),
-        (say("Clock that moved"), say("points of one configuration were measured at different clocks"), clocks(source)),
+        (
+            say("Different clocks at one M"),
+            say("part of a ratio of figures that did not take turns is the clock's"),
+            clocks(source),
+        ),
         (say("Not exact where it should be"), say("INT32 products are exact or wrong"), inexact(source)),
     ]
     return [item for item in found if item[2]]
@@ -232,14 +236,26 @@ def wide(source):
 
 
 def clocks(source):
-    """Configurations whose points were measured at different clocks."""
-    found = []
+    """Where configurations of one M were measured at different clocks; the slowest and the fastest are named."""
+    groups = {}
     for stage in ("kernel", "prefill", "decode"):
-        for name, rows in by_configuration(source.stage(stage)).items():
-            values = [row.values["clock_mhz"] for row in rows if row.values.get("clock_mhz")]
-            if values and max(values) / min(values) - 1 > CLOCK:
-                sentence = say("{low} to {high} MHz", low=fixed(min(values), 0), high=fixed(max(values), 0))
-                found.append((f"{stage} {'/'.join(name)}", None, sentence))
+        for row in source.stage(stage):
+            if row.values.get("clock_mhz"):
+                name = row.configuration
+                key = f"{stage} {name.model}/{name.dtype}", row.M
+                groups.setdefault(key, []).append((row.values["clock_mhz"], name.column))
+    found = []
+    for (where, M), rows in groups.items():
+        (low, slow), (high, fast) = min(rows), max(rows)
+        if high / low - 1 > CLOCK:
+            sentence = say(
+                "{low} MHz with {slow} to {high} MHz with {fast}",
+                low=fixed(low, 0),
+                slow=slow,
+                high=fixed(high, 0),
+                fast=fast,
+            )
+            found.append((where, at(M), sentence))
     return found
 
 
