@@ -7,6 +7,7 @@ import pytest
 
 import synthetic
 from reports import HARDWARE, PUBLISHED, SPARSE, edit, gathered, markdown, ours, rows_under
+from slidesparse.report import drawing
 from slidesparse.report.anomalies import anomalies
 from slidesparse.report.figures import figures
 from slidesparse.report.gather import gather_all
@@ -272,6 +273,17 @@ def test_what_searching_was_worth(tmp_path):
     assert found == [["BitNet-2B/INT8/cusparselt/2_8", "1", "1.500", "1.500", "1.200", "1.200"]]
     edit(path, lambda text: text.replace("10.000", "0"))
     assert "as after a dry run" in markdown(root)[1][0]
+
+
+def test_no_two_configurations_of_a_figure_look_alike():
+    names = [DENSE._replace(backend=name) for name in ("cublaslt", "cutlass", "torch", "vllm")]
+    for pattern in ("2_4", "2_6", "2_8", "2_10", "2_12", "2_14", "2_16", "2_inf"):
+        names += [SLID._replace(backend=name, sparsity=pattern) for name in ("auto", "cusparselt")]
+    rows = [step("prefill", name, M, 10.0) for name in names for M in (512, 1024)]
+    (figure,) = [f for f in figures(Source("", rows=rows), [], "results") if f.name.endswith("throughput")]
+    looks = [drawing.style(*series["style"]) for series in figure.panels[0]["series"]]
+    assert len({str(look) for look in looks}) == len(names) == len(looks)
+    assert len({(look["color"], look["marker"]) for look in looks}) == len(names)
 
 
 def test_conclusions_come_from_the_figures(tmp_path):

@@ -309,7 +309,7 @@ def comparison_figures(summaries, labels):
             dense = sorted(best_dense(item.values.get(key, {})).items())
             if dense:
                 series.append(
-                    {"label": label, "style": i, "x": [M for M, _ in dense], "y": [value for _, value in dense]}
+                    {"label": label, "style": (i,), "x": [M for M, _ in dense], "y": [value for _, value in dense]}
                 )
                 rows += [(stage, model, dtype, label, number(str(M), M), fixed(value, 0, True)) for M, value in dense]
         if series:

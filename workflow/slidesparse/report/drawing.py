@@ -17,7 +17,8 @@ from slidesparse.files import write_atomic
 INK = "#1b1f24"
 """Colour of text, which becomes the page's own where a figure stands inside one."""
 COLOURS = (INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5230", "#6F6F6F", "#B8A800")
-MARKERS = "osD^vP*X<>"
+COLOURS += ("#8C1C3A", "#4B3F9E")
+MARKERS = "osD^vP*X<>ph"
 DASHES = (
     "-",
     "--",
@@ -29,6 +30,8 @@ DASHES = (
     (0, (6, 2)),
     (0, (4, 1, 1, 1, 1, 1)),
     (0, (2, 2)),
+    (0, (8, 1)),
+    (0, (4, 2, 1, 2)),
 )
 SIZE = (4.6, 3.1)
 """Inches of a panel."""
@@ -136,12 +139,14 @@ def legend(figure, panels, height):
         figure.legend(found.values(), found.keys(), loc="lower center", ncols=columns, handlelength=3)
 
 
-def style(i):
-    """Look of the i-th series."""
+def style(colour, form=0):
+    """Look of a series; others of its colour differ in form, and their markers are hollow."""
+    i = colour + 5 * form
     return {
-        "color": COLOURS[i % len(COLOURS)],
+        "color": COLOURS[colour % len(COLOURS)],
         "marker": MARKERS[i % len(MARKERS)],
         "linestyle": DASHES[i % len(DASHES)],
+        "fillstyle": "none" if form else "full",
     }
 
 
@@ -154,7 +159,7 @@ def lines(axis, panel):
     """Series over M, each with its band of noise and its bound."""
     ticks = sorted({x for series in panel["series"] for x in series["x"]})
     for series in panel["series"]:
-        look = style(series["style"])
+        look = style(*series["style"])
         axis.plot(
             series["x"], series["y"], label=series["label"], markevery=math.ceil(len(series["x"]) / TICKS), **look
         )
@@ -181,13 +186,14 @@ def lines(axis, panel):
 def points(axis, panel):
     """Roofline: what was reached over operations per byte, both logarithmic, with the roof where it is known."""
     for series in panel["series"]:
-        look = style(series["style"])
+        look = style(*series["style"])
         axis.plot(
             series["x"],
             series["y"],
             label=series["label"],
             color=look["color"],
             marker=look["marker"],
+            fillstyle=look["fillstyle"],
             linestyle="none",
             alpha=0.85,
         )

@@ -14,17 +14,20 @@ from slidesparse.report.rows import (
 )
 
 STYLES = {"dense": 0, "2_4": 1, "2_6": 2, "2_8": 3, "2_10": 4, "2_12": 5, "2_14": 6, "2_16": 7, "2_inf": 8}
-"""The look of a pattern is the same in every figure."""
+"""The colour of a pattern is the same in every figure."""
+DENSE_COLOURS = (0, 9, 10, 11)
+"""Colours of dense backends."""
 OUTPUT_BYTES = {"INT32": 4, "FP32": 4, "BF16": 2}
 SHOWN_BARS = 24
 
 
 def look(name, names):
-    """Index of the look of a configuration among those of a figure."""
+    """(colour, form) of a configuration among those of a figure: the first backend of a pattern has the plain form."""
+    alike = [other for other in names if other.sparsity == name.sparsity]
+    place = alike.index(name)
     if name.sparsity == "dense":
-        dense = [other for other in names if other.sparsity == "dense"]
-        return 0 if name == dense[0] else 9 - dense.index(name)
-    return STYLES.get(name.sparsity, pattern_length(name.sparsity) % 10)
+        return DENSE_COLOURS[place % len(DENSE_COLOURS)], 0
+    return STYLES.get(name.sparsity, pattern_length(name.sparsity) % 10), place
 
 
 def figures(source, comparisons, prefix):
