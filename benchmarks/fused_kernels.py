@@ -228,7 +228,7 @@ def _compile(job):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--m", nargs="+", type=int, default=[64, 2048, 16384])
+    parser.add_argument("--m", nargs="+", type=int, default=[64, 256, 2048, 16384])
     parser.add_argument("--kernels", nargs="+", default=[*QUANTIZING, *OTHERS], choices=[*QUANTIZING, *OTHERS])
     parser.add_argument("--patterns", nargs="+", default=["dense", "2_4", "2_8"])
     parser.add_argument("--dtypes", nargs="+", default=["INT8", "FP8"])

@@ -56,3 +56,10 @@ def test_a_step_is_the_share_of_one_in_the_window():
     }
     assert step["kernels"][0] == {"name": "nvjet", "part": "gemm", "count": 2, "ms": 1.5}
     assert not breakdown.of_step(profile, 0.0026)["host_bound"]
+
+
+def test_a_fill_in_front_of_attention_belongs_to_it():
+    fill, flash = "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<int>>", "flash::FwdSm90"
+    found = breakdown.attributed([(30, 4, fill), (0, 2, fill), (3, 5, flash), (10, 2, fill), (20, 1, "_norm")])
+    assert found["kernels"] == [[fill, 2, 6], [flash, 1, 5], [breakdown.BEFORE_ATTENTION + fill, 1, 2], ["_norm", 1, 1]]
+    assert [breakdown.part(name) for name, *_ in found["kernels"]] == ["rest", "attention", "attention", "fused"]

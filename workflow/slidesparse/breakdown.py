@@ -1,6 +1,7 @@
 """What a GPU did in a window: its kernels by name, and the parts of a step that they belong to."""
 
 import re
+from itertools import zip_longest
 
 PARTS = {
     "fused": r"^_(norm|rope|quantize_lift|scale)\b|reshape_and_cache|triton_(poi|red|per)\w*_fused|rms_norm|"
@@ -14,6 +15,9 @@ attention, whoever wrote it: norms, activations, quantising, rotation, filling t
 LISTED = 24
 """Kernels that a point names."""
 
+BEFORE_ATTENTION = "before attention: "
+"""Begin of the name of a fill right in front of an attention kernel: FlashAttention 3 clears its tile counter so."""
+
 
 def attributed(events):
     """{launches, gpu_ns, kernels} of (start in ns, duration in ns, name) events, in any order.
@@ -21,9 +25,11 @@ def attributed(events):
     gpu_ns: nanoseconds in which at least one ran. kernels: [[name, count, ns]], the longest first; where several ran at
     once the time belongs to the one that began first, so that they add up to gpu_ns.
     """
-    kernels, until = {}, 0
-    for start, duration, name in sorted(events):
+    kernels, until, events = {}, 0, sorted(events)
+    for (start, duration, name), (*_, following) in zip_longest(events, events[1:], fillvalue=("",)):
         end = start + duration
+        if "FillFunctor" in name and part(following) == "attention":
+            name = BEFORE_ATTENTION + name
         count, ns = kernels.get(name, (0, 0))
         kernels[name] = (count + 1, ns + max(0, end - max(start, until)))
         until = max(until, end)
