@@ -85,10 +85,9 @@ def test_the_host_is_shared_by_those_that_share_it(gpus, shares, together):
     second.join()
 
 
+@pytest.mark.skipif(hardware.detect().gpu, reason="for hosts without a GPU")
 def test_points_on_a_cpu_never_share_it():
-    own = hardware.detected()[0]
-    if own.gpu:
-        pytest.skip("this machine has a GPU")
+    own = hardware.detect()
     with devices.taken(own.key, share_host=True):
         second = threading.Thread(target=lambda: devices.taken(own.key, share_host=True).__enter__())
         second.start()

@@ -79,6 +79,13 @@ def test_every_step_carries_exactly_M(checkpoint, engine):
     assert again["tokens"] == [32, 32] and again["max_num_seqs"] == 1
 
 
+def test_a_repeat_of_long_steps_has_fewer(checkpoint, engine, monkeypatch):
+    monkeypatch.setattr(throughput, "LONG_S", 0.0)
+    made = engine(checkpoint("INT8", "dense"), "onednn")
+    assert throughput.prefill(made, 64, PREFILL | {"steps": 12})["steps"] == 2 * throughput.FEWEST
+    assert throughput.prefill(made, 64, PREFILL)["steps"] == 2 * 4
+
+
 def test_a_point_says_how_it_was_measured(checkpoint, engine):
     made = engine(checkpoint("INT8", "2_8"), "reference")
     point = throughput.prefill(made, 64, PREFILL)

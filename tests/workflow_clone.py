@@ -14,11 +14,37 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from slidesparse import hardware
+from slidesparse.backends import STAGES
+
 ROOT = Path(__file__).parents[1]
 TINY = "config/test/tiny.yaml"
 DEADLINE = 60  # seconds until a wait counts as failed
 PATIENCE = 600  # seconds until a call of Snakemake does
+KEY = hardware.key()
+ON_CPU = [
+    pytest.mark.workflow,
+    pytest.mark.engine,
+    pytest.mark.skipif(hardware.detect().gpu, reason="these clones measure BitNet-tiny on the CPU"),
+]
+"""Marks of tests that measure in clones."""
 NO_WRITES = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+
+
+def point(stage, backend, sparsity, M, dtype="INT8", model="BitNet-tiny"):
+    """Path of a point of this machine."""
+    return f"results/{KEY}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{M}.json"
+
+
+def expect(call, points, **made):
+    """Assert that a dry run measures exactly the `points`, and beside them makes what `made` says."""
+    assert call.points == set(points)
+    counts = {f"measure_{stage}": sum(f"/{stage}/" in path for path in points) for stage in STAGES}
+    folders = {path.rpartition("/")[0] for path in points}
+    expected = counts | {"gather_points": len(folders), "write_report": 1, "write_comparison": 1, "all": 1} | made
+    assert call.jobs == {rule: count for rule, count in expected.items() if count}
 
 
 def wait_until(condition, seconds=DEADLINE):

@@ -91,7 +91,8 @@ class Problem:
             if least <= filled <= most:
                 break
             factor *= filled / aim
-            factor *= 1 if factor >= 1 else 2
+            if factor < 1:
+                factor *= 2
             x[:, 0] = rows * factor
             self._multiply(x)
 

@@ -1,5 +1,6 @@
 """Figures that cannot be taken at their word, found by rule and named."""
 
+from slidesparse.backends import STAGES
 from slidesparse.patterns import Pattern
 from slidesparse.report.document import Bullets, Table, fixed, number, say
 from slidesparse.report.performance import step_value
@@ -238,7 +239,7 @@ def wide(source):
 def clocks(source):
     """Where configurations of one M were measured at different clocks; the slowest and the fastest are named."""
     groups = {}
-    for stage in ("kernel", "prefill", "decode"):
+    for stage in STAGES:
         for row in source.stage(stage):
             if row.values.get("clock_mhz"):
                 name = row.configuration

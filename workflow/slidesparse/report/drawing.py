@@ -16,8 +16,20 @@ from slidesparse.files import write_atomic
 
 INK = "#1b1f24"
 """Colour of text, which becomes the page's own where a figure stands inside one."""
-COLOURS = (INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5230", "#6F6F6F", "#B8A800")
-COLOURS += ("#8C1C3A", "#4B3F9E")
+COLOURS = (
+    INK,
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#7A5230",
+    "#6F6F6F",
+    "#B8A800",
+    "#8C1C3A",
+    "#4B3F9E",
+)
 MARKERS = "osD^vP*X<>ph"
 DASHES = (
     "-",

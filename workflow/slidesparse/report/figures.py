@@ -13,7 +13,7 @@ from slidesparse.report.rows import (
     pattern_length,
 )
 
-STYLES = {"dense": 0, "2_4": 1, "2_6": 2, "2_8": 3, "2_10": 4, "2_12": 5, "2_14": 6, "2_16": 7, "2_inf": 8}
+PATTERN_COLOURS = {"2_4": 1, "2_6": 2, "2_8": 3, "2_10": 4, "2_12": 5, "2_14": 6, "2_16": 7, "2_inf": 8}
 """The colour of a pattern is the same in every figure."""
 DENSE_COLOURS = (0, 9, 10, 11)
 """Colours of dense backends."""
@@ -27,7 +27,7 @@ def look(name, names):
     place = alike.index(name)
     if name.sparsity == "dense":
         return DENSE_COLOURS[place % len(DENSE_COLOURS)], 0
-    return STYLES.get(name.sparsity, pattern_length(name.sparsity) % 10), place
+    return PATTERN_COLOURS.get(name.sparsity, pattern_length(name.sparsity) % 10), place
 
 
 def figures(source, comparisons, prefix):
