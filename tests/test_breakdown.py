@@ -58,8 +58,31 @@ def test_a_step_is_the_share_of_one_in_the_window():
     assert not breakdown.of_step(profile, 0.0026)["host_bound"]
 
 
-def test_a_fill_in_front_of_attention_belongs_to_it():
-    fill, flash = "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<int>>", "flash::FwdSm90"
-    found = breakdown.attributed([(30, 4, fill), (0, 2, fill), (3, 5, flash), (10, 2, fill), (20, 1, "_norm")])
-    assert found["kernels"] == [[fill, 2, 6], [flash, 1, 5], [breakdown.BEFORE_ATTENTION + fill, 1, 2], ["_norm", 1, 1]]
-    assert [breakdown.part(name) for name, *_ in found["kernels"]] == ["rest", "attention", "attention", "fused"]
+@pytest.mark.parametrize(
+    ("before", "after", "whose"),
+    [
+        ("flash::FwdSm90", "_norm", "attention"),  # FlashAttention 3 with a schedule that was made ahead
+        ("_rope", "flash::FwdSm90", "attention"),
+        ("_norm", "sm90_xmma_sparse_gemm", "gemm"),  # a workspace of split K
+        ("sm90_xmma_sparse_gemm", "_norm", "rest"),
+    ],
+)
+@pytest.mark.parametrize(
+    "clear", ["void at::native::vectorized_elementwise_kernel<4, FillFunctor<int>>", "Memset (Device)"]
+)
+def test_what_clears_memory_belongs_to_whom_it_serves(before, after, whose, clear):
+    found = breakdown.attributed([(9, 1, after), (0, 5, before), (6, 2, clear)])
+    assert found["launches"] == 3 and found["gpu_ns"] == 8
+    name = next(name for name, *_ in found["kernels"] if clear in name)
+    assert breakdown.part(name) == whose
+
+
+def test_what_clears_memory_for_several_is_told_apart():
+    clear = "Memset (Device)"
+    found = breakdown.attributed([(0, 2, clear), (2, 5, "flash::FwdSm90"), (8, 1, "_norm"), (10, 3, clear)])
+    assert sorted(found["kernels"]) == [
+        [clear, 1, 3],
+        ["_norm", 1, 1],
+        ["attention: " + clear, 1, 2],
+        ["flash::FwdSm90", 1, 5],
+    ]

@@ -49,6 +49,17 @@ def test_a_closed_engine_leaves_nothing_of_a_compiled_model_behind(checkpoint, m
     assert weight() is None
 
 
+def test_the_next_engine_of_a_process_captures_into_a_new_pool(checkpoint, monkeypatch):
+    from vllm.platforms import current_platform
+
+    from slidesparse.engine import Engine, Size
+
+    platform = type(current_platform)
+    monkeypatch.setattr(platform, "_global_graph_pool", "held by a tensor that outlives the engine")
+    Engine(checkpoint("INT8", "dense"), "onednn", None, Size(32, 2, 33, ((2, 33),), ())).close()
+    assert platform._global_graph_pool is None
+
+
 def test_stock_vllm_in_a_process_of_its_own_is_measured_alike(checkpoint, engine, monkeypatch):
     monkeypatch.setitem(stock.VARIANTS, "vllm-eager", stock.Variant("NONE", 1, own_process=True))
     made = engine(checkpoint("INT8", "dense"), "vllm-eager")

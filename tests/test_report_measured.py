@@ -47,7 +47,7 @@ def test_a_run_of_another_length_says_so(tmp_path):
 
 OUR_DAMAGE = {
     "cut in a row": (lambda text: text[:-7], "its last line has no end"),
-    "a short row": (lambda text: text.replace(",0.26.0\n", "\n", 1), "row 1 has 50 of 51 columns"),
+    "a short row": (lambda text: text.replace(",0.26.0\n", "\n", 1), "row 1 has 51 of 52 columns"),
     "two rows for an M": (lambda text: text + text.splitlines()[1] + "\n", "two rows for M_prefill=512"),
     "an unknown column": (lambda text: text.replace("vllm\n", "sglang\n"), "unknown column sglang"),
     "NaN": (lambda text: text.replace("42750", "NaN"), "'NaN' is no finite number"),
@@ -109,14 +109,35 @@ def test_two_provenances_are_both_shown_and_not_divided(tmp_path):
 
 def test_the_power_limits_of_the_gpu_are_in_the_provenance(tmp_path):
     root = ours(tmp_path / "results")
-    assert "not recorded" in rows_under(markdown(root)[0], "Provenance")[0][11]
+    assert "not recorded" in rows_under(markdown(root)[0], "Provenance")[0][12]
     for file, limit in zip(sorted(root.rglob("M*.json")), (700.0, 650.0), strict=False):
         point = read_json(file)
         point["hardware"]["power_limit_w"] = limit
         write_json(file, point)
     gather_all(root, HARDWARE)
-    assert rows_under(markdown(root)[0], "Provenance")[0][11] == "650 to 700"
+    assert rows_under(markdown(root)[0], "Provenance")[0][12] == "650 to 700"
     assert "功率上限（W）" in markdown(root, language="zh")[0]
+
+
+def test_a_ratio_between_two_gpus_is_marked(tmp_path):
+    root = ours(tmp_path / "results")
+    title = "prefill BitNet-2B INT8, steady-state step time, over cublaslt/dense"
+    for uuid in ({}, {"uuid": "aaaa"}):  # not recorded, and one GPU
+        for file in root.rglob("M*.json"):
+            point = read_json(file)
+            write_json(file, point | {"hardware": point["hardware"] | uuid})
+        gather_all(root, HARDWARE)
+        text, _ = markdown(root)
+        assert "⇄" not in text
+        assert rows_under(text, title)[0][1] == "1.20 (1.18–1.22)"
+    other = root / HARDWARE / "prefill/BitNet-2B/INT8/cusparselt/2_8/M512.json"
+    point = read_json(other)
+    write_json(other, point | {"hardware": point["hardware"] | {"uuid": "bbbb"}})
+    gather_all(root, HARDWARE)
+    text, _ = markdown(root)
+    assert [row[1] for row in rows_under(text, title)[:2]] == ["1.20 (1.18–1.22) ⇄", "1.20 (1.18–1.22)"]
+    assert text.count("⇄ marks ratios of points that two GPUs measured") == 2  # step times, and tokens/s
+    assert "aaaa" in text and "bbbb" in text
 
 
 def test_two_sources_are_not_mixed(tmp_path):

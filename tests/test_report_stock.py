@@ -6,7 +6,7 @@ import pytest
 
 import synthetic
 from reports import HARDWARE, SPARSE, markdown, ours, rows_under
-from slidesparse.files import write_json
+from slidesparse.files import read_json, write_json
 from slidesparse.report.gather import gather_all
 
 
@@ -24,7 +24,10 @@ def report(tmp_path, **stages):
 
 @pytest.mark.parametrize(
     ("language", "title"),
-    [("en", "prefill BitNet-2B INT8, from stock vLLM to sparse"), ("zh", "prefill BitNet-2B INT8，从原版 vLLM 到稀疏")],
+    [
+        ("en", "prefill BitNet-2B INT8, steady-state step time, from stock vLLM to sparse"),
+        ("zh", "prefill BitNet-2B INT8，稳态单步时间，从原版 vLLM 到稀疏"),
+    ],
 )
 def test_what_fusion_and_what_sparsity_give_is_told_apart(tmp_path, language, title):
     root = report(tmp_path, prefill=(512,))
@@ -49,8 +52,23 @@ def test_without_sparse_or_dense_rows_no_gain_is_made_up(tmp_path):
     shutil.rmtree(tmp_path / HARDWARE / "prefill/BitNet-2B/INT8/cusparselt")
     gather_all(tmp_path, HARDWARE)
     text, _ = markdown(tmp_path)
-    (row,) = rows_under(text, "prefill BitNet-2B INT8, from stock vLLM to sparse")
+    (row,) = rows_under(text, "prefill BitNet-2B INT8, steady-state step time, from stock vLLM to sparse")
     assert row[-5:] == ["1.50 (1.48–1.52)", "—", "—", "—", "—"]
+
+
+def test_decode_is_also_compared_by_what_the_gpu_took(tmp_path):
+    root = report(tmp_path, decode=(64,))
+    for file in (root / HARDWARE / "decode").rglob("M64.json"):
+        point = read_json(file)
+        point["results"]["gpu_step_ms"] = {"vllm": 4.0, "cublaslt": 3.2, "cusparselt": 2.5}[point["key"]["backend"]]
+        write_json(file, point)
+    gather_all(root, HARDWARE)
+    text, _ = markdown(root)
+    assert rows_under(text, "decode BitNet-2B INT8, GPU time of a step, from stock vLLM to sparse") == [
+        ["64", "vllm-full-1-own", "4.000", "cublaslt/dense", "3.200", "1.25", "cusparselt/2_8", "2.500", "1.28", "1.60"]
+    ]
+    assert rows_under(text, "decode BitNet-2B INT8, GPU time of a step, over cublaslt/dense")[0] == ["64", "1.28"]
+    assert "prefill BitNet-2B INT8, GPU time" not in text
 
 
 def test_stock_vllm_is_no_best_dense_backend(tmp_path):

@@ -128,11 +128,12 @@ def test_an_engine_that_chooses_its_kernels_runs_them_in_graphs(checkpoint, engi
     write_json(path, {"schema": SCHEMA, "made_from": {}, "tables": tables, "entries": entries})
     directory = checkpoint(dtype, "2_8")
     auto = engine(directory, "auto", ("prefill", 512), ("decode", 32), tuning=path)
+    mixed = logits(auto)  # the first run of an engine: prompts are numbered
     for point, M in ((throughput.prefill(auto, 512, PREFILL), 512), (throughput.decode(auto, 32, DECODE), 32)):
         assert point["graph_mode"] == "FULL"
         assert {name: choice["backend"] for name, choice in point["linears"].items()} == chosen[M]
     one = logits(engine(directory, "cusparselt", ("prefill", 512)))
-    assert (logits(auto) - one).norm() <= 0.1 * one.norm()
+    assert (mixed - one).norm() <= 0.1 * one.norm()
 
 
 def test_graphs_compute_what_steps_without_them_compute(checkpoint, engine):

@@ -1,7 +1,6 @@
 """What a GPU did in a window: its kernels by name, and the parts of a step that they belong to."""
 
 import re
-from itertools import zip_longest
 
 PARTS = {
     "fused": r"^_(norm|rope|quantize_lift|scale)\b|reshape_and_cache|triton_(poi|red|per)\w*_fused|rms_norm|"
@@ -15,26 +14,39 @@ attention, whoever wrote it: norms, activations, quantising, rotation, filling t
 LISTED = 24
 """Kernels that a point names."""
 
-BEFORE_ATTENTION = "before attention: "
-"""Begin of the name of a fill right in front of an attention kernel: FlashAttention 3 clears its tile counter so."""
+CLEARS = re.compile("FillFunctor|Memset")
+"""What kernels have in their names that clear a counter or a workspace for their neighbour."""
 
 
 def attributed(events):
     """{launches, gpu_ns, kernels} of (start in ns, duration in ns, name) events, in any order.
 
     gpu_ns: nanoseconds in which at least one ran. kernels: [[name, count, ns]], the longest first; where several ran at
-    once the time belongs to the one that began first, so that they add up to gpu_ns.
+    once the time belongs to the one that began first, so that they add up to gpu_ns. What clears memory for a neighbour
+    has the neighbour's part in front of its name.
     """
     kernels, until, events = {}, 0, sorted(events)
-    for (start, duration, name), (*_, following) in zip_longest(events, events[1:], fillvalue=("",)):
+    names = ["", *(name for _, _, name in events), ""]
+    for (start, duration, name), before, after in zip(events, names, names[2:], strict=False):
         end = start + duration
-        if "FillFunctor" in name and part(following) == "attention":
-            name = BEFORE_ATTENTION + name
+        whose = _served(before, after) if CLEARS.search(name) else None
+        name = f"{whose}: {name}" if whose else name
         count, ns = kernels.get(name, (0, 0))
         kernels[name] = (count + 1, ns + max(0, end - max(start, until)))
         until = max(until, end)
     listed = sorted(([name, *found] for name, found in kernels.items()), key=lambda kernel: -kernel[2])
     return {"launches": len(events), "gpu_ns": sum(ns for _, _, ns in listed), "kernels": listed}
+
+
+def _served(before, after):
+    """The part for which something between two kernels clears memory, or None.
+
+    FlashAttention 3 clears its tile counter behind each kernel that was given its schedule, else in front of it
+    (hopper/flash_api.cpp); libraries of GEMMs clear a workspace in front of a kernel that splits K.
+    """
+    if "attention" in (part(before), part(after)):
+        return "attention"
+    return "gemm" if part(after) == "gemm" else None
 
 
 def part(name):

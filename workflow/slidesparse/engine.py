@@ -303,10 +303,16 @@ def _discard():
 
 
 def _free():
-    """Free what an engine holds that could not be made."""
+    """Free what a closed engine held, or one that could not be made.
+
+    The next engine gets a pool of its own for its CUDA graphs: vLLM keeps one for all engines of a process, and where
+    anything still holds memory of it without a graph, capturing into it fails.
+    """
     import torch
     from vllm.distributed import cleanup_dist_env_and_memory
+    from vllm.platforms import current_platform
 
+    type(current_platform)._global_graph_pool = None
     cleanup_dist_env_and_memory()
     gc.collect()
     if torch.cuda.is_available():

@@ -46,6 +46,7 @@ TAIL = {
     "request_digest": str,
     "protocol": int,
     "gpu_name": str,
+    "gpu_uuid": str,
     "driver": str,
     "power_limit_w": float,
     "torch": str,

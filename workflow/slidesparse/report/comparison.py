@@ -10,6 +10,7 @@ from slidesparse.report.document import NONE, Bullets, Figure, Section, Table, f
 from slidesparse.report.performance import step_value
 from slidesparse.report.ratios import of_layers
 from slidesparse.report.rows import DTYPES, caches_of, configuration_order, grouped
+from slidesparse.report.speedups import marks_of
 
 SHOWN_BARS = 12
 """Columns of hardware that a figure shows."""
@@ -180,10 +181,7 @@ def speedup_sections(summaries, labels):
                 values = one.of(name)
                 cells = [values.get(M) for M in Ms]
                 mean = geometric_mean([value.value for value in values.values()])
-                shown = [
-                    cell and number(fixed(cell.value, 2) + (" ≈" if cell.inside_noise else ""), cell.value)
-                    for cell in cells
-                ]
+                shown = [cell and number(fixed(cell.value, 2) + marks_of(cell), cell.value) for cell in cells]
                 rows.append((label, name.column, *shown, fixed(mean, 2)))
         stage, _, _, model, dtype = key
         title = say(
@@ -339,7 +337,7 @@ def comparison_figures(summaries, labels):
             (item.ratios[key], label) for item, label in zip(summaries, labels, strict=True) if key in item.ratios
         ]
         one = having[0][0]
-        if one.kind != "dense" or one.metric == "step_ms":
+        if one.kind != "dense" or one.metric in ("step_ms", "gpu_step_ms"):
             continue
         patterns = sorted(
             {name for other, _ in having for name in other.names() if name.sparse_kernel}, key=configuration_order

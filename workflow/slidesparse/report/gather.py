@@ -114,6 +114,7 @@ def tail(point):
         "request_digest": request["digest"],
         "protocol": request["protocol"],
         "gpu_name": point["hardware"]["name"],
+        "gpu_uuid": point["hardware"].get("uuid"),
         "driver": point["hardware"].get("driver"),
         "power_limit_w": as_float(point["hardware"].get("power_limit_w")),
         "torch": point["software"].get("torch"),

@@ -122,7 +122,7 @@ def refuse_partial(path, table):
 
 def to_row(hardware, stage, configuration, row):
     """One CSV row in the tidy form."""
-    names = ("gpu_name", "driver", "torch", "vllm", "protocol", "git_commit", "git_dirty")
+    names = ("gpu_name", "driver", "torch", "vllm", "protocol", "git_commit", "git_dirty", "gpu_uuid")
     return Row(
         hardware,
         stage,

@@ -129,8 +129,8 @@ def provenance_blocks(sources, labels):
         power = span_of(mine, "power_limit_w", 0)
         rows.append((label, root, ", ".join(stages), *known, clocks, power, first, last, whole(len(points))))
     headers = ("label", "source", "stages", "hardware", "driver", "torch", "vLLM", "protocol", "commit", "uncommitted")
-    headers += ("clock (MHz)", "power limit (W)", "first point", "last point", "points")
-    return [Table("provenance", headers, rows, "l" * 14), Bullets(differences(labels))]
+    headers += ("GPU, hashed", "clock (MHz)", "power limit (W)", "first point", "last point", "points")
+    return [Table("provenance", headers, rows, "l" * 15), Bullets(differences(labels))]
 
 
 def span_of(rows, column, digits):

@@ -17,7 +17,8 @@ HALF = "2_4"
 class Quantity(NamedTuple):
     """A figure, the ends of its 95 % confidence interval (None where nobody knows them), and where it was measured.
 
-    kind: what must be the same on both sides of a ratio, such as the type of a GEMM's product.
+    kind: what must be the same on both sides of a ratio, such as the type of a GEMM's product. gpu: of the machine,
+    hashed; empty where it is not known. across: of a ratio, whether its sides were measured on two GPUs of one name.
     """
 
     value: float
@@ -25,6 +26,8 @@ class Quantity(NamedTuple):
     high: float | None = None
     machine: tuple = ()
     kind: str = ""
+    gpu: str = ""
+    across: bool = False
 
     @property
     def spread(self):
@@ -37,10 +40,10 @@ class Quantity(NamedTuple):
         return self.low is not None and self.high is not None and self.low <= 1 <= self.high
 
 
-def around(value, spread, machine=(), kind=""):
+def around(value, spread, machine=(), kind="", gpu=""):
     """A quantity with a relative half-width, or without one."""
     ends = (value * (1 - spread), value * (1 + spread)) if spread is not None else (None, None)
-    return Quantity(value, *ends, machine, kind)
+    return Quantity(value, *ends, machine, kind, gpu)
 
 
 def both(first, second):
@@ -50,7 +53,8 @@ def both(first, second):
 
 def quotient(first, second):
     """First over second, two independent figures."""
-    return around(first.value / second.value, both(first.spread, second.spread))
+    across = bool(first.gpu and second.gpu) and first.gpu != second.gpu
+    return around(first.value / second.value, both(first.spread, second.spread))._replace(across=across)
 
 
 @dataclass
@@ -118,6 +122,7 @@ def of_points(rows, column):
             row.values.get(f"{column}_ci_low"),
             row.values.get(f"{column}_ci_high"),
             row.provenance.machine,
+            gpu=row.provenance.gpu,
         )
         for row in rows
         if row.status == "ok" and row.values.get(column) is not None
@@ -140,7 +145,7 @@ def of_row(row, column):
     """Quantity of a column of one row."""
     values = row.values
     ends = values.get(f"{column}_ci_low"), values.get(f"{column}_ci_high")
-    return Quantity(values[column], *ends, row.provenance.machine, values.get("output") or "")
+    return Quantity(values[column], *ends, row.provenance.machine, values.get("output") or "", row.provenance.gpu)
 
 
 def summed(quantities):
@@ -152,18 +157,23 @@ def summed(quantities):
         if None in spreads
         else math.hypot(*(s * q.value for s, q in zip(spreads, quantities, strict=True))) / total
     )
-    return around(total, known, quantities[0].machine, quantities[0].kind)
+    return around(total, known, quantities[0].machine, quantities[0].kind, quantities[0].gpu)
+
+
+STEPS = (
+    ("tokens_per_s", say("tokens/s of the published protocol"), "tokens/s"),
+    ("step_ms", say("steady-state step time"), "ms"),
+)
+FIGURES = {"prefill": STEPS, "decode": (*STEPS, ("gpu_step_ms", say("GPU time of a step"), "ms"))}
+"""stage -> (column, its name, its unit) of what is compared: a decode step may take the host longer than the GPU."""
 
 
 def comparisons(source):
     """Every Comparison that the rows of a source allow."""
     found = []
-    for stage in ("prefill", "decode"):
+    for stage, columns in FIGURES.items():
         for (model, dtype), rows in grouped(source.stage(stage)).items():
-            for column, what, unit in (
-                ("tokens_per_s", say("tokens/s of the published protocol"), "tokens/s"),
-                ("step_ms", say("steady-state step time"), "ms"),
-            ):
+            for column, what, unit in columns:
                 values = of_points(rows, column)
                 new = Comparison(stage, model, dtype, what, "", "dense", unit, column)
                 found += divided(new, values, higher=column == "tokens_per_s")

@@ -51,6 +51,8 @@ class Provenance(NamedTuple):
     protocol: str = ""
     git_commit: str = ""
     git_dirty: str = ""
+    gpu: str = ""
+    """Hash of the GPU's UUID."""
 
     @property
     def machine(self):

@@ -4,7 +4,7 @@ from statistics import median
 
 from slidesparse.patterns import Pattern
 from slidesparse.report.document import NONE, Section, Table, fixed, interval, number, say, whole
-from slidesparse.report.ratios import of_points, quotient
+from slidesparse.report.ratios import FIGURES, of_points, quotient
 from slidesparse.report.rows import configuration_order, grouped
 
 GAINS = ("M", "variant", "stock vLLM (ms)", "best dense", "best dense (ms)", "gain of fusion and graphs")
@@ -12,6 +12,11 @@ GAINS += ("backend/sparsity", "step (ms)", "gain of sparsity", "total gain")
 
 NOISE = " ≈"
 """Mark of a ratio whose confidence interval holds 1."""
+
+ACROSS = " ⇄"
+"""Mark of a ratio whose sides were measured on two GPUs."""
+
+ACROSS_NOTE = say("⇄ marks ratios of points that two GPUs measured: GPUs of one name differ by some percent.")
 
 
 def speedup_blocks(source, comparisons):
@@ -53,19 +58,30 @@ def gain_blocks(source):
     between them: a table for every stage, model and dtype, a row for every M and sparse configuration.
     """
     blocks = []
-    for stage in ("prefill", "decode"):
+    times = [(stage, *figure) for stage, figures in FIGURES.items() for figure in figures if figure[2] == "ms"]
+    for stage, column, what, _ in times:
         for (model, dtype), rows in grouped(source.stage(stage)).items():
             variants = {row.M: row.values.get("variant") for row in rows if row.configuration.stock}
-            cells = gain_rows(of_points(rows, "step_ms"), variants)
+            values = of_points(rows, column)
+            cells = gain_rows(values, variants)
             if cells:
-                what = f"{stage} {model} {dtype}"
-                note = say(
-                    "Step times. The best dense backend of each M is one of those that run as the sparse ones do: over"
-                    " it a sparse one shows what sparsity gives, and it shows over stock vLLM what fusion and graphs"
-                    " give."
+                notes = [
+                    say(
+                        "The best dense backend of each M is one of those that run as the sparse ones do: over it a"
+                        " sparse one shows what sparsity gives, and it shows over stock vLLM what fusion and graphs"
+                        " give."
+                    )
+                ]
+                notes += [ACROSS_NOTE] * (len({step.gpu for step in values.values()}) > 1)
+                name = f"gains_{stage}_{model}_{dtype}" + "_gpu" * (column == "gpu_step_ms")
+                title = say(
+                    "{stage} {model} {dtype}, {what}, from stock vLLM to sparse",
+                    stage=stage,
+                    model=model,
+                    dtype=dtype,
+                    what=what,
                 )
-                table = Table(f"gains_{stage}_{model}_{dtype}", GAINS, cells, "rlrlrrlrr")
-                blocks.append(Section(say("{what}, from stock vLLM to sparse", what=what), [note, table]))
+                blocks.append(Section(title, [*notes, Table(name, GAINS, cells, "rlrlrrlrr")]))
     return blocks
 
 
@@ -111,11 +127,16 @@ def name_of(comparison):
 
 
 def cell(ratio):
-    """A ratio with its interval, and the mark of one inside the noise."""
+    """A ratio with its interval and its marks."""
     if ratio is None:
         return None
-    shown = interval(ratio.value, ratio.low, ratio.high, 2)
-    return number(shown + NOISE, ratio.value) if ratio.inside_noise else shown
+    shown, marks = interval(ratio.value, ratio.low, ratio.high, 2), marks_of(ratio)
+    return number(shown + marks, ratio.value) if marks else shown
+
+
+def marks_of(ratio):
+    """What stands behind a ratio."""
+    return NOISE * ratio.inside_noise + ACROSS * ratio.across
 
 
 def comparison_section(comparison):
@@ -143,6 +164,7 @@ def comparison_section(comparison):
         )
     else:
         notes.append(say("One figure a point, no repeats: how much of a ratio is noise is not known."))
+    notes += [ACROSS_NOTE] * any(ratio.across for ratio in comparison.ratios.values())
     above = [say("{name} at M={M}", name=name.column, M=M) for name, M in comparison.above_bound()]
     if above:
         notes.append(say("Above the bound, which supposes GEMMs of equal efficiency: {above}.", above=above))
