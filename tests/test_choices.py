@@ -13,6 +13,7 @@ from slidesparse.files import sha256_file, write_json
 from slidesparse.vllm_plugin.choices import Choices
 
 PARAMETERS = {"warmup_s": 1}
+DENSE = ["cublaslt", "cutlass", "torch"]
 MODEL, QKV = "BitNet-2B", synthetic.LINEARS["qkv"]
 CPU = "cpu-AMD-EPYC_cc0_py311_cu0_x86_64"
 
@@ -23,7 +24,7 @@ class Results:
     def __init__(self, directory, dtype="INT8", hardware=synthetic.HARDWARE):
         self.root, self.dtype, self.hardware = directory / "results", dtype, hardware
         self.place = {"dtype": dtype, "hardware": hardware}
-        self.candidates = configuration.candidates(self.root, hardware, MODEL, dtype, "2_8")
+        self.candidates = configuration.candidates(self.root, hardware, MODEL, dtype, "2_8", DENSE)
         self.output = self.root / hardware / "tuning" / MODEL / dtype / "auto" / "2_8.json"
         self.shape = self.root / "models" / MODEL / "shape.json"
         write_json(self.shape, {"linears": []})

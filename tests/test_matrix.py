@@ -157,14 +157,15 @@ def test_what_auto_chooses_by_and_among_is_planned(key):
     found = compared(key, "2_8")
     assert set(found) <= kernels
     assert found == ([("reference", "2_8"), ("onednn", "dense")] if key == CPU else [("cusparselt", "2_8")])
-    tables = candidates("results", key, "M", "FP8", "2_8")
+    tables = candidates("results", key, "M", "FP8", "2_8", ["cutlass", "torch"])
     place = f"results/{key}/tuning/M/FP8"
     if key == CPU:
         assert tables == {name: f"{place}/{name}/{sparsity}.json" for name, sparsity in found}
     else:
         searched = {name: f"{place}/{name}/{of}.json" for name, of in (("cusparselt", "2_8"), ("cublaslt", "dense"))}
         assert tables == searched | {"cutlass": None, "torch": None}
-        assert "torch" not in candidates("results", key, "M", "INT8", "2_8")
+        assert "torch" not in candidates("results", key, "M", "INT8", "2_8", ["cutlass", "torch"])
+        assert candidates("results", key, "M", "FP8", "2_8", ["vllm"]) == searched  # what runs beside it, and cuBLASLt
 
 
 def test_tiny_configuration_is_tiny_everywhere():

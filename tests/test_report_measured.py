@@ -276,6 +276,6 @@ def test_the_kept_measurements_are_whole_and_of_a_clean_commit():
         assert {row.status for row in source.rows} <= {"ok", "out_of_memory"}
         assert {row.provenance.git_dirty for row in source.rows} == {"false"}
         with tarfile.open(kept / key / "points.tar.xz") as archive:
-            points = {name for name in archive.getnames() if Path(name).parts[5] not in stock.VARIANTS}
+            points = {name for name in archive.getnames() if Path(name).parts[4] not in stock.VARIANTS}
         rows = {(key, row.stage, *row.configuration, f"M{row.M}.json") for row in source.rows}
         assert points == {"/".join(row) for row in rows}

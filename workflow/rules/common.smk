@@ -65,7 +65,8 @@ def peers(w):
 
 def candidates(w):
     """Backends that auto may choose, and their tuning tables."""
-    return configuration.candidates("results", w.hardware, w.model, w.dtype, w.sparsity)
+    dense = configuration.planned(config, w.hardware)["backends"]["dense"]
+    return configuration.candidates("results", w.hardware, w.model, w.dtype, w.sparsity, dense)
 
 
 def compared(w):

@@ -173,12 +173,17 @@ def _compared(processor, sparsity):
     ]
 
 
-def candidates(root, hardware_key, model, dtype, sparsity):
-    """{backend that `auto` may choose for a pruned checkpoint: path of its tuning table, or None}, as `peers`."""
+def candidates(root, hardware_key, model, dtype, sparsity, dense):
+    """{backend that `auto` may choose for a pruned checkpoint: path of its tuning table, or None}, as `peers`.
+
+    dense: the configured dense backends. A peer that is not among them, and has no algorithms to search, is none: how
+    it does inside a model is not measured beside `auto`.
+    """
     found = {}
     for backend, weights in compared(hardware_key, sparsity):
         found[backend] = f"{root}/{hardware_key}/tuning/{model}/{dtype}/{backend}/{weights}.json"
-        found |= peers(root, hardware_key, model, dtype, backend)
+        rivals = peers(root, hardware_key, model, dtype, backend)
+        found |= {name: table for name, table in rivals.items() if table or name in dense}
     return {backend: table for backend, table in found.items() if measures(backend, "prefill", dtype)}
 
 

@@ -18,7 +18,8 @@ PATTERN_COLOURS = {"2_4": 1, "2_6": 2, "2_8": 3, "2_10": 4, "2_12": 5, "2_14": 6
 DENSE_COLOURS = (0, 9, 10, 11)
 """Colours of dense backends."""
 OUTPUT_BYTES = {"INT32": 4, "FP32": 4, "BF16": 2}
-SHOWN_BARS = 24
+SHOWN_BARS = 36
+"""Bars that a panel has at most."""
 
 
 def look(name, names):
@@ -310,6 +311,18 @@ def linear_ratios(rows):
     }, dense[0].column
 
 
+def at_some_M(rows, most):
+    """At most `most` of rows that are sorted by M: all of as many M, evenly spread, as there is room for."""
+    by_M = {}
+    for row in rows:
+        by_M.setdefault(row.M, []).append(row)
+    Ms, room = list(by_M), max(1, most // max(map(len, by_M.values())))
+    if room < len(Ms):
+        last = len(Ms) - 1
+        Ms = [Ms[round(i * last / (room - 1))] for i in range(room)] if room > 1 else Ms[-1:]
+    return [row for M in Ms for row in by_M[M]][:most]
+
+
 def step_figure(source, model, prefix):
     """What a step is made of, or step times over M where it was not taken apart."""
     panels, rows = [], []
@@ -320,10 +333,11 @@ def step_figure(source, model, prefix):
             taken = [row for row in group if row.values.get("gemm_ms") is not None]
             taken.sort(key=lambda row: (row.M, configuration_order(row.configuration)))
             if taken:
-                labels = [f"M={row.M} {row.configuration.column}" for row in taken[:SHOWN_BARS]]
-                parts = {part[:-3]: [row.values.get(part) or 0.0 for row in taken[:SHOWN_BARS]] for part in PARTS}
+                shown = at_some_M(taken, SHOWN_BARS)
+                labels = [f"M={row.M} {row.configuration.column}" for row in shown]
+                parts = {part[:-3]: [1000 * (row.values.get(part) or 0.0) / row.M for row in shown] for part in PARTS}
                 panels.append(
-                    {"kind": "bars", "title": f"{stage} {dtype}", "y": "ms", "labels": labels, "parts": parts}
+                    {"kind": "bars", "title": f"{stage} {dtype}", "y": "µs per token", "labels": labels, "parts": parts}
                 )
                 rows += [
                     (
@@ -357,6 +371,8 @@ def step_figure(source, model, prefix):
         return []
     table = Table(f"{prefix}_steps", ("stage", "dtype", "backend/sparsity", "M", "part", "ms"), rows, "lll")
     caption = say(
-        "What a step takes, {model}: its parts where they were recorded, else its whole time over M.", model=model
+        "What a step takes, {model}: its parts per token, at the smallest and the largest M and as many between as"
+        " there is room for; its whole time over M where parts were not recorded.",
+        model=model,
     )
     return [Figure(f"{prefix}_steps", caption, panels, table)]
