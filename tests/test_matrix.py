@@ -16,6 +16,7 @@ from slidesparse.configuration import (
     matrix,
     plan,
     planned,
+    seats,
     validated,
     variants,
 )
@@ -183,3 +184,19 @@ def test_hardware_is_one_key_a_list_or_this_machine():
 def test_matrix_of_something_that_is_no_hardware_key():
     with pytest.raises(HardwareError, match="'H200' is not a hardware key"):
         matrix(validated(read()), "H200")
+
+
+@pytest.mark.parametrize(("count", "places"), [(1, (1, 1)), (2, (1, 1)), (3, (2, 1)), (4, (2, 2))])
+def test_engines_that_are_divided_by_one_another_share_a_gpu(count, places):
+    kernels = [("H100", "M", dtype, "cusparselt", f"2_{L}", True) for dtype in ("INT8", "FP8") for L in (4, 6, 8)]
+    engines = [(*kernel[:5], False) for kernel in kernels]
+    found = seats(kernels + engines, count)
+    by_type = [{found[key] for key in engines if key[2] == dtype} for dtype in ("INT8", "FP8")]
+    assert tuple(map(len, by_type)) == places
+    assert set.union(*by_type) == {found[key] for key in kernels} == set(range(count))
+    assert count == 1 or not set.intersection(*by_type)
+
+
+def test_more_models_than_gpus_take_turns_on_them():
+    engines = [("H100", model, "INT8", "cublaslt", "dense", False) for model in "ABC"]
+    assert list(seats(engines, 2).values()) == [0, 1, 0]

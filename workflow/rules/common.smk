@@ -112,7 +112,7 @@ def asked(name):
 # With several GPUs in one machine (--resources gpu=4) every engine, and every configuration of the kernel stage, has one
 # of as many seats. A seat takes one job at a time and keeps to one GPU, so that no engine is loaded on two.
 SEATS = int(getattr(workflow.global_resources.get("gpu"), "value", None) or 1)
-SEAT = {key: i % SEATS for i, key in enumerate(PRIORITY)}
+SEAT = configuration.seats(PRIORITY, SEATS)
 SEAT_NAMES = [f"seat{i}" for i in range(SEATS) if SEATS > 1]
 for name in SEAT_NAMES:
     workflow.global_resources[name] = 1

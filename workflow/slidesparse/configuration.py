@@ -151,6 +151,22 @@ def peers(root, hardware_key, model, dtype, backend):
     }
 
 
+def seats(keys, count):
+    """{key: number of its seat, below `count`} of (hardware, model, dtype, backend, sparsity, is of the kernel stage).
+
+    Kernel points have their rivals beside them and take any seat, in turn. Engines are divided by one another: those of
+    a model and dtype have one seat, or as many as there are for each.
+    """
+    engines = [key for key in keys if not key[-1]]
+    groups = list(dict.fromkeys(key[:3] for key in engines))
+    found = {key: i % count for i, key in enumerate(key for key in keys if key[-1])}
+    for i, group in enumerate(groups):
+        own = range(i, count, len(groups)) if len(groups) <= count else [i % count]
+        members = [key for key in engines if key[:3] == group]
+        found |= {key: own[n % len(own)] for n, key in enumerate(members)}
+    return found
+
+
 def measures(backend, stage, dtype):
     """Whether a stage measures a backend with a type of weights."""
     known = BACKENDS[backend]
