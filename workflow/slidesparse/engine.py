@@ -132,8 +132,10 @@ class Engine:
         than planned.
         """
         from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
 
         sampling = SamplingParams(max_tokens=output_len, ignore_eos=True, detokenize=False, temperature=0.0)
+        sampling.output_kind = RequestOutputKind.FINAL_ONLY  # as vLLM's own LLM.generate
         prompts = [
             TokensPrompt(prompt_token_ids=prompt(number, length, self.vocabulary))
             for number, length in enumerate(lengths, self._prompts)
@@ -147,7 +149,7 @@ class Engine:
         ends, recorded = [time.perf_counter()], None
         self.ask("limit", *limits)
         while self.llm.has_unfinished_requests():
-            if self.llm.step():
+            if self._step():
                 ends.append(time.perf_counter())
                 if profile and len(ends) - 1 == profile[0]:
                     self.ask("profile", True)
@@ -166,6 +168,18 @@ class Engine:
             )
         self._check(steps, modes)
         return Run(seconds, steps, modes, ends[-1] - begin, recorded)
+
+    def _step(self):
+        """LLMEngine.step, which tells of steps by the outputs of requests, and these are told of once they are done.
+
+        Returns whether a batch has ended; when vLLM only queues one, none has.
+        """
+        outputs = self.llm.engine_core.get_output()
+        processed = self.llm.output_processor.process_outputs(
+            outputs.outputs, engine_core_timestamp=outputs.timestamp, iteration_stats=None
+        )
+        self.llm.engine_core.abort_requests(processed.reqs_to_abort)
+        return bool(outputs.outputs)
 
     def _check(self, steps, modes):
         """Raise MeasurementError if a step ran without the CUDA graph that was made for it, or with another's."""
