@@ -49,6 +49,20 @@ def test_a_closed_engine_leaves_nothing_of_a_compiled_model_behind(checkpoint, m
     assert weight() is None
 
 
+def test_what_an_aborted_run_left_is_no_step(checkpoint, engine, monkeypatch):
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+
+    made = engine(checkpoint("INT8", "dense"), "onednn")
+    core = made.llm.engine_core
+    late, take = (
+        [EngineCoreOutputs(outputs=[EngineCoreOutput(request_id="aborted", new_token_ids=[1])])],
+        core.get_output,
+    )
+    monkeypatch.setattr(core, "get_output", lambda: late.pop() if late else take())
+    taken = made.run([32] * 8, 1, (128, 4), math.inf)
+    assert taken.steps == [[128, 4]] * 2 and len(taken.seconds) == 2
+
+
 def test_the_next_engine_of_a_process_captures_into_a_new_pool(checkpoint, monkeypatch):
     from vllm.platforms import current_platform
 

@@ -150,7 +150,7 @@ def test_stock_vllm_is_measured_beside_what_is_there(finished):
         best = json.loads(after[point(stage, "vllm", "dense", M)][1])
         assert best["results"]["variant"] == "vllm-eager"
         assert best["run"]["seconds"] == json.loads(after[point(stage, "vllm-eager", "dense", M)][1])["run"]["seconds"]
-    assert "prefill BitNet-tiny INT8, from stock vLLM to sparse" in finished.report()
+    assert "prefill BitNet-tiny INT8, steady-state step time, from stock vLLM to sparse" in finished.report()
     assert "Nothing failed" in finished.report()
     assert finished.run("all", config=[TINY, stock]).jobs == {}
 

@@ -172,14 +172,16 @@ class Engine:
     def _step(self):
         """LLMEngine.step, which tells of steps by the outputs of requests, and these are told of once they are done.
 
-        Returns whether a batch has ended; when vLLM only queues one, none has.
+        Returns whether a batch has ended: when vLLM only queues one, none has; what is left of an aborted run, which an
+        engine in its own process may tell late, is none.
         """
         outputs = self.llm.engine_core.get_output()
+        ended = any(one.request_id in self.llm.output_processor.request_states for one in outputs.outputs)
         processed = self.llm.output_processor.process_outputs(
             outputs.outputs, engine_core_timestamp=outputs.timestamp, iteration_stats=None
         )
         self.llm.engine_core.abort_requests(processed.reqs_to_abort)
-        return bool(outputs.outputs)
+        return ended
 
     def _check(self, steps, modes):
         """Raise MeasurementError if a step ran without the CUDA graph that was made for it, or with another's."""
