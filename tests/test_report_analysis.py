@@ -131,6 +131,8 @@ def test_a_difference_inside_the_noise_is_shown_as_such():
     assert rows_under(text, title)[0] == ["512", "1.01 (1.00–1.02) ≈"]
     assert "≈ marks the 1 of 1 ratios whose interval holds 1" in text
     assert "at none: cusparselt/2_8" in text
+    steps = "- prefill BitNet-2B INT8, steady-state step time, over cublaslt/dense: most at"
+    assert steps in text and steps.replace("steady-state step time", "tokens/s of the published protocol") not in text
 
 
 def test_the_fastest_dense_backend_and_2_4_are_denominators_too():

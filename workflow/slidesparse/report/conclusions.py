@@ -36,12 +36,15 @@ def totals(source):
 
 def conclusion_blocks(source, comparisons, found):
     """Sentences about speed-up, the way from kernel to model, the data types, how far the figures carry; then every
-    pattern.
+    pattern. Of engines by their steps, and by the published protocol's tokens/s where nothing else is known.
     """
+    steady = {place(comparison) for comparison in comparisons if comparison.metric == "step_ms"}
     chosen = [
         comparison
         for comparison in comparisons
-        if comparison.kind != "half" and (comparison.caches != "hot" or only_hot(comparison, comparisons))
+        if comparison.kind != "half"
+        and (comparison.caches != "hot" or only_hot(comparison, comparisons))
+        and (comparison.metric != "tokens_per_s" or place(comparison) not in steady)
     ]
     sentences = [sentence for comparison in chosen for sentence in of_comparison(comparison)]
     sentences += kernel_against_model(source, comparisons)
@@ -67,6 +70,11 @@ def conclusion_blocks(source, comparisons, found):
         "faster at",
     )
     return [Bullets(sentences), *([Table("conclusions", headers, rows, "llllll")] if rows else [])]
+
+
+def place(comparison):
+    """What is compared with what, whatever the figure."""
+    return comparison.stage, comparison.model, comparison.dtype, comparison.kind
 
 
 def only_hot(comparison, comparisons):
