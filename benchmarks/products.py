@@ -18,7 +18,7 @@ SLOWER = 1.05
 
 
 def points(root):
-    """{(hardware, stage, model, dtype, backend, sparsity, M): results} of all points of one model's products."""
+    """{(hardware, stage, model, dtype, backend, sparsity, M): results} of all points below a tree of one model."""
     found = {}
     for path in sorted(Path(root).glob("*/*/*/*/*/*/M*.json")):
         point = json.loads(path.read_text())

@@ -27,7 +27,7 @@ CLOSE = 0.03
 
 
 def figures(root):
-    """{(stage and configuration, M, linear, column): value} of every CSV of points below a result tree."""
+    """{(hardware, stage and configuration, M, linear, column): value} of every CSV of points below a result tree."""
     found = {}
     for path in (path for stage in STAGES for path in Path(root).glob(f"*/{stage}/*/*/*/*/*.csv")):
         with path.open() as stream:
@@ -35,7 +35,7 @@ def figures(root):
                 for column in (column for columns in KINDS.values() for column in columns):
                     if row.get(column):
                         M = int(row[M_COLUMN[path.parts[-6]]])
-                        found[path.parts[-6:-1], M, row.get("linear"), column] = float(row[column])
+                        found[path.parts[-7:-1], M, row.get("linear"), column] = float(row[column])
     return found
 
 

@@ -63,7 +63,7 @@ def test_a_step_is_the_share_of_one_in_the_window():
     [
         ("flash::FwdSm90", "_norm", "attention"),  # FlashAttention 3 with a schedule that was made ahead
         ("_rope", "flash::FwdSm90", "attention"),
-        ("_norm", "sm90_xmma_sparse_gemm", "gemm"),  # a workspace of split K
+        ("_norm", "sm90_xmma_sparse_gemm", "gemm"),  # its workspace
         ("sm90_xmma_sparse_gemm", "_norm", "rest"),
     ],
 )

@@ -54,9 +54,9 @@ def test_what_an_aborted_run_left_is_no_step(checkpoint, engine, monkeypatch):
 
     made = engine(checkpoint("INT8", "dense"), "onednn")
     core = made.llm.engine_core
-    late, take = (
-        [EngineCoreOutputs(outputs=[EngineCoreOutput(request_id="aborted", new_token_ids=[1])])],
+    take, late = (
         core.get_output,
+        [EngineCoreOutputs(outputs=[EngineCoreOutput(request_id="aborted", new_token_ids=[1])])],
     )
     monkeypatch.setattr(core, "get_output", lambda: late.pop() if late else take())
     taken = made.run([32] * 8, 1, (128, 4), math.inf)

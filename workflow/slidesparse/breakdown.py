@@ -42,7 +42,7 @@ def _served(before, after):
     """The part for which something between two kernels clears memory, or None.
 
     FlashAttention 3 clears its tile counter behind each kernel that was given its schedule, else in front of it
-    (hopper/flash_api.cpp); libraries of GEMMs clear a workspace in front of a kernel that splits K.
+    (hopper/flash_api.cpp); libraries of GEMMs clear a workspace in front of some kernels.
     """
     if "attention" in (part(before), part(after)):
         return "attention"

@@ -17,7 +17,7 @@ HALF = "2_4"
 class Quantity(NamedTuple):
     """A figure, the ends of its 95 % confidence interval (None where nobody knows them), and where it was measured.
 
-    kind: what must be the same on both sides of a ratio, such as the type of a GEMM's product. gpu: of the machine,
+    kind: what must be the same on both sides of a ratio, such as the type of a GEMM's product. gpu_uuid: of the GPU,
     hashed; empty where it is not known. across: of a ratio, whether its sides were measured on two GPUs of one name.
     """
 
@@ -26,7 +26,7 @@ class Quantity(NamedTuple):
     high: float | None = None
     machine: tuple = ()
     kind: str = ""
-    gpu: str = ""
+    gpu_uuid: str = ""
     across: bool = False
 
     @property
@@ -40,10 +40,10 @@ class Quantity(NamedTuple):
         return self.low is not None and self.high is not None and self.low <= 1 <= self.high
 
 
-def around(value, spread, machine=(), kind="", gpu=""):
+def around(value, spread, machine=(), kind="", gpu_uuid=""):
     """A quantity with a relative half-width, or without one."""
     ends = (value * (1 - spread), value * (1 + spread)) if spread is not None else (None, None)
-    return Quantity(value, *ends, machine, kind, gpu)
+    return Quantity(value, *ends, machine, kind, gpu_uuid)
 
 
 def both(first, second):
@@ -53,7 +53,7 @@ def both(first, second):
 
 def quotient(first, second):
     """First over second, two independent figures."""
-    across = bool(first.gpu and second.gpu) and first.gpu != second.gpu
+    across = bool(first.gpu_uuid and second.gpu_uuid) and first.gpu_uuid != second.gpu_uuid
     return around(first.value / second.value, both(first.spread, second.spread))._replace(across=across)
 
 
@@ -122,7 +122,7 @@ def of_points(rows, column):
             row.values.get(f"{column}_ci_low"),
             row.values.get(f"{column}_ci_high"),
             row.provenance.machine,
-            gpu=row.provenance.gpu,
+            gpu_uuid=row.provenance.gpu_uuid,
         )
         for row in rows
         if row.status == "ok" and row.values.get(column) is not None
@@ -145,7 +145,7 @@ def of_row(row, column):
     """Quantity of a column of one row."""
     values = row.values
     ends = values.get(f"{column}_ci_low"), values.get(f"{column}_ci_high")
-    return Quantity(values[column], *ends, row.provenance.machine, values.get("output") or "", row.provenance.gpu)
+    return Quantity(values[column], *ends, row.provenance.machine, values.get("output") or "", row.provenance.gpu_uuid)
 
 
 def summed(quantities):
@@ -157,14 +157,12 @@ def summed(quantities):
         if None in spreads
         else math.hypot(*(s * q.value for s, q in zip(spreads, quantities, strict=True))) / total
     )
-    return around(total, known, quantities[0].machine, quantities[0].kind, quantities[0].gpu)
+    return around(total, known, quantities[0].machine, quantities[0].kind, quantities[0].gpu_uuid)
 
 
-STEPS = (
-    ("tokens_per_s", say("tokens/s of the published protocol"), "tokens/s"),
-    ("step_ms", say("steady-state step time"), "ms"),
-)
-FIGURES = {"prefill": STEPS, "decode": (*STEPS, ("gpu_step_ms", say("GPU time of a step"), "ms"))}
+TOKENS = ("tokens_per_s", say("tokens/s of the published protocol"), "tokens/s")
+WALL = ("step_ms", say("steady-state step time"), "ms")
+FIGURES = {"prefill": (TOKENS, WALL), "decode": (TOKENS, WALL, ("gpu_step_ms", say("GPU time of a step"), "ms"))}
 """stage -> (column, its name, its unit) of what is compared: a decode step may take the host longer than the GPU."""
 
 

@@ -51,7 +51,7 @@ class Provenance(NamedTuple):
     protocol: str = ""
     git_commit: str = ""
     git_dirty: str = ""
-    gpu: str = ""
+    gpu_uuid: str = ""
     """Hash of the GPU's UUID."""
 
     @property

@@ -72,7 +72,7 @@ def gain_blocks(source):
                         " give."
                     )
                 ]
-                notes += [ACROSS_NOTE] * (len({step.gpu for step in values.values()}) > 1)
+                notes += [ACROSS_NOTE] * (len({step.gpu_uuid for step in values.values()}) > 1)
                 name = f"gains_{stage}_{model}_{dtype}" + "_gpu" * (column == "gpu_step_ms")
                 title = say(
                     "{stage} {model} {dtype}, {what}, from stock vLLM to sparse",
