@@ -93,9 +93,11 @@ def test_every_step_carries_exactly_M(checkpoint, engine):
     made = engine(checkpoint("INT8", "dense"), "onednn")
     prefill = throughput.prefill(made, 128, PREFILL)
     assert prefill["tokens"] == [128, 128] and prefill["sequences"] == [4, 4]
-    assert prefill["prompt_lens"] == [32] * 4 and prefill["num_prompts"] == 32
-    assert prefill["step_s"]["n"] == len(prefill["samples_s"]) == prefill["steps"] == 8
-    assert len(prefill["repeats_s"]) == 2
+    assert prefill["step_s"]["n"] == len(prefill["samples_s"]) == 8 and len(prefill["repeats_s"]) == 2
+    # the columns of the published protocol are of the whole run, its first two and last two steps among it
+    assert prefill["prompt_lens"] == [32] * 4 and prefill["steps"] == 12 and prefill["num_prompts"] == 48
+    assert prefill["tokens_per_s"] * prefill["elapsed_s"] == pytest.approx(12 * (128 + 4))
+    assert prefill["elapsed_s"] > sum(prefill["samples_s"])
     decode = throughput.decode(made, 8, DECODE)
     assert decode["tokens"] == decode["sequences"] == [8, 8]
     assert decode["step_s"]["n"] == 14  # the first of 8 output tokens comes with the prompts, in each of two repeats
@@ -107,8 +109,8 @@ def test_every_step_carries_exactly_M(checkpoint, engine):
 def test_a_repeat_of_long_steps_has_fewer(checkpoint, engine, monkeypatch):
     monkeypatch.setattr(throughput, "LONG_S", 0.0)
     made = engine(checkpoint("INT8", "dense"), "onednn")
-    assert throughput.prefill(made, 64, PREFILL | {"steps": 12})["steps"] == 2 * throughput.FEWEST
-    assert throughput.prefill(made, 64, PREFILL)["steps"] == 2 * 4
+    assert throughput.prefill(made, 64, PREFILL | {"steps": 12})["step_s"]["n"] == 2 * throughput.FEWEST
+    assert throughput.prefill(made, 64, PREFILL | {"steps": 3})["step_s"]["n"] == 2 * 3
 
 
 def test_a_point_says_how_it_was_measured(checkpoint, engine):
