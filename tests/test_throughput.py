@@ -1,0 +1,74 @@
+"""What a point makes of the times of steps, told by an engine that stands in for one on a GPU under a power limit."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from slidesparse import throughput
+from slidesparse.engine import Run
+
+PARAMETERS = {"steps": 24, "prompt_cap": 1024, "warmup_steps": 8, "relative_ci": 0.01, "time_limit_s": 60}
+PARAMETERS |= {"min_repeats": 5, "max_repeats": 10}
+DECODE = {"prompt_len": 16, "output_len": 5, "warmup_steps": 1, "relative_ci": 0.01, "time_limit_s": 60}
+DECODE |= {"min_repeats": 5, "max_repeats": 6}
+
+
+class Limited:
+    """Steps of 40 ms for the first half second of a run and of 45 ms then; `late` seconds pass before one is told of,
+    except at the end of a run."""
+
+    device, size = "cuda", SimpleNamespace(sequences=64)
+
+    def __init__(self, late=0.0, pace=lambda run: 1.0):
+        self.late, self.pace, self.runs = late, pace, []
+
+    def run(self, lengths, output_len, limits, deadline, profile=None):
+        count = len(lengths) * sum(lengths[:1]) // limits[0] if output_len == 1 else output_len
+        ends, pace = [0.0], self.pace(len(self.runs))
+        for _ in range(count):
+            ends.append(ends[-1] + pace * (0.040 if ends[-1] < 0.5 else 0.045))
+        told = [end + self.late * (0 < i < count - 1) for i, end in enumerate(ends)]
+        seconds = [after - before for before, after in zip(told, told[1:], strict=False)]
+        tokens = limits if output_len == 1 else (limits[1], limits[1])
+        steps = [(limits[0], limits[1] if output_len > 1 else 8)] + [(tokens[0], tokens[1])] * (count - 1)
+        self.runs.append(count)
+        return Run(seconds, steps, ["FULL"] * count, told[-1], None)
+
+    def ask(self, name):
+        return {}
+
+    def describe(self, M):
+        return {}
+
+
+def test_prefill_is_the_pace_that_lasts():
+    engine = Limited(late=0.015)
+    point = throughput.prefill(engine, 8192, PARAMETERS)
+    assert point["repeats_s"] == pytest.approx([0.045] * 5)
+    assert point["step_s"]["median"] == pytest.approx(0.045)
+    assert point["step_s"]["n"] == 5 * 13  # half a second of steps, each
+    assert point["steps"] == engine.runs[1]  # one run held all five
+
+
+def test_a_repeat_is_the_mean_of_its_steps():
+    """A host that tells of two ends at once makes one step long and the next one short; their sum is right."""
+
+    class Uneven(Limited):
+        def run(self, *arguments, **settings):
+            taken = super().run(*arguments, **settings)
+            pairs = [0.075 if i % 2 else 0.015 for i in range(len(taken.seconds))]
+            return taken._replace(seconds=pairs)
+
+    point = throughput.prefill(Uneven(), 8192, PARAMETERS | {"steps": 12})
+    assert point["repeats_s"] == pytest.approx([0.045] * 5)
+    assert point["step_s"]["median"] == pytest.approx(0.045)
+    assert point["steady_tokens_per_s"] == pytest.approx(8192 / 0.045)
+    assert point["step_s"]["p5"] == pytest.approx(0.015)
+
+
+def test_repeats_are_added_until_they_agree():
+    uneven = Limited(pace=lambda run: 1.0 + 0.2 * (run % 2))
+    point = throughput.decode(uneven, 64, DECODE)
+    assert len(point["repeats_s"]) == 6
+    point = throughput.decode(Limited(pace=lambda run: 2.0), 64, DECODE | {"output_len": 9})
+    assert len(point["repeats_s"]) == 5 and point["num_prompts"] == 5 * 64
