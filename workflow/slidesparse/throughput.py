@@ -20,8 +20,8 @@ LONG_S, FEWEST = 0.5, 4
 """Seconds of steps after which a repeat of a prefill point may end, and steps that it makes in any case."""
 
 SETTLE_S = 0.75
-"""Seconds of prefill steps on a GPU that are not counted at the start of a run: one that stood still may exceed its power
-limit for about as long."""
+"""Seconds of prefill steps on a GPU that are not counted at the start of a run: one that stood still may exceed its
+power limit for about as long."""
 
 FILLING, EMPTYING = 2, 2
 """Steps at the ends of a run of prefill that are not counted: the host tells of the first ones late, for it prepares
