@@ -288,6 +288,44 @@ def test_no_two_configurations_of_a_figure_look_alike():
     assert len({(look["color"], look["marker"]) for look in looks}) == len(names)
 
 
+def test_what_the_host_bounds_is_marked_and_nothing_is_concluded_from_it():
+    """A step that waits for the host says what the host did: 8.0 against 5.2 ms is none of the kernels' doing."""
+
+    def rows(late):
+        values = {"gpu_step_ms": 4.1, "host_bound": late}
+        return [
+            step("decode", DENSE, 256, 8.0, **values),
+            step("decode", SLID, 256, 5.2, **values),
+            step("decode", DENSE, 512, 9.0, gpu_step_ms=9.0, host_bound=False),
+            step("decode", SLID, 512, 10.0, gpu_step_ms=9.9, host_bound=False),
+        ]
+
+    over = "decode BitNet-2B INT8, steady-state step time, over cublaslt/dense"
+    text = text_of(rows(True))
+    assert [row[1].split(" ")[0] for row in rows_under(text, over)[:2]] == ["1.54", "0.90"]
+    assert [" †" in row[1] for row in rows_under(text, over)[:2]] == [True, False]
+    assert "† marks ratios of which a side is bound by the host" in text
+    assert over + ": most at M=512 with cusparselt/2_8, 0.90" in text
+    assert (
+        "decode BitNet-2B INT8, GPU time of a step, over cublaslt/dense: most at M=256 with cusparselt/2_8, 1.00"
+        in text
+    )
+    both = rows(True)[:2]
+    assert over + ": bound by the host at every M, so it says nothing of the kernels." in text_of(both)
+    assert "†" not in text_of(rows(False)) and over + ": most at M=256 with cusparselt/2_8, 1.54" in text_of(
+        rows(False)
+    )
+
+
+def test_types_are_compared_by_steps_and_decode_by_the_time_of_the_gpu():
+    other = DENSE._replace(dtype="FP8")
+    rows = [step("prefill", name, 512, ms) for name, ms in ((DENSE, 11.0), (other, 10.0))]
+    rows += [step("decode", name, 64, ms, gpu_step_ms=gpu) for name, ms, gpu in ((DENSE, 8.0, 4.0), (other, 12.0, 3.2))]
+    text = text_of(rows)
+    assert "prefill BitNet-2B cublaslt/dense: FP8 is faster than INT8 in steady-state step time, 1.10 times" in text
+    assert "decode BitNet-2B cublaslt/dense: FP8 is faster than INT8 in GPU time of a step, 1.25 times" in text
+
+
 def test_conclusions_come_from_the_figures(tmp_path):
     text, _ = markdown(PUBLISHED)
     assert "most at M=4096 with cusparselt/2_4, 1.43 (67,510 against 47,154 tokens/s)" in text

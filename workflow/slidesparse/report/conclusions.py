@@ -5,7 +5,7 @@ from statistics import median
 from slidesparse.patterns import Pattern
 from slidesparse.report.checks import add, passed, ratio
 from slidesparse.report.document import Bullets, Table, fixed, joined, number, say
-from slidesparse.report.ratios import of_layers
+from slidesparse.report.ratios import FIGURES, of_layers
 from slidesparse.report.rows import DTYPES, by_configuration, caches_of, configuration_order, grouped
 
 MUCH = 0.02
@@ -93,11 +93,14 @@ def faster(ratio):
 
 
 def pattern_rows(comparison):
-    """A row for every sparse configuration: range and median of its ratios, bound, and at how many M it is faster."""
+    """A row for every sparse configuration: range and median of its ratios, bound, and at how many M it is faster.
+
+    Without ratios that the host bounds.
+    """
     rows = []
     for name in comparison.names():
-        if name.sparse_kernel:
-            values = list(comparison.of(name).values())
+        values = [value for value in comparison.of(name).values() if not value.host_bound]
+        if name.sparse_kernel and values:
             ratios = [value.value for value in values]
             wins = sum(faster(value) for value in values)
             shown = [
@@ -109,15 +112,29 @@ def pattern_rows(comparison):
 
 
 def of_comparison(comparison):
-    """One sentence: the most that any pattern gives, and which patterns are faster at every M, at some, at none."""
+    """One sentence: the most that any pattern gives, and which patterns are faster at every M, at some, at none.
+
+    Of ratios that the host bounds nothing follows; where there are no others, the sentence says so.
+    """
     sparse = {key: ratio for key, ratio in comparison.ratios.items() if key[0].sparse_kernel}
     if not sparse:
         return []
+    of = {"stage": comparison.stage, "model": comparison.model, "dtype": comparison.dtype}
+    of |= {"what": comparison.what, "over": comparison.over}
+    sparse = {key: ratio for key, ratio in sparse.items() if not ratio.host_bound}
+    if not sparse:
+        return [
+            say(
+                "{stage} {model} {dtype}, {what}, over {over}: bound by the host at every M, so it says nothing of the"
+                " kernels.",
+                **of,
+            )
+        ]
     (name, M), best = max(sparse.items(), key=lambda item: item[1].value)
     mine, theirs = comparison.sides[name, M]
     groups = {"every": [], "some": [], "none": []}
     for other in sorted({key[0] for key in sparse}, key=configuration_order):
-        wins = [faster(ratio) for ratio in comparison.of(other).values()]
+        wins = [faster(ratio) for (whose, _), ratio in sparse.items() if whose == other]
         groups["every" if all(wins) else "some" if any(wins) else "none"].append(other.column)
     words = {"every": say("faster at every M"), "some": say("at some"), "none": say("at none")}
     parts = [say("{word}: {names}", word=words[word], names=names) for word, names in groups.items() if names]
@@ -126,11 +143,7 @@ def of_comparison(comparison):
         say(
             "{stage} {model} {dtype}, {what}, over {over}: most at M={M} with {name}, {ratio} ({mine}"
             " against {theirs} {unit}); {parts}.",
-            stage=comparison.stage,
-            model=comparison.model,
-            dtype=comparison.dtype,
-            what=comparison.what,
-            over=comparison.over,
+            **of,
             parts=joined(parts),
             M=M,
             name=name.column,
@@ -181,19 +194,28 @@ def kernel_against_model(source, comparisons):
 
 
 def dtypes(source):
-    """FP8 over INT8 of the same configuration, dense and in tokens/s; kernels by their sums."""
+    """FP8 over INT8 of the same dense configuration: prefill by steps, decode by the GPU's time in them, both by the
+    published protocol's tokens/s where nothing else is known, kernels by their sums.
+    """
     sentences = []
-    for stage, column in (("prefill", "tokens_per_s"), ("decode", "tokens_per_s")):
+    for stage, known in (("prefill", "step_ms"), ("decode", "gpu_step_ms")):
         by_name = by_configuration(source.stage(stage))
         for name in [name for name in by_name if name.dtype == DTYPES[0] and name.sparsity == "dense"]:
             other = by_name.get(name._replace(dtype=DTYPES[1]))
             if not other:
                 continue
-            first = {row.M: row.values[column] for row in by_name[name] if row.status == "ok"}
-            second = {row.M: row.values[column] for row in other if row.status == "ok"}
-            shared = sorted(M for M in first.keys() & second.keys() if first[M] and second[M])
-            if shared:
-                sentences.append(between(stage, name, "tokens/s", {M: second[M] / first[M] for M in shared}))
+            for column in (known, "tokens_per_s"):
+                first, second = (
+                    {row.M: row.values[column] for row in rows if row.status == "ok" and row.values.get(column)}
+                    for rows in (by_name[name], other)
+                )
+                shared = sorted(first.keys() & second.keys())
+                if shared:
+                    higher = column == "tokens_per_s"
+                    ratios = {M: second[M] / first[M] if higher else first[M] / second[M] for M in shared}
+                    what = next(what for metric, what, _ in FIGURES[stage] if metric == column)
+                    sentences.append(between(stage, name, "tokens/s" if higher else what, ratios))
+                    break
     sums = {}
     caches = caches_of(source.stage("kernel"))
     for model, dtype in grouped(source.stage("kernel")):

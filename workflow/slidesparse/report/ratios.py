@@ -19,6 +19,7 @@ class Quantity(NamedTuple):
 
     kind: what must be the same on both sides of a ratio, such as the type of a GEMM's product. gpu_uuid: of the GPU,
     hashed; empty where it is not known. across: of a ratio, whether its sides were measured on two GPUs of one name.
+    host_bound: whether the host bounds it, or a side of it.
     """
 
     value: float
@@ -28,6 +29,7 @@ class Quantity(NamedTuple):
     kind: str = ""
     gpu_uuid: str = ""
     across: bool = False
+    host_bound: bool = False
 
     @property
     def spread(self):
@@ -54,7 +56,8 @@ def both(first, second):
 def quotient(first, second):
     """First over second, two independent figures."""
     across = bool(first.gpu_uuid and second.gpu_uuid) and first.gpu_uuid != second.gpu_uuid
-    return around(first.value / second.value, both(first.spread, second.spread))._replace(across=across)
+    marks = {"across": across, "host_bound": first.host_bound or second.host_bound}
+    return around(first.value / second.value, both(first.spread, second.spread))._replace(**marks)
 
 
 @dataclass
@@ -123,6 +126,7 @@ def of_points(rows, column):
             row.values.get(f"{column}_ci_high"),
             row.provenance.machine,
             gpu_uuid=row.provenance.gpu_uuid,
+            host_bound=bool(row.values.get("host_bound")) and column != "gpu_step_ms",
         )
         for row in rows
         if row.status == "ok" and row.values.get(column) is not None

@@ -16,6 +16,14 @@ NOISE = " ≈"
 ACROSS = " ⇄"
 """Mark of a ratio whose sides were measured on two GPUs."""
 
+HOST = " †"
+"""Mark of a ratio of which the host bounds a side."""
+
+HOST_NOTE = say(
+    "† marks ratios of which a side is bound by the host, its step longer than 1.1 times the GPU's work: they say as"
+    " much of the host as of the kernels."
+)
+
 ACROSS_NOTE = say("⇄ marks ratios of points that two GPUs measured: GPUs of one name differ by some percent.")
 
 
@@ -73,6 +81,7 @@ def gain_blocks(source):
                     )
                 ]
                 notes += [ACROSS_NOTE] * (len({step.gpu_uuid for step in values.values()}) > 1)
+                notes += [HOST_NOTE] * any(step.host_bound for step in values.values())
                 name = f"gains_{stage}_{model}_{dtype}" + "_gpu" * (column == "gpu_step_ms")
                 title = say(
                     "{stage} {model} {dtype}, {what}, from stock vLLM to sparse",
@@ -136,7 +145,7 @@ def cell(ratio):
 
 def marks_of(ratio):
     """What stands behind a ratio."""
-    return NOISE * ratio.inside_noise + ACROSS * ratio.across
+    return NOISE * ratio.inside_noise + ACROSS * ratio.across + HOST * ratio.host_bound
 
 
 def comparison_section(comparison):
@@ -165,6 +174,7 @@ def comparison_section(comparison):
     else:
         notes.append(say("One figure a point, no repeats: how much of a ratio is noise is not known."))
     notes += [ACROSS_NOTE] * any(ratio.across for ratio in comparison.ratios.values())
+    notes += [HOST_NOTE] * any(ratio.host_bound for ratio in comparison.ratios.values())
     above = [say("{name} at M={M}", name=name.column, M=M) for name, M in comparison.above_bound()]
     if above:
         notes.append(say("Above the bound, which supposes GEMMs of equal efficiency: {above}.", above=above))
