@@ -47,7 +47,7 @@ def test_a_run_of_another_length_says_so(tmp_path):
 
 OUR_DAMAGE = {
     "cut in a row": (lambda text: text[:-7], "its last line has no end"),
-    "a short row": (lambda text: text.replace(",0.26.0\n", "\n", 1), "row 1 has 51 of 52 columns"),
+    "a short row": (lambda text: text.replace(",0.26.0\n", "\n", 1), "row 1 has 53 of 54 columns"),
     "two rows for an M": (lambda text: text + text.splitlines()[1] + "\n", "two rows for M_prefill=512"),
     "an unknown column": (lambda text: text.replace("vllm\n", "sglang\n"), "unknown column sglang"),
     "NaN": (lambda text: text.replace("42750", "NaN"), "'NaN' is no finite number"),

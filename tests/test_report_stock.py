@@ -69,6 +69,20 @@ def test_decode_is_also_compared_by_what_the_gpu_took(tmp_path):
     ]
     assert rows_under(text, "decode BitNet-2B INT8, GPU time of a step, over cublaslt/dense")[0] == ["64", "1.28"]
     assert "prefill BitNet-2B INT8, GPU time" not in text
+    file = root / HARDWARE / "decode/BitNet-2B/INT8/vllm/dense/M64.json"
+    point = read_json(file)
+    point["results"]["variants"] = {
+        "vllm-full-1-own": {"status": "ok", "gpu_step_ms": 4.0},
+        "vllm-piecewise-1": {"status": "ok", "gpu_step_ms": 3.6},
+        "vllm-piecewise-32": {"status": "out_of_memory", "gpu_step_ms": None},
+    }
+    write_json(file, point)
+    gather_all(root, HARDWARE)
+    text, _ = markdown(root)
+    (row,) = rows_under(text, "decode BitNet-2B INT8, GPU time of a step, from stock vLLM to sparse")
+    assert (row[1:3], row[5], row[-1]) == (["vllm-piecewise-1", "3.600"], "1.13", "1.44")
+    (row,) = rows_under(text, "decode BitNet-2B INT8, steady-state step time, from stock vLLM to sparse")
+    assert row[1:3] == ["vllm-full-1-own", "18.000"]
 
 
 def test_stock_vllm_is_no_best_dense_backend(tmp_path):

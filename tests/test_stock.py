@@ -13,8 +13,8 @@ import synthetic
 from reports import markdown, rows_under
 from slidesparse import points, records, status, stock
 from slidesparse.errors import RecordError
-from slidesparse.files import write_json
-from slidesparse.report.gather import expected_digests, gather, gather_all
+from slidesparse.files import read_json, write_json
+from slidesparse.report.gather import expected_digests, gather, gather_all, throughput_row
 from slidesparse.report.tasks import tasks_table
 from slidesparse.report.validate import read_point
 from synthetic import HARDWARE
@@ -99,12 +99,24 @@ def test_the_fastest_candidate_is_the_point_of_stock_vllm(tmp_path):
     assert point["request"]["tuning"] is None
 
 
+def test_by_the_time_of_the_gpu_the_rival_is_the_variant_that_takes_least(tmp_path):
+    """Its steps may be slower by the clock, where the host is late by chance."""
+    for path, gpu in zip(measured(tmp_path).values(), (4.9, 5.3, 5.1, 5.2), strict=True):
+        change(path, "results", gpu_step_ms=gpu)
+    results = chosen(tmp_path)["results"]
+    assert (results["variant"], results["gpu_step_ms"]) == ("vllm-piecewise-32", 5.3)
+    row = throughput_row(read_json(best(tmp_path)))
+    assert (row["least_gpu_variant"], row["least_gpu_step_ms"]) == ("vllm-piecewise-1", 4.9)
+    assert row["gpu_step_ms"] == 5.3
+
+
 def test_a_candidate_without_memory_leaves_the_others(tmp_path):
     measured(tmp_path, steps=(None, 0.02, None, 0.01))
     results = chosen(tmp_path)["results"]
     assert results["variant"] == "vllm-piecewise-32-own"
     left = results["variants"]["vllm-piecewise-1"]
-    assert left == {"status": "out_of_memory", "step_s": None, "reason": "20 GiB asked for, 3 GiB free"}
+    assert (left["status"], left["reason"]) == ("out_of_memory", "20 GiB asked for, 3 GiB free")
+    assert left["step_s"] is None and left["gpu_step_ms"] is None
 
 
 def test_without_memory_for_any_the_point_is_out_of_memory(tmp_path):

@@ -94,8 +94,8 @@ def choose(output, basis, parameters, *, log=None):
     """Write the point of stock vLLM that belongs at `output`: of its candidates' the one with the smallest median step.
 
     It is out of memory if all of them are. results["variant"] names the chosen one, and results["variants"] has status,
-    step_s (seconds, as in a point) and reason of each; hardware, software and run are the chosen one's, except that
-    run["seconds"] is the sum of all.
+    step_s (seconds, as in a point), gpu_step_ms and reason of each; hardware, software and run are the chosen one's,
+    except that run["seconds"] is the sum of all.
 
     basis: path of the checkpoint's manifest. A failure is recorded beside `output` and raised: RecordError if a
     candidate's point is missing or damaged, or answers another request.
@@ -115,7 +115,11 @@ def _best(output, basis, parameters):
     asked = records.request(key, parameters, basis)
     found = {name: _candidate(path, asked["candidates"][name]) for name, path in records.candidates(output).items()}
     variants = {
-        name: {"status": point["status"], "step_s": point["results"].get("step_s"), "reason": point["reason"]}
+        name: {
+            "status": point["status"],
+            **{figure: point["results"].get(figure) for figure in ("step_s", "gpu_step_ms")},
+            "reason": point["reason"],
+        }
         for name, point in found.items()
     }
     good = [name for name in found if found[name]["status"] == "ok"]

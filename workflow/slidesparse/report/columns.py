@@ -27,6 +27,8 @@ STEP = {
     "own_process": bool,
     "num_splits": int,
     "variant": str,
+    "least_gpu_variant": str,
+    "least_gpu_step_ms": float,
     "clock_mhz": float,
     "energy_j_per_token": float,
     "energy_reason": str,
@@ -34,7 +36,8 @@ STEP = {
     "weight_bytes": int,
     "engine_start_s": float,
 }
-"""How a step of an engine ran; the parts of its time are of the GPU, idle is what the wall clock has beyond them."""
+"""How a step of an engine ran; the parts of its time are of the GPU, idle is what the wall clock has beyond them. Of
+stock vLLM also the variant whose steps take the GPU the least time; by the clock another one may be the fastest."""
 
 TAIL = {
     "status": str,

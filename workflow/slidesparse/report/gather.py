@@ -144,6 +144,9 @@ def throughput_row(point):
         ("step_ms_ci_high", "ci_high"),
     ):
         row[name] = as_float(step.get(statistic), 1e3)
+    times = {name: each.get("gpu_step_ms") for name, each in results.get("variants", {}).items()}
+    least = min((name for name in times if times[name]), key=times.get, default=None)
+    row |= {"least_gpu_variant": least, "least_gpu_step_ms": times.get(least)}
     for name in ("tokens", "sequences"):
         row[f"{name}_min"], row[f"{name}_max"] = results.get(name) or (None, None)
     same = [name for name in STEP if name not in row]

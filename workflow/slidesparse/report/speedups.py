@@ -69,7 +69,10 @@ def gain_blocks(source):
     times = [(stage, *figure) for stage, figures in FIGURES.items() for figure in figures if figure[2] == "ms"]
     for stage, column, what, _ in times:
         for (model, dtype), rows in grouped(source.stage(stage)).items():
-            variants = {row.M: row.values.get("variant") for row in rows if row.configuration.stock}
+            named = ("least_gpu_variant", "variant") if column == "gpu_step_ms" else ("variant",)
+            variants = {
+                row.M: next(filter(None, map(row.values.get, named)), None) for row in rows if row.configuration.stock
+            }
             values = of_points(rows, column)
             cells = gain_rows(values, variants)
             if cells:
