@@ -5,8 +5,8 @@ from statistics import median
 from slidesparse.patterns import Pattern
 from slidesparse.report.checks import add, passed, ratio
 from slidesparse.report.document import Bullets, Table, fixed, joined, number, say
-from slidesparse.report.ratios import FIGURES, of_layers
-from slidesparse.report.rows import DTYPES, by_configuration, caches_of, configuration_order, grouped
+from slidesparse.report.ratios import FIGURES, of_layers, of_points
+from slidesparse.report.rows import DTYPES, caches_of, configuration_order, grouped
 
 MUCH = 0.02
 """A geometric mean this near 1 is called neither faster nor slower."""
@@ -199,22 +199,20 @@ def dtypes(source):
     """
     sentences = []
     for stage, known in (("prefill", "step_ms"), ("decode", "gpu_step_ms")):
-        by_name = by_configuration(source.stage(stage))
-        for name in [name for name in by_name if name.dtype == DTYPES[0] and name.sparsity == "dense"]:
-            other = by_name.get(name._replace(dtype=DTYPES[1]))
-            if not other:
+        figures = {column: of_points(source.stage(stage), column) for column in (known, "tokens_per_s")}
+        names = {name for values in figures.values() for name, _ in values}
+        for name in sorted(names, key=configuration_order):
+            other = name._replace(dtype=DTYPES[1])
+            if name.dtype != DTYPES[0] or name.sparsity != "dense":
                 continue
-            for column in (known, "tokens_per_s"):
-                first, second = (
-                    {row.M: row.values[column] for row in rows if row.status == "ok" and row.values.get(column)}
-                    for rows in (by_name[name], other)
-                )
-                shared = sorted(first.keys() & second.keys())
+            for column, values in figures.items():
+                shared = sorted(M for n, M in values if n == name and (other, M) in values)
                 if shared:
-                    higher = column == "tokens_per_s"
-                    ratios = {M: second[M] / first[M] if higher else first[M] / second[M] for M in shared}
+                    sides = {M: (values[name, M].value, values[other, M].value) for M in shared}
+                    rate = column == "tokens_per_s"
                     what = next(what for metric, what, _ in FIGURES[stage] if metric == column)
-                    sentences.append(between(stage, name, "tokens/s" if higher else what, ratios))
+                    ratios = {M: theirs / own if rate else own / theirs for M, (own, theirs) in sides.items()}
+                    sentences.append(between(stage, name, "tokens/s" if rate else what, ratios))
                     break
     sums = {}
     caches = caches_of(source.stage("kernel"))
