@@ -243,9 +243,21 @@ def test_a_step_is_held_against_the_kernels_of_the_model_that_has_its_shape():
     rows += [step("prefill", name._replace(model="Twin"), 64, ms) for name, ms in ((DENSE, 10.0), (SLID, 9.0))]
     text = text_of(rows, layers={"BitNet-2B": 30}, shapes={"Twin": "BitNet-2B"})
     assert rows_under(text, "prefill Twin INT8, estimated GEMM share of a step (%)") == [["64", "30.0", "26.7"]]
-    assert re.search("Twin INT8 at M=64: speed-up of the GEMMs .*: cusparselt/2_8 1.25 and 1.11", text)
+    over = "Twin INT8 at M=64, over cublaslt/dense: speed-up of the GEMMs"
+    assert re.search(over + ".*: cusparselt/2_8 1.25 and 1.11", text)
     apart = text_of(rows, layers={"BitNet-2B": 30})
     assert "estimated GEMM share" not in apart and "speed-up of the GEMMs" not in apart
+
+
+def test_kernels_and_prefill_are_held_against_the_fastest_dense_products_of_the_same_type():
+    """cuBLASLt's INT8 products are INT32: over them a product in INT32 says nothing of a model that runs BF16 ones."""
+    cutlass = DENSE._replace(backend="cutlass")
+    ends = {"speedup_best_dense_ci_low": 1.35, "speedup_best_dense_ci_high": 1.37}
+    rivals = {"output": "BF16", "latency_int32_us": 12.0, "cublaslt_int32_us": 13.7, "best_dense_us": 13.6}
+    rows = kernel(DENSE, 64, 13.7, output="INT32") + kernel(SLID, 64, 10.0, **rivals, speedup_best_dense=1.36, **ends)
+    rows += [step("prefill", name, 64, ms) for name, ms in ((DENSE, 13.4), (cutlass, 12.6), (SLID, 10.0))]
+    expected = "INT8 at M=64, over the fastest dense backend of each M: speed-up of the GEMMs (cold) and of prefill"
+    assert expected + " (steady-state step time): cusparselt/2_8 1.36 and 1.26." in text_of(rows)
 
 
 def test_the_roofline_is_shown_where_it_was_computed():

@@ -8,6 +8,9 @@ from slidesparse.report.document import Bullets, Table, fixed, joined, number, s
 from slidesparse.report.ratios import FIGURES, of_layers, of_points
 from slidesparse.report.rows import DTYPES, caches_of, configuration_order, grouped
 
+KINDS = ("best_dense", "dense")
+"""Denominators of which a kernel's speed-up and prefill's are set side by side, the first that both have."""
+
 MUCH = 0.02
 """A geometric mean this near 1 is called neither faster nor slower."""
 
@@ -156,18 +159,20 @@ def of_comparison(comparison):
 
 
 def kernel_against_model(source, comparisons):
-    """How much of a kernel's speed-up over dense arrives in prefill, at the M that both have."""
+    """How much of a kernel's speed-up arrives in prefill, at the M that both have: over the fastest dense backends, or
+    over the one dense backend that there is.
+    """
     sentences = []
-    kernels = {
-        (c.model, c.dtype): c for c in reversed(comparisons) if c.stage == "kernel" and c.kind == "dense" and c.ratios
-    }
-    models = {(c.model, c.dtype): c for c in comparisons if c.stage == "prefill" and c.kind == "dense" and c.ratios}
-    for key in models:
-        kernel = kernels.get((source.shape_of(key[0]), key[1]))
+    last = sorted(comparisons, key=lambda comparison: comparison.caches != "hot")  # cold and in turn, and by steps
+    found = {(each.stage, each.kind, each.model, each.dtype): each for each in last if each.ratios}
+    for key in dict.fromkeys((c.model, c.dtype) for c in comparisons if c.stage == "prefill"):
+        shape = source.shape_of(key[0]), key[1]
+        pairs = ((found.get(("kernel", kind, *shape)), found.get(("prefill", kind, *key))) for kind in KINDS)
+        kernel, model = next((pair for pair in pairs if all(pair)), (None, None))
         if not kernel:
             continue
         ratios = {(name._replace(model=key[0]), M): ratio for (name, M), ratio in kernel.ratios.items()}
-        shared = sorted(set(ratios) & set(models[key].ratios), key=lambda item: (item[1], configuration_order(item[0])))
+        shared = sorted(set(ratios) & set(model.ratios), key=lambda item: (item[1], configuration_order(item[0])))
         shared = [item for item in shared if item[1] == shared[-1][1] and item[0].sparse_kernel]
         if shared:
             parts = [
@@ -175,18 +180,20 @@ def kernel_against_model(source, comparisons):
                     "{pattern} {kernel} and {model}",
                     pattern=name.column,
                     kernel=fixed(ratios[name, M].value, 2),
-                    model=fixed(models[key].ratios[name, M].value, 2),
+                    model=fixed(model.ratios[name, M].value, 2),
                 )
                 for name, M in shared
             ]
             sentences.append(
                 say(
-                    "{model} {dtype} at M={M}: speed-up of the GEMMs ({caches}) and of prefill ({what}): {parts}.",
+                    "{model} {dtype} at M={M}, over {over}: speed-up of the GEMMs ({caches}) and of prefill ({what}):"
+                    " {parts}.",
                     model=key[0],
                     dtype=key[1],
                     M=shared[0][1],
                     caches=say(kernel.caches),
-                    what=models[key].what,
+                    what=model.what,
+                    over=model.over,
                     parts=parts,
                 )
             )
