@@ -160,6 +160,31 @@ def test_a_point_that_fits_only_without_its_neighbours_is_measured_without_them(
         engines.close()
 
 
+def test_after_sparse_products_on_a_gpu_another_engine_gets_a_new_process(checkpoint, root, monkeypatch, tmp_path):
+    """Its clock would stay lower, and a dense engine's figures depend on what was measured before."""
+    from slidesparse import engine as engines
+    from slidesparse import handlers, resident
+
+    requests = []
+    for sparsity, backend in (("2_8", "reference"), ("dense", "onednn")):
+        checkpoint("INT8", sparsity)
+        manifest = tmp_path / f"{sparsity}.json"
+        write_json(manifest, checkpoint.manifests["INT8", sparsity])
+        request = {"stage": "prefill", "M": 32, "parameters": PREFILL, "manifest": manifest, "tuning": None}
+        requests.append(request | {"backend": backend, "root": root, "others": []})
+    sparse, dense = requests
+    try:
+        handlers.engine(sparse)
+        handlers.engine(dense)  # on a CPU nothing is left behind
+        handlers.engine(sparse)
+        monkeypatch.setitem(engines._process, "sparse", True)
+        assert handlers.engine(sparse)["tokens"] == [32, 32]
+        with pytest.raises(resident.Replace):
+            handlers.engine(dense)
+    finally:
+        engines.close()
+
+
 @pytest.mark.parametrize("cause", [torch.OutOfMemoryError("CUDA out of memory. Tried …"), ValueError("something else")])
 def test_an_engine_in_a_process_of_its_own_without_memory_is_a_result(checkpoint, root, monkeypatch, tmp_path, cause):
     """It says only that it ended; the same engine in this process says why."""

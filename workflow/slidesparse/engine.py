@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from slidesparse import checkpoints, stock, throughput
+from slidesparse.backends import BACKENDS
 from slidesparse.errors import MeasurementError, OutOfMemoryError, SlideSparseError
 from slidesparse.files import read_json, sha256_file
 
@@ -247,6 +248,23 @@ class Size(NamedTuple):
 
 
 _kept = {"key": None, "engine": None}
+_process = {"sparse": False}
+"""Whether an engine with sparse products has run on a GPU in this process."""
+
+
+def needs_new_process(request):
+    """Whether the engine for a request of `measure` must not be made in this process.
+
+    Once cuSPARSELt's products have run in a process, the GPU's clock stays some percent lower there, dense products of
+    later engines included; a figure would depend on what was measured before it.
+    """
+    return _process["sparse"] and _kept["key"] != _key(request, read_json(request["manifest"]))
+
+
+def _key(request, manifest):
+    """What an engine must have been made for to serve a request."""
+    tuning = request["tuning"]
+    return checkpoints.content_digest(manifest), request["backend"], tuning and sha256_file(tuning)
 
 
 def measure(request):
@@ -295,13 +313,14 @@ def _in_this_process(request, manifest, alone, size, error):
 
 def _measure(request, manifest, needed, size):
     """Results of a point that needs an engine of the size `needed`; if there is none, one of `size` is made."""
-    tuning = request["tuning"]
-    key = (checkpoints.content_digest(manifest), request["backend"], tuning and sha256_file(tuning))
+    key = _key(request, manifest)
     if _kept["key"] != key or _kept["engine"].size.union(needed) != _kept["engine"].size:
         close()
         directory = checkpoints.ensure(manifest, request["root"])
-        _kept["engine"] = Engine(directory, request["backend"], tuning, size)
+        _kept["engine"] = Engine(directory, request["backend"], request["tuning"], size)
         _kept["key"] = key
+        known = BACKENDS.get(request["backend"])
+        _process["sparse"] |= bool(known and known.sparse) and _kept["engine"].device == "cuda"
     return getattr(throughput, request["stage"])(_kept["engine"], request["M"], request["parameters"])
 
 

@@ -36,8 +36,10 @@ def kernel(request):
 
 def engine(request):
     """The results of a prefill or decode point."""
-    from slidesparse import engine
+    from slidesparse import engine, resident
 
+    if engine.needs_new_process(request):
+        raise resident.Replace("sparse products have run in this process, and another engine is asked for")
     with memory.ours():
         return engine.measure(request)
 
