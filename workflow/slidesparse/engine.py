@@ -313,14 +313,16 @@ def _in_this_process(request, manifest, alone, size, error):
 
 def _measure(request, manifest, needed, size):
     """Results of a point that needs an engine of the size `needed`; if there is none, one of `size` is made."""
+    import torch
+
     key = _key(request, manifest)
     if _kept["key"] != key or _kept["engine"].size.union(needed) != _kept["engine"].size:
         close()
         directory = checkpoints.ensure(manifest, request["root"])
+        known = BACKENDS.get(request["backend"])
+        _process["sparse"] |= bool(known and known.sparse) and torch.cuda.is_available()  # also if it does not fit
         _kept["engine"] = Engine(directory, request["backend"], request["tuning"], size)
         _kept["key"] = key
-        known = BACKENDS.get(request["backend"])
-        _process["sparse"] |= bool(known and known.sparse) and _kept["engine"].device == "cuda"
     return getattr(throughput, request["stage"])(_kept["engine"], request["M"], request["parameters"])
 
 
