@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from slidesparse import checkpoints, handlers, models
+from slidesparse.files import write_json
+from slidesparse.vllm_plugin.choices import SCHEMA
 from tiny import ENTRY
 
 
@@ -31,6 +33,35 @@ def checkpoint(root, model):
 
     make.manifests = made
     return make
+
+
+LINEARS = {
+    "self_attn.qkv_proj": (512, 256),
+    "self_attn.o_proj": (256, 256),
+    "mlp.gate_up_proj": (1376, 256),
+    "mlp.down_proj": (256, 688),
+}
+"""Linears of a layer of BitNet-tiny and their N and K."""
+
+
+@pytest.fixture
+def choices(tmp_path):
+    """A file of choices: reference for two linears and onednn for the others at M up to 16, the reverse above."""
+    entries = [
+        {
+            "N": N,
+            "K": K,
+            "M": M,
+            "backend": ("reference", "onednn")[(i + late) % 2],
+            "algorithm": 1 if N == 512 else None,
+        }
+        for late, M in enumerate((16, 32))
+        for i, (N, K) in enumerate(LINEARS.values())
+    ]
+    tables = {"onednn": None, "reference": None}
+    path = tmp_path / "choices.json"
+    write_json(path, {"schema": SCHEMA, "made_from": {}, "tables": tables, "entries": entries})
+    return path
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Engines on a CPU as they are measured: exact steps, time and memory limits, stock vLLM, and what is refused."""
 
+import json
 import math
 import weakref
 
@@ -160,10 +161,16 @@ def test_a_point_that_fits_only_without_its_neighbours_is_measured_without_them(
         engines.close()
 
 
-def test_after_sparse_products_on_a_gpu_another_engine_gets_a_new_process(checkpoint, root, monkeypatch, tmp_path):
+def test_after_sparse_products_on_a_gpu_a_dense_engine_gets_a_new_process(
+    checkpoint, choices, root, monkeypatch, tmp_path
+):
     """Its clock would stay lower, and a dense engine's figures depend on what was measured before."""
     from slidesparse import engine as engines
     from slidesparse import handlers, resident
+
+    dense_only = tmp_path / "dense_only.json"
+    content = json.loads(choices.read_text())
+    write_json(dense_only, content | {"entries": [entry | {"backend": "onednn"} for entry in content["entries"]]})
 
     requests = []
     for sparsity, backend in (("2_8", "reference"), ("dense", "onednn")):
@@ -181,6 +188,10 @@ def test_after_sparse_products_on_a_gpu_another_engine_gets_a_new_process(checkp
         assert handlers.engine(sparse)["tokens"] == [32, 32]
         with pytest.raises(resident.Replace):
             handlers.engine(dense)
+        auto = sparse | {"backend": "auto"}
+        assert handlers.engine(auto | {"tuning": str(choices)})["tokens"] == [32, 32]  # its clock is low in any process
+        with pytest.raises(resident.Replace):
+            handlers.engine(auto | {"tuning": str(dense_only)})
     finally:
         engines.close()
 

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from engines import LINEARS
 from slidesparse import checkpoints, models
 from slidesparse.files import read_json, write_json
 from slidesparse.patterns import Pattern
 from slidesparse.slide import unslide
+from slidesparse.vllm_plugin.choices import SCHEMA
 
 pytest_plugins = ["engines"]
 pytestmark = pytest.mark.engine
@@ -34,39 +36,9 @@ def test_fp8_sparse_and_dense_pruned_engines_agree(checkpoint, engine, observed)
     assert (sparse - dense).abs().max() <= 0.1  # float32 sums in another order now and then round BF16 otherwise
 
 
-LINEARS = {
-    "self_attn.qkv_proj": (512, 256),
-    "self_attn.o_proj": (256, 256),
-    "mlp.gate_up_proj": (1376, 256),
-    "mlp.down_proj": (256, 688),
-}
-"""Linears of a layer of BitNet-tiny and their N and K."""
-
-
 def methods(engine, layer):
     """{linear: its quantisation method} of a layer."""
     return {name: engine.model.get_submodule(f"model.layers.{layer}.{name}").quant_method for name in LINEARS}
-
-
-@pytest.fixture
-def choices(tmp_path):
-    """A file of choices: reference for two linears and onednn for the others at M up to 16, the reverse above."""
-
-    entries = [
-        {
-            "N": N,
-            "K": K,
-            "M": M,
-            "backend": ("reference", "onednn")[(i + late) % 2],
-            "algorithm": 1 if N == 512 else None,
-        }
-        for late, M in enumerate((16, 32))
-        for i, (N, K) in enumerate(LINEARS.values())
-    ]
-    tables = {"onednn": None, "reference": None}
-    path = tmp_path / "2_8.json"
-    write_json(path, {"schema": 1, "made_from": {}, "tables": tables, "entries": entries})
-    return path
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("INT8", 1e-2), ("FP8", 0.1)])
@@ -128,7 +100,7 @@ def test_choices_name_algorithms_of_tuning_tables(checkpoint, engine, tmp_path):
     entries = [{"N": N, "K": K, "M": 64, "backend": "onednn", "algorithm": None} for N, K in LINEARS.values()]
     tables = {"onednn": "onednn.json"}
     path = tmp_path / "choices.json"
-    write_json(path, {"schema": 1, "made_from": made_from, "tables": tables, "entries": entries})
+    write_json(path, {"schema": SCHEMA, "made_from": made_from, "tables": tables, "entries": entries})
     made = engine(checkpoint("INT8", "2_8"), "auto", tuning=path)
     for linear in methods(made, 0).values():
         assert [linear.choice(M)["algorithm"] for M in (1, 32, 33)] == [1, 1, None]

@@ -14,8 +14,8 @@ DECODE |= {"min_repeats": 5, "max_repeats": 6}
 
 
 class Limited:
-    """Steps of 40 ms for the first half second of a run and of 45 ms then; `late` seconds pass before one is told of,
-    except at the end of a run."""
+    """Steps of 40 ms for the first three quarters of a second of a run, of 50 ms for the next third, of 45 ms then, all
+    `pace` times as long; `late` seconds pass before one is told of, except at the end of a run."""
 
     device, size = "cuda", SimpleNamespace(sequences=64)
 
@@ -26,7 +26,7 @@ class Limited:
         count = len(lengths) * sum(lengths[:1]) // limits[0] if output_len == 1 else output_len
         ends, pace = [0.0], self.pace(len(self.runs))
         for _ in range(count):
-            ends.append(ends[-1] + pace * (0.040 if ends[-1] < 0.5 else 0.045))
+            ends.append(ends[-1] + pace * (0.040 if ends[-1] < 0.75 else 0.050 if ends[-1] < 1.1 else 0.045))
         told = [end + self.late * (0 < i < count - 1) for i, end in enumerate(ends)]
         seconds = [after - before for before, after in zip(told, told[1:], strict=False)]
         tokens = limits if output_len == 1 else (limits[1], limits[1])
@@ -46,8 +46,16 @@ def test_prefill_is_the_pace_that_lasts():
     point = throughput.prefill(engine, 8192, PARAMETERS)
     assert point["repeats_s"] == pytest.approx([0.045] * 5)
     assert point["step_s"]["median"] == pytest.approx(0.045)
-    assert point["step_s"]["n"] == 5 * 13  # half a second of steps, each
+    assert point["step_s"]["n"] == 5 * 24
     assert point["steps"] == engine.runs[1]  # one run held all five
+
+
+def test_repeats_of_long_steps_are_short_and_those_of_short_ones_long_enough():
+    point = throughput.prefill(Limited(pace=lambda run: 2.0), 32768, PARAMETERS)
+    assert point["step_s"]["n"] == 5 * 13  # a second each
+    engine = Limited(pace=lambda run: 0.1)
+    point = throughput.prefill(engine, 512, PARAMETERS)
+    assert sum(point["samples_s"]) >= throughput.LEAST_S and point["steps"] == engine.runs[1]
 
 
 def test_a_repeat_is_the_mean_of_its_steps():

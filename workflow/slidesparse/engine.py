@@ -11,6 +11,7 @@ from slidesparse import checkpoints, stock, throughput
 from slidesparse.backends import BACKENDS
 from slidesparse.errors import MeasurementError, OutOfMemoryError, SlideSparseError
 from slidesparse.files import read_json, sha256_file
+from slidesparse.vllm_plugin.choices import Choices
 
 BLOCK = {"cpu": 128, "cuda": 16}
 """Tokens that a block of the KV cache holds by default."""
@@ -256,9 +257,19 @@ def needs_new_process(request):
     """Whether the engine for a request of `measure` must not be made in this process.
 
     Once cuSPARSELt's products have run in a process, the GPU's clock stays some percent lower there, dense products of
-    later engines included; a figure would depend on what was measured before it.
+    later engines included; a dense figure would depend on what was measured before it. Sparse ones have that clock
+    wherever they run.
     """
-    return _process["sparse"] and _kept["key"] != _key(request, read_json(request["manifest"]))
+    if not _process["sparse"] or _kept["key"] == _key(request, read_json(request["manifest"])):
+        return False
+    return not _is_sparse(request)
+
+
+def _is_sparse(request):
+    """Whether the engine for a request has sparse products: its backend's, or one that is chosen for it anywhere."""
+    name = request["backend"]
+    run = Choices(request["tuning"]).tables if name == "auto" else [name]
+    return any(backend in BACKENDS and BACKENDS[backend].sparse for backend in run)
 
 
 def _key(request, manifest):
@@ -319,8 +330,7 @@ def _measure(request, manifest, needed, size):
     if _kept["key"] != key or _kept["engine"].size.union(needed) != _kept["engine"].size:
         close()
         directory = checkpoints.ensure(manifest, request["root"])
-        known = BACKENDS.get(request["backend"])
-        _process["sparse"] |= bool(known and known.sparse) and torch.cuda.is_available()  # also if it does not fit
+        _process["sparse"] |= _is_sparse(request) and torch.cuda.is_available()  # also if it does not fit
         _kept["engine"] = Engine(directory, request["backend"], request["tuning"], size)
         _kept["key"] = key
     return getattr(throughput, request["stage"])(_kept["engine"], request["M"], request["parameters"])

@@ -16,12 +16,16 @@ from slidesparse.timing import summarize
 LEAST_S = 1.0
 """Seconds that the timed steps of a point take together, if `max_repeats` allows: energy counters tick in tenths."""
 
-LONG_S, FEWEST = 0.5, 4
-"""Seconds of steps after which a repeat of a prefill point may end, and steps that it makes in any case."""
+LONG_S, FEWEST = 1.0, 4
+"""Seconds of steps after which a repeat of a prefill point may end, and steps that it makes in any case: at a power
+limit the clock swings with a period of a second."""
 
-SETTLE_S = 0.75
-"""Seconds of prefill steps on a GPU that are not counted at the start of a run: one that stood still may exceed its
-power limit for about as long."""
+SHORT_S = 0.25
+"""Seconds that a repeat of prefill steps on a GPU takes at least, so that five exceed LEAST_S."""
+
+SETTLE_S = 1.25
+"""Seconds of prefill steps on a GPU that are not counted at the start of a run: one that stood still exceeds its power
+limit for three quarters of a second, and is held below it for a third."""
 
 FILLING, EMPTYING = 2, 2
 """Steps at the ends of a run of prefill that are not counted: the host tells of the first ones late, for it prepares
@@ -40,8 +44,8 @@ def split(M, cap):
 def prefill(engine, M, parameters):
     """Results of a prefill point: repeats of engine steps of exactly M prompt tokens, one output token each.
 
-    A repeat has `steps` steps, or fewer of long ones. `min_repeats` of them follow each other in one run, with no pause
-    between them; the columns of the published protocol are of whole runs.
+    A repeat has `steps` steps, fewer of long ones, and on a GPU more of short ones. `min_repeats` of them follow each
+    other in one run, with no pause between them; the columns of the published protocol are of whole runs.
     """
     lengths = split(M, parameters["prompt_cap"])
     limits = (M, engine.size.sequences)  # those of the step before are there still
@@ -52,7 +56,10 @@ def prefill(engine, M, parameters):
 
     step = median(run(max(2, parameters["warmup_steps"])).seconds)
     steps = min(parameters["steps"], max(FEWEST, ceil(LONG_S / step)))
-    settling = max(FILLING, ceil(SETTLE_S / step) if engine.device == "cuda" else 0)
+    settling = FILLING
+    if engine.device == "cuda":
+        settling = max(FILLING, ceil(SETTLE_S / step))
+        steps = max(steps, ceil(SHORT_S / step))
     made = []
 
     def repeats(count):

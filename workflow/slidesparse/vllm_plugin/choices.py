@@ -6,7 +6,7 @@ from pathlib import Path
 from slidesparse.errors import RecordError
 from slidesparse.files import read_json, sha256_file
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the file and of how kernels are chosen; raised when one of them changes, so that it is made again."""
 
 
