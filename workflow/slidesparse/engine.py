@@ -260,9 +260,7 @@ def needs_new_process(request):
     later engines included; a dense figure would depend on what was measured before it. Sparse ones have that clock
     wherever they run.
     """
-    if not _process["sparse"] or _kept["key"] == _key(request, read_json(request["manifest"])):
-        return False
-    return not _is_sparse(request)
+    return _process["sparse"] and not _is_sparse(request)
 
 
 def _is_sparse(request):
@@ -270,12 +268,6 @@ def _is_sparse(request):
     name = request["backend"]
     run = Choices(request["tuning"]).tables if name == "auto" else [name]
     return any(backend in BACKENDS and BACKENDS[backend].sparse for backend in run)
-
-
-def _key(request, manifest):
-    """What an engine must have been made for to serve a request."""
-    tuning = request["tuning"]
-    return checkpoints.content_digest(manifest), request["backend"], tuning and sha256_file(tuning)
 
 
 def measure(request):
@@ -326,12 +318,13 @@ def _measure(request, manifest, needed, size):
     """Results of a point that needs an engine of the size `needed`; if there is none, one of `size` is made."""
     import torch
 
-    key = _key(request, manifest)
+    tuning = request["tuning"]
+    key = (checkpoints.content_digest(manifest), request["backend"], tuning and sha256_file(tuning))
     if _kept["key"] != key or _kept["engine"].size.union(needed) != _kept["engine"].size:
         close()
         directory = checkpoints.ensure(manifest, request["root"])
         _process["sparse"] |= _is_sparse(request) and torch.cuda.is_available()  # also if it does not fit
-        _kept["engine"] = Engine(directory, request["backend"], request["tuning"], size)
+        _kept["engine"] = Engine(directory, request["backend"], tuning, size)
         _kept["key"] = key
     return getattr(throughput, request["stage"])(_kept["engine"], request["M"], request["parameters"])
 

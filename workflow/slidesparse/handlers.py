@@ -39,7 +39,7 @@ def engine(request):
     from slidesparse import engine, resident
 
     if engine.needs_new_process(request):
-        raise resident.Replace("sparse products have run in this process, and another engine is asked for")
+        raise resident.Replace("sparse products have run in this process, and a dense engine is asked for")
     with memory.ours():
         return engine.measure(request)
 
