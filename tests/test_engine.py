@@ -184,7 +184,7 @@ def test_after_sparse_products_on_a_gpu_a_dense_engine_gets_a_new_process(
         handlers.engine(sparse)
         handlers.engine(dense)  # on a CPU nothing is left behind
         handlers.engine(sparse)
-        monkeypatch.setitem(engines._process, "sparse", True)
+        monkeypatch.setitem(handlers._process, "sparse", True)
         assert handlers.engine(sparse)["tokens"] == [32, 32]
         with pytest.raises(resident.Replace):
             handlers.engine(dense)

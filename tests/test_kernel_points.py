@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from slidesparse import gemm, kernel_points, timing, tuning
+from slidesparse import gemm, handlers, kernel_points, resident, timing, tuning
 from slidesparse.errors import MeasurementError
 from slidesparse.patterns import Pattern
 from slidesparse.products import Linear, Problem, Product, Weight
@@ -57,6 +57,24 @@ def test_an_algorithm_that_is_wrong_here_gives_way_to_the_next_best(tmp_path, mo
     assert rival["algorithm"] == 1 and results["gemms"][0]["wrong"] == []
     assert [found["algorithm"] for found in rival["wrong"]] == [0] and "is wrong by" in rival["wrong"][0]["reason"]
     assert not results["peers_missing"]
+
+
+def test_after_sparse_products_on_a_gpu_a_dense_point_gets_a_new_process(tmp_path, monkeypatch):
+    """Its products would be up to 4 % slower there; a search only compares, and sparse points have that anywhere."""
+    requests = {}
+    for backend, sparsity in (("reference", "2_8"), ("onednn", "dense")):
+        request = REQUEST | {"stage": "tune", "backend": backend, "sparsity": sparsity, "dtype": "INT8"}
+        path = tmp_path / f"{backend}.json"
+        path.write_text(json.dumps(handlers.kernel(request | {"M": [16]})))
+        requests[backend] = request | {"M": 16, "tuning": str(path)}
+    sparse, dense = requests.values()
+    handlers.kernel(sparse | {"stage": "kernel"})
+    handlers.kernel(dense | {"stage": "kernel"})  # on a CPU nothing is left behind
+    monkeypatch.setitem(handlers._process, "sparse", True)
+    handlers.kernel(sparse | {"stage": "kernel"})
+    handlers.kernel(dense | {"M": [16]})
+    with pytest.raises(resident.Replace):
+        handlers.kernel(dense | {"stage": "kernel"})
 
 
 def made(dtype="INT8", name="onednn", M=16):

@@ -51,7 +51,7 @@ def test_a_request_that_does_not_fit_into_a_machine_without_a_gpu_is_told_as_it_
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(kernel_points, "measure", full)
     with pytest.raises(OutOfMemoryError, match="Tried to allocate"):
-        handlers.kernel({"stage": "kernel"})
+        handlers.kernel({"stage": "kernel", "backend": "reference"})
 
 
 def test_holders_are_asked_of_nvml(monkeypatch):

@@ -101,6 +101,7 @@ def test_a_kernel_is_held_against_each_rival_by_name():
     whole = f"kernel BitNet-2B INT8, cold whole linears of a layer in turn, over {best}"
     assert rows_under(text, whole)[0] == ["64", "1.05 (1.02–1.08)"]
     assert "Denominator: the fastest dense library of each linear of the same M. Bound: L/(L-2)." in text
+    assert text.count("Libraries that take turns share a process in which sparse products run.") == 3
 
 
 def test_whole_linears_are_shown_with_scales_applied_and_with_scales_folded():

@@ -10,11 +10,15 @@ rule measure_kernel:
         "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
     log:
         "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
-    priority: len(ROWS) + 1
+    priority: lambda w: len(ROWS) + 1 + (w.sparsity == "dense")  # before sparse ones, which leave their mark on a process
     resources:
         **resources(kernel=True),
     params:
-        protocol=records.PROTOCOL["kernel"],
+        protocol=lambda w: (
+            [records.PROTOCOL["kernel"], records.DENSE_PROCESS]
+            if w.sparsity == "dense"
+            else records.PROTOCOL["kernel"]
+        ),
         peers=lambda w: options(peers(w)),
         parameters=lambda w: measuring(w.hardware, "kernel"),
     shell:

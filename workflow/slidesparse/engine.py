@@ -249,22 +249,10 @@ class Size(NamedTuple):
 
 
 _kept = {"key": None, "engine": None}
-_process = {"sparse": False}
-"""Whether an engine with sparse products has run on a GPU in this process."""
 
 
-def needs_new_process(request):
-    """Whether the engine for a request of `measure` must not be made in this process.
-
-    Once cuSPARSELt's products have run in a process, the GPU's clock stays some percent lower there, dense products of
-    later engines included; a dense figure would depend on what was measured before it. Sparse ones have that clock
-    wherever they run.
-    """
-    return _process["sparse"] and not _is_sparse(request)
-
-
-def _is_sparse(request):
-    """Whether the engine for a request has sparse products: its backend's, or one that is chosen for it anywhere."""
+def is_sparse(request):
+    """Whether the engine for a request of `measure` has sparse products, its backend's or one chosen for it."""
     name = request["backend"]
     run = Choices(request["tuning"]).tables if name == "auto" else [name]
     return any(backend in BACKENDS and BACKENDS[backend].sparse for backend in run)
@@ -316,14 +304,11 @@ def _in_this_process(request, manifest, alone, size, error):
 
 def _measure(request, manifest, needed, size):
     """Results of a point that needs an engine of the size `needed`; if there is none, one of `size` is made."""
-    import torch
-
     tuning = request["tuning"]
     key = (checkpoints.content_digest(manifest), request["backend"], tuning and sha256_file(tuning))
     if _kept["key"] != key or _kept["engine"].size.union(needed) != _kept["engine"].size:
         close()
         directory = checkpoints.ensure(manifest, request["root"])
-        _process["sparse"] |= _is_sparse(request) and torch.cuda.is_available()  # also if it does not fit
         _kept["engine"] = Engine(directory, request["backend"], tuning, size)
         _kept["key"] = key
     return getattr(throughput, request["stage"])(_kept["engine"], request["M"], request["parameters"])

@@ -7,6 +7,7 @@ import os
 import sys
 
 from slidesparse import memory
+from slidesparse.backends import BACKENDS
 
 SETTINGS = {
     "OMP_NUM_THREADS": "1",  # at the sizes of a CPU run a second thread adds noise, not speed
@@ -26,22 +27,43 @@ def prepare_environment():
     os.environ.update(SETTINGS)
 
 
+_process = {"sparse": False}
+"""Whether sparse products have run on a GPU in this process."""
+
+
 def kernel(request):
     """A tuning table or the results of a kernel point, whichever `stage` asks for."""
     from slidesparse import kernel_points
 
+    search = request["stage"] == "tune"
+    _keep_apart(BACKENDS[request["backend"]].sparse, search)
     with memory.ours():
-        return (kernel_points.tune if request["stage"] == "tune" else kernel_points.measure)(request)
+        return (kernel_points.tune if search else kernel_points.measure)(request)
 
 
 def engine(request):
     """The results of a prefill or decode point."""
-    from slidesparse import engine, resident
+    from slidesparse import engine
 
-    if engine.needs_new_process(request):
-        raise resident.Replace("sparse products have run in this process, and a dense engine is asked for")
+    _keep_apart(engine.is_sparse(request))
     with memory.ours():
         return engine.measure(request)
+
+
+def _keep_apart(sparse, search=False):
+    """Raise resident.Replace if what is asked for is dense, and sparse products have run on a GPU in this process.
+
+    Once one has, products at a GPU's power limit take up to 4 % longer there, and on some GPUs the clock is lower, for
+    dense products, too: a dense figure would depend on what was measured before it. Sparse ones have that wherever they
+    run, and so have dense ones that take turns with them. A search only compares algorithms with each other.
+    """
+    import torch
+
+    from slidesparse import resident
+
+    if _process["sparse"] and not sparse and not search:
+        raise resident.Replace("sparse products have run in this process, and dense ones are to be measured")
+    _process["sparse"] |= sparse and torch.cuda.is_available()
 
 
 def close():

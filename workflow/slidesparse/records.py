@@ -22,6 +22,10 @@ PROTOCOL = {"tune": 3, "kernel": 5, "prefill": 9, "decode": 7}
 """Version of how each stage measures. Raised when timing, gemm, kernels, engine or csrc change what a figure means;
 a test compares the hash of those files (tests/protocol.json)."""
 
+DENSE_PROCESS = "no sparse products"
+"""What dense kernel points ask of their process (handlers). Part of their request and no version of the protocol, for
+sparse points are what they were, and figures of one protocol are divided by one another."""
+
 
 PATH = re.compile(
     r"(?P<hardware>[^/]+)/(?P<stage>kernel|prefill|decode)/(?P<model>[^/]+)/(?P<dtype>[^/]+)/(?P<backend>[^/]+)"
@@ -74,11 +78,12 @@ def request(key, parameters, basis, tuning=None, peers=None):
         "basis": digest(read_json(basis, RecordError)),
         "tuning": sha256_file(tuning) if tuning else None,
     }
+    dense = {"process": DENSE_PROCESS} if (key["stage"], key["sparsity"]) == ("kernel", "dense") else {}
     if peers:
         asked["peers"] = {name: path and sha256_file(path) for name, path in peers.items()}
     theirs = {name: request(key | {"backend": name}, parameters, basis)["digest"] for name in _variants(key)}
     best = {"candidates": theirs} if theirs else {}
-    asked |= best
+    asked |= best | dense
     return {
         "digest": digest(asked),
         "protocol": asked["protocol"],
@@ -87,6 +92,7 @@ def request(key, parameters, basis, tuning=None, peers=None):
         "tuning": asked["tuning"],
         "peers": asked.get("peers", {}),
         **best,
+        **dense,
     }
 
 

@@ -4,7 +4,7 @@ from statistics import median
 
 from slidesparse.patterns import Pattern
 from slidesparse.report.document import NONE, Section, Table, fixed, interval, number, say, whole
-from slidesparse.report.ratios import FIGURES, of_points, quotient
+from slidesparse.report.ratios import BEST, BEST_LINEAR, FIGURES, of_points, quotient
 from slidesparse.report.rows import configuration_order, grouped
 
 GAINS = ("M", "variant", "stock vLLM (ms)", "best dense", "best dense (ms)", "gain of fusion and graphs")
@@ -25,6 +25,12 @@ HOST_NOTE = say(
 )
 
 ACROSS_NOTE = say("⇄ marks ratios of points that two GPUs measured: GPUs of one name differ by some percent.")
+
+TURN_NOTE = say(
+    "Libraries that take turns share a process in which sparse products run. On an H100 and an H200 any product at the"
+    " power limit takes up to 4 % longer there, and on an H100 the clock is up to 5 % lower below it: over a dense"
+    " library in a process of its own a sparse one gains that much less."
+)
 
 
 def speedup_blocks(source, comparisons):
@@ -176,6 +182,8 @@ def comparison_section(comparison):
         )
     else:
         notes.append(say("One figure a point, no repeats: how much of a ratio is noise is not known."))
+    in_turn = comparison.over in ("cublaslt", BEST, BEST_LINEAR)
+    notes += [TURN_NOTE] * (in_turn and any(name.backend == "cusparselt" for name in names))
     notes += [ACROSS_NOTE] * any(ratio.across for ratio in comparison.ratios.values())
     notes += [HOST_NOTE] * any(ratio.host_bound for ratio in comparison.ratios.values())
     above = [say("{name} at M={M}", name=name.column, M=M) for name, M in comparison.above_bound()]
