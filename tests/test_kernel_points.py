@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from slidesparse import gemm, handlers, kernel_points, resident, timing, tuning
+from slidesparse import gemm, handlers, kernel_points, records, resident, timing, tuning
 from slidesparse.errors import MeasurementError
 from slidesparse.patterns import Pattern
 from slidesparse.products import Linear, Problem, Product, Weight
@@ -75,6 +75,21 @@ def test_after_sparse_products_on_a_gpu_a_dense_point_gets_a_new_process(tmp_pat
     handlers.kernel(dense | {"M": [16]})
     with pytest.raises(resident.Replace):
         handlers.kernel(dense | {"stage": "kernel"})
+
+
+@pytest.mark.parametrize(
+    ("key", "asks"), [("H100_cc90_py312_cu130_x86_64", True), ("cpu-x_cc0_py311_cu0_x86_64", False)]
+)
+def test_only_dense_kernel_points_of_a_gpu_ask_for_a_process(tmp_path, key, asks):
+    """What others were measured by stays valid, and a CPU's dense points have no such process."""
+    basis = tmp_path / "shape.json"
+    basis.write_text("{}")
+    requests = {}
+    for configuration in ("cublaslt/dense", "cusparselt/2_8"):
+        path = f"{key}/kernel/BitNet-2B/INT8/{configuration}/M64.json"
+        requests[configuration] = records.request(records.key_of(path), PARAMETERS, basis)
+    assert ("process" in requests["cublaslt/dense"]) == asks
+    assert "process" not in requests["cusparselt/2_8"]
 
 
 def made(dtype="INT8", name="onednn", M=16):

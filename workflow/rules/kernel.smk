@@ -14,11 +14,7 @@ rule measure_kernel:
     resources:
         **resources(kernel=True),
     params:
-        protocol=lambda w: (
-            [records.PROTOCOL["kernel"], records.DENSE_PROCESS]
-            if w.sparsity == "dense"
-            else records.PROTOCOL["kernel"]
-        ),
+        protocol=kernel_protocol,
         peers=lambda w: options(peers(w)),
         parameters=lambda w: measuring(w.hardware, "kernel"),
     shell:

@@ -22,10 +22,6 @@ PROTOCOL = {"tune": 3, "kernel": 5, "prefill": 9, "decode": 7}
 """Version of how each stage measures. Raised when timing, gemm, kernels, engine or csrc change what a figure means;
 a test compares the hash of those files (tests/protocol.json)."""
 
-DENSE_PROCESS = "no sparse products"
-"""What dense kernel points ask of their process (handlers). Part of their request and no version of the protocol, for
-sparse points are what they were, and figures of one protocol are divided by one another."""
-
 
 PATH = re.compile(
     r"(?P<hardware>[^/]+)/(?P<stage>kernel|prefill|decode)/(?P<model>[^/]+)/(?P<dtype>[^/]+)/(?P<backend>[^/]+)"
@@ -57,6 +53,16 @@ def _variants(key):
     return stock.candidates(key["stage"], key["M"], hardware.parse(key["hardware"]).processor)
 
 
+def process(hardware_key, stage, sparsity):
+    """What a point asks of the process that measures it, or None: dense kernels on a GPU, one without sparse products.
+
+    `handlers` sees to it. It is part of the request and no version of the protocol, for sparse points are what they
+    were, and only figures of one protocol are divided by one another.
+    """
+    gpu = hardware.parse(hardware_key).processor == "gpu"
+    return "no sparse products" if gpu and (stage, sparsity) == ("kernel", "dense") else None
+
+
 def deciding(stage, parameters):
     """The measuring parameters that decide a point's value; an engine's time limit only ends what takes too long."""
     ends = {"time_limit_s"} if stage in ("prefill", "decode") else set()
@@ -78,12 +84,13 @@ def request(key, parameters, basis, tuning=None, peers=None):
         "basis": digest(read_json(basis, RecordError)),
         "tuning": sha256_file(tuning) if tuning else None,
     }
-    dense = {"process": DENSE_PROCESS} if (key["stage"], key["sparsity"]) == ("kernel", "dense") else {}
+    apart = process(key["hardware"], key["stage"], key["sparsity"])
+    apart = {"process": apart} if apart else {}
     if peers:
         asked["peers"] = {name: path and sha256_file(path) for name, path in peers.items()}
     theirs = {name: request(key | {"backend": name}, parameters, basis)["digest"] for name in _variants(key)}
     best = {"candidates": theirs} if theirs else {}
-    asked |= best | dense
+    asked |= best | apart
     return {
         "digest": digest(asked),
         "protocol": asked["protocol"],
@@ -92,7 +99,7 @@ def request(key, parameters, basis, tuning=None, peers=None):
         "tuning": asked["tuning"],
         "peers": asked.get("peers", {}),
         **best,
-        **dense,
+        **apart,
     }
 
 

@@ -29,7 +29,7 @@ ACROSS_NOTE = say("⇄ marks ratios of points that two GPUs measured: GPUs of on
 TURN_NOTE = say(
     "Libraries that take turns share a process in which sparse products run. On an H100 and an H200 any product at the"
     " power limit takes up to 4 % longer there, and on an H100 the clock is up to 5 % lower below it: over a dense"
-    " library in a process of its own a sparse one gains that much less."
+    " library in a process of its own a sparse one may gain that much less."
 )
 
 
