@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -101,7 +102,7 @@ def test_a_kernel_is_held_against_each_rival_by_name():
     whole = f"kernel BitNet-2B INT8, cold whole linears of a layer in turn, over {best}"
     assert rows_under(text, whole)[0] == ["64", "1.05 (1.02–1.08)"]
     assert "Denominator: the fastest dense library of each linear of the same M. Bound: L/(L-2)." in text
-    assert text.count("Libraries that take turns share a process in which sparse products run.") == 3
+    assert text.count("Libraries that take turns share a GPU's power and a process in which sparse products run.") == 3
 
 
 def test_whole_linears_are_shown_with_scales_applied_and_with_scales_folded():
@@ -337,6 +338,23 @@ def test_types_are_compared_by_steps_and_decode_by_the_time_of_the_gpu():
     text = text_of(rows)
     assert "prefill BitNet-2B cublaslt/dense: FP8 is faster than INT8 in steady-state step time, 1.10 times" in text
     assert "decode BitNet-2B cublaslt/dense: FP8 is faster than INT8 in GPU time of a step, 1.25 times" in text
+
+
+def test_conclusions_from_two_gpus_are_marked():
+    other, names = DENSE._replace(dtype="FP8"), (DENSE, DENSE._replace(backend="cusparselt", sparsity="2_4"))
+    rows = [step("prefill", name, 512, ms) for name, ms in zip((*names, other), (11.0, 10.0, 10.0), strict=True)]
+    note = "- ⇄ marks ratios of points that two GPUs measured"
+    for gpus, gain, types in (
+        ("aaa", "1.10 (", "1.100 (M=512)."),
+        ("aab", "1.10 (", "1.100 ⇄ (M=512)."),
+        ("aba", "1.10 ⇄ (", "1.100 (M=512)."),
+    ):
+        text = text_of(
+            [replace(row, provenance=MACHINE._replace(gpu_uuid=gpu)) for row, gpu in zip(rows, gpus, strict=True)]
+        )
+        assert f"most at M=512 with cusparselt/2_4, {gain}" in text
+        assert types in text
+        assert text.count(note) == (gpus != "aaa")
 
 
 def test_conclusions_come_from_the_figures(tmp_path):

@@ -136,7 +136,7 @@ def test_a_ratio_between_two_gpus_is_marked(tmp_path):
     gather_all(root, HARDWARE)
     text, _ = markdown(root)
     assert [row[1] for row in rows_under(text, title)[:2]] == ["1.20 (1.18–1.22) ⇄", "1.20 (1.18–1.22)"]
-    assert text.count("⇄ marks ratios of points that two GPUs measured") == 2  # step times, and tokens/s
+    assert text.count("⇄ marks ratios of points that two GPUs measured") == 3  # conclusions, step times, tokens/s
     assert "aaaa" in text and "bbbb" in text
 
 

@@ -5,7 +5,7 @@ from statistics import median
 from slidesparse.patterns import Pattern
 from slidesparse.report.checks import add, passed, ratio
 from slidesparse.report.document import Bullets, Table, fixed, joined, number, say
-from slidesparse.report.ratios import FIGURES, of_layers, of_points
+from slidesparse.report.ratios import ACROSS, ACROSS_NOTE, FIGURES, of_layers, of_points, quotient
 from slidesparse.report.rows import DTYPES, caches_of, configuration_order, grouped
 
 KINDS = ("best_dense", "dense")
@@ -52,6 +52,8 @@ def conclusion_blocks(source, comparisons, found):
     sentences = [sentence for comparison in chosen for sentence in of_comparison(comparison)]
     sentences += kernel_against_model(source, comparisons)
     sentences += dtypes(source)
+    if any(ACROSS in str(sentence) for sentence in sentences):
+        sentences.append(ACROSS_NOTE)
     count = sum(len(findings) for *_, findings in found)
     if count:
         rules = [say("{rule} ({n})", rule=rule, n=len(findings)) for rule, _, findings in found]
@@ -150,7 +152,7 @@ def of_comparison(comparison):
             parts=joined(parts),
             M=M,
             name=name.column,
-            ratio=fixed(best.value, 2),
+            ratio=marked(best, 2),
             mine=fixed(mine, digits, True),
             theirs=fixed(theirs, digits, True),
             unit=comparison.unit,
@@ -179,8 +181,8 @@ def kernel_against_model(source, comparisons):
                 say(
                     "{pattern} {kernel} and {model}",
                     pattern=name.column,
-                    kernel=fixed(ratios[name, M].value, 2),
-                    model=fixed(model.ratios[name, M].value, 2),
+                    kernel=marked(ratios[name, M], 2),
+                    model=marked(model.ratios[name, M], 2),
                 )
                 for name, M in shared
             ]
@@ -215,10 +217,10 @@ def dtypes(source):
             for column, values in figures.items():
                 shared = sorted(M for n, M in values if n == name and (other, M) in values)
                 if shared:
-                    sides = {M: (values[name, M].value, values[other, M].value) for M in shared}
+                    sides = {M: (values[name, M], values[other, M]) for M in shared}
                     rate = column == "tokens_per_s"
                     what = next(what for metric, what, _ in FIGURES[stage] if metric == column)
-                    ratios = {M: theirs / own if rate else own / theirs for M, (own, theirs) in sides.items()}
+                    ratios = {M: quotient(*(reversed(both) if rate else both)) for M, both in sides.items()}
                     sentences.append(between(stage, name, "tokens/s" if rate else what, ratios))
                     break
     sums = {}
@@ -228,7 +230,7 @@ def dtypes(source):
     for name in sorted({name for name, _ in sums if name.dtype == DTYPES[0] and name.sparsity == "dense"}):
         other = name._replace(dtype=DTYPES[1])
         values = {
-            M: sums[name, M].value / sums[other, M].value
+            M: quotient(sums[name, M], sums[other, M])
             for n, M in sorted(sums, key=lambda k: k[1])
             if n == name and (other, M) in sums and sums[name, M].kind == sums[other, M].kind
         }
@@ -237,11 +239,16 @@ def dtypes(source):
     return sentences
 
 
+def marked(quantity, digits):
+    """A ratio, with a mark where two GPUs measured its sides."""
+    return number(fixed(quantity.value, digits) + ACROSS * quantity.across, quantity.value)
+
+
 def between(stage, name, what, values):
     """One sentence on FP8 over INT8, M by M."""
     mean = 1.0
-    for value in values.values():
-        mean *= value
+    for each in values.values():
+        mean *= each.value
     mean **= 1 / len(values)
     word = say("as fast as") if abs(mean - 1) < MUCH else say("faster than") if mean > 1 else say("slower than")
     return say(
@@ -252,5 +259,5 @@ def between(stage, name, what, values):
         word=word,
         what=what,
         mean=fixed(mean, 2),
-        values=", ".join(f"{fixed(value, 3)} (M={M})" for M, value in values.items()),
+        values=", ".join(f"{marked(each, 3)} (M={M})" for M, each in values.items()),
     )

@@ -10,6 +10,11 @@ from slidesparse.patterns import Pattern
 from slidesparse.report.document import Text, say
 from slidesparse.report.rows import DENSE_BACKENDS, caches_of, configuration_order, grouped
 
+ACROSS = " ⇄"
+"""Mark of a ratio whose sides were measured on two GPUs."""
+
+ACROSS_NOTE = say("⇄ marks ratios of points that two GPUs measured: GPUs of one name differ by some percent.")
+
 HALF = "2_4"
 """The pattern that sparse tensor cores are made for."""
 
