@@ -260,6 +260,10 @@ def test_kernels_and_prefill_are_held_against_the_fastest_dense_products_of_the_
     rows += [step("prefill", name, 64, ms) for name, ms in ((DENSE, 13.4), (cutlass, 12.6), (SLID, 10.0))]
     expected = "INT8 at M=64, over the fastest dense backend of each M: speed-up of the GEMMs (cold) and of prefill"
     assert expected + " (steady-state step time): cusparselt/2_8 1.36 and 1.26." in text_of(rows)
+    alone = text_of(
+        rows + kernel(cutlass, 64, 13.0, output="BF16")
+    )  # as its engine is: in no turn with sparse products
+    assert expected + " (steady-state step time): cusparselt/2_8 1.30 and 1.26." in alone
 
 
 def test_the_roofline_is_shown_where_it_was_computed():

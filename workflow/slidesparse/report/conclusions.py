@@ -162,10 +162,10 @@ def of_comparison(comparison):
 
 def kernel_against_model(source, comparisons):
     """How much of a kernel's speed-up arrives in prefill, at the M that both have: over the fastest dense backends, or
-    over the one dense backend that there is.
+    over the one dense backend that there is; alone in their process, as dense engines are, where they were so measured.
     """
     sentences = []
-    last = sorted(comparisons, key=lambda comparison: comparison.caches != "hot")  # cold and in turn, and by steps
+    last = sorted(comparisons, key=lambda each: (each.caches != "hot", not each.in_turn))  # last wins: by steps, cold
     found = {(each.stage, each.kind, each.model, each.dtype): each for each in last if each.ratios}
     for key in dict.fromkeys((c.model, c.dtype) for c in comparisons if c.stage == "prefill"):
         shape = source.shape_of(key[0]), key[1]

@@ -88,6 +88,11 @@ class Comparison:
     apart: int = 0
 
     @property
+    def in_turn(self):
+        """True where sparse products took turns with the denominator, in one process."""
+        return self.over in ("cublaslt", BEST, BEST_LINEAR)
+
+    @property
     def axis(self):
         """Title of an axis of its ratios."""
         short = {"best_dense": "the fastest dense", "linear": "the fastest dense linear"}

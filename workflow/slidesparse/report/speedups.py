@@ -4,7 +4,7 @@ from statistics import median
 
 from slidesparse.patterns import Pattern
 from slidesparse.report.document import NONE, Section, Table, fixed, interval, number, say, whole
-from slidesparse.report.ratios import ACROSS, ACROSS_NOTE, BEST, BEST_LINEAR, FIGURES, of_points, quotient
+from slidesparse.report.ratios import ACROSS, ACROSS_NOTE, FIGURES, of_points, quotient
 from slidesparse.report.rows import configuration_order, grouped
 
 GAINS = ("M", "variant", "stock vLLM (ms)", "best dense", "best dense (ms)", "gain of fusion and graphs")
@@ -177,8 +177,7 @@ def comparison_section(comparison):
         )
     else:
         notes.append(say("One figure a point, no repeats: how much of a ratio is noise is not known."))
-    in_turn = comparison.over in ("cublaslt", BEST, BEST_LINEAR)
-    notes += [TURN_NOTE] * (in_turn and any(name.backend == "cusparselt" for name in names))
+    notes += [TURN_NOTE] * (comparison.in_turn and any(name.backend == "cusparselt" for name in names))
     notes += [ACROSS_NOTE] * any(ratio.across for ratio in comparison.ratios.values())
     notes += [HOST_NOTE] * any(ratio.host_bound for ratio in comparison.ratios.values())
     above = [say("{name} at M={M}", name=name.column, M=M) for name, M in comparison.above_bound()]
