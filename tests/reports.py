@@ -6,6 +6,7 @@ from pathlib import Path
 import synthetic
 from slidesparse.report.gather import gather_all
 from slidesparse.report.render import to_markdown
+from slidesparse.report.rows import Configuration, Provenance, Row, Source
 from slidesparse.report.write import analysed, held_sources, report
 
 ROOT = Path(__file__).parents[1]
@@ -13,6 +14,10 @@ PUBLISHED = ROOT / "resources" / "published"
 HARDWARE = synthetic.HARDWARE
 H100 = "H100_cc90_py312_cu129_x86_64"
 SPARSE = {"backend": "cusparselt", "sparsity": "2_8"}
+DENSE = Configuration("BitNet-2B", "INT8", "cublaslt", "dense")
+SLID = Configuration("BitNet-2B", "INT8", "cusparselt", "2_8")
+MACHINE = Provenance("NVIDIA H200", "580.95")
+H200 = "H200_cc90_py312_cu130_x86_64"
 
 
 def rows_under(text, title):
@@ -69,3 +74,25 @@ def set_column(path, column, values):
         row[header.index(column)] = str(value)
     with open(path, "w", newline="") as stream:
         csv.writer(stream, lineterminator="\n").writerows([header, *rows])
+
+
+def kernel(configuration, M, latency, **values):
+    """Rows of the four linears of one kernel point."""
+    rows = []
+    for linear, (N, K) in synthetic.LINEARS.items():
+        measured = {"N": N, "K": K, "K_slid": K, "latency_us": latency} | values
+        rows.append(Row(H200, "kernel", configuration, M, "ok", measured, MACHINE, linear))
+    return rows
+
+
+def step(stage, configuration, M, ms, width=0.01, **values):
+    """A prefill or decode row with a measured step."""
+    interval = {"step_ms_ci_low": ms * (1 - width), "step_ms_ci_high": ms * (1 + width)}
+    rates = {"requests_per_s": 1.0, "tokens_per_s": 1000 * M / ms, "elapsed_time_s": 1.0, "step_ms": ms}
+    return Row(H200, stage, configuration, M, "ok", rates | interval | values, MACHINE)
+
+
+def text_of(rows, language="en", **more):
+    """The report of rows."""
+    source = Source("results", rows=rows, linears={"BitNet-2B": 4}, **more)
+    return to_markdown(report(H200, [source], analysed([source]), ["results"]), language, "report")

@@ -83,6 +83,13 @@ def test_out_of_memory_is_a_row(tmp_path, stage):
     assert last["reason"] == "20 GiB asked for, 3 GiB free"
 
 
+def test_what_a_kernel_point_asked_of_its_process_is_a_column(tmp_path):
+    apart, other = synthetic.write(tmp_path, "kernel", [64, 128])
+    change(apart, request={"process": "no sparse products"})
+    gather([apart, other], tmp_path / "out.csv")
+    assert [row["process"] for row in table(tmp_path / "out.csv")] == ["no sparse products"] * 4 + [""] * 4
+
+
 def test_an_algorithm_of_several_parts_and_no_hot_figure(tmp_path):
     (file,) = synthetic.write(tmp_path, "kernel", [64])
     value = json.loads(file.read_text())

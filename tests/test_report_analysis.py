@@ -1,4 +1,4 @@
-"""What the report computes: ratios with denominator and noise, anomalies, steps, roofline, conclusions."""
+"""What the report computes: ratios with denominator and noise, anomalies, steps, roofline."""
 
 import csv
 import re
@@ -6,45 +6,28 @@ from dataclasses import replace
 
 import pytest
 
-import synthetic
-from reports import HARDWARE, PUBLISHED, SPARSE, edit, gathered, markdown, ours, rows_under
+from reports import (
+    DENSE,
+    HARDWARE,
+    MACHINE,
+    PUBLISHED,
+    SLID,
+    edit,
+    gathered,
+    kernel,
+    markdown,
+    ours,
+    rows_under,
+    step,
+    text_of,
+)
 from slidesparse.report import drawing
 from slidesparse.report.anomalies import anomalies
 from slidesparse.report.figures import figures
-from slidesparse.report.gather import gather_all
 from slidesparse.report.ratios import comparisons
-from slidesparse.report.render import to_markdown
-from slidesparse.report.rows import Configuration, Provenance, Row, Source
+from slidesparse.report.rows import Configuration, Row, Source
 from slidesparse.report.sources import read_source
-from slidesparse.report.write import analysed, report
 from slidesparse.tuning import COLUMNS, to_csv
-
-DENSE = Configuration("BitNet-2B", "INT8", "cublaslt", "dense")
-SLID = Configuration("BitNet-2B", "INT8", "cusparselt", "2_8")
-MACHINE = Provenance("NVIDIA H200", "580.95")
-H200 = "H200_cc90_py312_cu130_x86_64"
-
-
-def kernel(configuration, M, latency, **values):
-    """Rows of the four linears of one kernel point."""
-    rows = []
-    for linear, (N, K) in synthetic.LINEARS.items():
-        measured = {"N": N, "K": K, "K_slid": K, "latency_us": latency} | values
-        rows.append(Row(H200, "kernel", configuration, M, "ok", measured, MACHINE, linear))
-    return rows
-
-
-def step(stage, configuration, M, ms, width=0.01, **values):
-    """A prefill or decode row with a measured step."""
-    interval = {"step_ms_ci_low": ms * (1 - width), "step_ms_ci_high": ms * (1 + width)}
-    rates = {"requests_per_s": 1.0, "tokens_per_s": 1000 * M / ms, "elapsed_time_s": 1.0, "step_ms": ms}
-    return Row(H200, stage, configuration, M, "ok", rates | interval | values, MACHINE)
-
-
-def text_of(rows, language="en", **more):
-    """The report of rows."""
-    source = Source("results", rows=rows, linears={"BitNet-2B": 4}, **more)
-    return to_markdown(report(H200, [source], analysed([source]), ["results"]), language, "report")
 
 
 def rules(rows, *others):
@@ -102,7 +85,20 @@ def test_a_kernel_is_held_against_each_rival_by_name():
     whole = f"kernel BitNet-2B INT8, cold whole linears of a layer in turn, over {best}"
     assert rows_under(text, whole)[0] == ["64", "1.05 (1.02–1.08)"]
     assert "Denominator: the fastest dense library of each linear of the same M. Bound: L/(L-2)." in text
-    assert text.count("Libraries that take turns share a GPU's power and a process in which sparse products run.") == 3
+    assert text.count("Libraries that take turns share a GPU's power and a process in which sparse products run:") == 3
+
+
+def test_what_turns_cost_dense_products_is_told_where_the_same_gpu_measured_them_alone():
+    turns = "What turns with sparse products cost dense ones"
+    sparse = kernel(SLID, 64, 10.0, output="BF16", cublaslt_int32_us=13.2, cutlass_us=12.6)
+    alone = kernel(DENSE, 64, 12.0, output="INT32", process="no sparse products")
+    alone += kernel(DENSE._replace(backend="cutlass"), 64, 12.0, output="BF16", process="no sparse products")
+    assert rows_under(text_of(sparse + alone), turns) == [
+        ["BitNet-2B", "INT8", "64", "8", "1.050", "1.075", "1.100"],
+    ]
+    other = [replace(row, provenance=MACHINE._replace(gpu_uuid="another")) for row in alone]
+    before = kernel(DENSE, 64, 12.0, output="INT32")  # whether sparse products had run there is not known
+    assert f"# {turns}\n" not in text_of(sparse + other + before)
 
 
 def test_whole_linears_are_shown_with_scales_applied_and_with_scales_folded():
@@ -220,7 +216,7 @@ def test_a_healthy_run_has_no_anomalies():
     assert rules(rows + kernel(DENSE, 64, 12.0) + kernel(SLID, 64, 10.0)) == {}
 
 
-# Steps, roofline, searches, conclusions.
+# Steps, roofline, searches.
 
 
 def test_a_step_that_was_taken_apart():
@@ -237,33 +233,6 @@ def test_the_gemm_share_is_estimated_where_the_layers_are_known():
     text = text_of(rows, layers={"BitNet-2B": 30})
     assert rows_under(text, "prefill BitNet-2B INT8, estimated GEMM share of a step (%)") == [["64", "30.0"]]
     assert "estimated GEMM share" not in text_of(rows)
-
-
-def test_a_step_is_held_against_the_kernels_of_the_model_that_has_its_shape():
-    """Their points lie under its name: from them come the share of GEMMs, and what arrives of a kernel's speed-up."""
-    rows = kernel(DENSE, 64, 25.0) + kernel(SLID, 64, 20.0)
-    rows += [step("prefill", name._replace(model="Twin"), 64, ms) for name, ms in ((DENSE, 10.0), (SLID, 9.0))]
-    text = text_of(rows, layers={"BitNet-2B": 30}, shapes={"Twin": "BitNet-2B"})
-    assert rows_under(text, "prefill Twin INT8, estimated GEMM share of a step (%)") == [["64", "30.0", "26.7"]]
-    over = "Twin INT8 at M=64, over cublaslt/dense: speed-up of the GEMMs"
-    assert re.search(over + ".*: cusparselt/2_8 1.25 and 1.11", text)
-    apart = text_of(rows, layers={"BitNet-2B": 30})
-    assert "estimated GEMM share" not in apart and "speed-up of the GEMMs" not in apart
-
-
-def test_kernels_and_prefill_are_held_against_the_fastest_dense_products_of_the_same_type():
-    """cuBLASLt's INT8 products are INT32: over them a product in INT32 says nothing of a model that runs BF16 ones."""
-    cutlass = DENSE._replace(backend="cutlass")
-    ends = {"speedup_best_dense_ci_low": 1.35, "speedup_best_dense_ci_high": 1.37}
-    rivals = {"output": "BF16", "latency_int32_us": 12.0, "cublaslt_int32_us": 13.7, "best_dense_us": 13.6}
-    rows = kernel(DENSE, 64, 13.7, output="INT32") + kernel(SLID, 64, 10.0, **rivals, speedup_best_dense=1.36, **ends)
-    rows += [step("prefill", name, 64, ms) for name, ms in ((DENSE, 13.4), (cutlass, 12.6), (SLID, 10.0))]
-    expected = "INT8 at M=64, over the fastest dense backend of each M: speed-up of the GEMMs (cold) and of prefill"
-    assert expected + " (steady-state step time): cusparselt/2_8 1.36 and 1.26." in text_of(rows)
-    alone = text_of(
-        rows + kernel(cutlass, 64, 13.0, output="BF16")
-    )  # as its engine is: in no turn with sparse products
-    assert expected + " (steady-state step time): cusparselt/2_8 1.30 and 1.26." in alone
 
 
 def test_the_roofline_is_shown_where_it_was_computed():
@@ -304,75 +273,6 @@ def test_no_two_configurations_of_a_figure_look_alike():
     looks = [drawing.style(*series["style"]) for series in figure.panels[0]["series"]]
     assert len({str(look) for look in looks}) == len(names) == len(looks)
     assert len({(look["color"], look["marker"]) for look in looks}) == len(names)
-
-
-def test_what_the_host_bounds_is_marked_and_nothing_is_concluded_from_it():
-    """A step that waits for the host says what the host did: 8.0 against 5.2 ms is none of the kernels' doing."""
-
-    def rows(late):
-        values = {"gpu_step_ms": 4.1, "host_bound": late}
-        return [
-            step("decode", DENSE, 256, 8.0, **values),
-            step("decode", SLID, 256, 5.2, **values),
-            step("decode", DENSE, 512, 9.0, gpu_step_ms=9.0, host_bound=False),
-            step("decode", SLID, 512, 10.0, gpu_step_ms=9.9, host_bound=False),
-        ]
-
-    over = "decode BitNet-2B INT8, steady-state step time, over cublaslt/dense"
-    text = text_of(rows(True))
-    assert [row[1].split(" ")[0] for row in rows_under(text, over)[:2]] == ["1.54", "0.90"]
-    assert [" †" in row[1] for row in rows_under(text, over)[:2]] == [True, False]
-    assert "† marks ratios of which a side is bound by the host" in text
-    assert over + ": most at M=512 with cusparselt/2_8, 0.90" in text
-    assert (
-        "decode BitNet-2B INT8, GPU time of a step, over cublaslt/dense: most at M=256 with cusparselt/2_8, 1.00"
-        in text
-    )
-    both = rows(True)[:2]
-    assert over + ": bound by the host at every M, so it says nothing of the kernels." in text_of(both)
-    assert "†" not in text_of(rows(False)) and over + ": most at M=256 with cusparselt/2_8, 1.54" in text_of(
-        rows(False)
-    )
-
-
-def test_types_are_compared_by_steps_and_decode_by_the_time_of_the_gpu():
-    other = DENSE._replace(dtype="FP8")
-    rows = [step("prefill", name, 512, ms) for name, ms in ((DENSE, 11.0), (other, 10.0))]
-    rows += [step("decode", name, 64, ms, gpu_step_ms=gpu) for name, ms, gpu in ((DENSE, 8.0, 4.0), (other, 12.0, 3.2))]
-    text = text_of(rows)
-    assert "prefill BitNet-2B cublaslt/dense: FP8 is faster than INT8 in steady-state step time, 1.10 times" in text
-    assert "decode BitNet-2B cublaslt/dense: FP8 is faster than INT8 in GPU time of a step, 1.25 times" in text
-
-
-def test_conclusions_from_two_gpus_are_marked():
-    other, names = DENSE._replace(dtype="FP8"), (DENSE, DENSE._replace(backend="cusparselt", sparsity="2_4"))
-    rows = [step("prefill", name, 512, ms) for name, ms in zip((*names, other), (11.0, 10.0, 10.0), strict=True)]
-    note = "- ⇄ marks ratios of points that two GPUs measured"
-    for gpus, gain, types in (
-        ("aaa", "1.10 (", "1.100 (M=512)."),
-        ("aab", "1.10 (", "1.100 ⇄ (M=512)."),
-        ("aba", "1.10 ⇄ (", "1.100 (M=512)."),
-    ):
-        text = text_of(
-            [replace(row, provenance=MACHINE._replace(gpu_uuid=gpu)) for row, gpu in zip(rows, gpus, strict=True)]
-        )
-        assert f"most at M=512 with cusparselt/2_4, {gain}" in text
-        assert types in text
-        assert text.count(note) == (gpus != "aaa")
-
-
-def test_conclusions_come_from_the_figures(tmp_path):
-    text, _ = markdown(PUBLISHED)
-    assert "most at M=4096 with cusparselt/2_4, 1.43 (67,510 against 47,154 tokens/s)" in text
-    assert "1.035 (M=512), 1.000 (M=1024), 0.990 (M=2048), 0.978 (M=4096), 0.901 (M=8192)" in text
-    decode = next(line for line in text.splitlines() if line.startswith("- decode BitNet-2B cublaslt/dense: FP8 is"))
-    assert decode.startswith("- decode BitNet-2B cublaslt/dense: FP8 is faster than INT8 in tokens/s, 1.05 times")
-    root = ours(tmp_path / "results")
-    synthetic.write(root, "prefill", (512, 1024), 0.024, place=SPARSE)
-    gather_all(root, HARDWARE)
-    text, _ = markdown(root)
-    assert "at none: cusparselt/2_8" in text
-    assert "FP8 is" not in text
 
 
 def test_a_csv_of_before_the_rivals_is_still_read(tmp_path):

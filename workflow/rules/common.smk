@@ -63,12 +63,6 @@ def peers(w):
     return configuration.peers("results", w.hardware, w.model, w.dtype, w.backend)
 
 
-def kernel_protocol(w):
-    """Version of how a kernel point is measured, with what it asks of its process."""
-    process = records.process(w.hardware, "kernel", w.sparsity)
-    return [records.PROTOCOL["kernel"], process] if process else records.PROTOCOL["kernel"]
-
-
 def candidates(w):
     """Backends that auto may choose, and their tuning tables."""
     dense = configuration.planned(config, w.hardware)["backends"]["dense"]

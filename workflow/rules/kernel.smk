@@ -14,7 +14,7 @@ rule measure_kernel:
     resources:
         **resources(kernel=True),
     params:
-        protocol=kernel_protocol,
+        protocol=lambda w: records.version(w.hardware, "kernel", w.sparsity),
         peers=lambda w: options(peers(w)),
         parameters=lambda w: measuring(w.hardware, "kernel"),
     shell:

@@ -63,6 +63,12 @@ def process(hardware_key, stage, sparsity):
     return "no sparse products" if gpu and (stage, sparsity) == ("kernel", "dense") else None
 
 
+def version(hardware_key, stage, sparsity):
+    """What a change of measures a stage's points again: the version of its protocol, and what they ask of a process."""
+    asks = process(hardware_key, stage, sparsity)
+    return [PROTOCOL[stage], asks] if asks else PROTOCOL[stage]
+
+
 def deciding(stage, parameters):
     """The measuring parameters that decide a point's value; an engine's time limit only ends what takes too long."""
     ends = {"time_limit_s"} if stage in ("prefill", "decode") else set()

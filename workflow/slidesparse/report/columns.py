@@ -114,6 +114,7 @@ COLUMNS = {
         "speedup_linear": float,
         "speedup_linear_ci_low": float,
         "speedup_linear_ci_high": float,
+        "process": str,
         **TAIL,
     },
 }

@@ -160,7 +160,7 @@ def repeats_of(results):
 
 def kernel_rows(point):
     """The CSV rows of a kernel point: one per linear, or one without a linear if nothing was measured."""
-    shared = {"M": point["key"]["M"], **tail(point)}
+    shared = {"M": point["key"]["M"], "process": point["request"].get("process"), **tail(point)}
     gemms = point["results"].get("gemms") or []
     if not gemms or point["status"] != "ok":
         return [shared]

@@ -3,6 +3,7 @@
 from statistics import median
 
 from slidesparse.patterns import Pattern
+from slidesparse.report.columns import RIVALS
 from slidesparse.report.document import NONE, Section, Table, fixed, interval, number, say, whole
 from slidesparse.report.ratios import ACROSS, ACROSS_NOTE, FIGURES, of_points, quotient
 from slidesparse.report.rows import configuration_order, grouped
@@ -21,10 +22,12 @@ HOST_NOTE = say(
     " much of the host as of the kernels."
 )
 
+TURN_TITLE = say("What turns with sparse products cost dense ones")
+
 TURN_NOTE = say(
-    "Libraries that take turns share a GPU's power and a process in which sparse products run. On an H200 dense FP8"
-    " products of 2048 rows and more took 4 % longer so (1 to 6 %) than in a process of their own, 1024 rows 3 %, fewer"
-    " up to 2 %: over a dense library alone a sparse one gains that much less."
+    "Libraries that take turns share a GPU's power and a process in which sparse products run: dense ones may take"
+    " longer than alone, and sparse ones gain so much less over them. By how much, where that was measured: {title}.",
+    title=TURN_TITLE,
 )
 
 
@@ -220,3 +223,36 @@ def search_blocks(source):
         " of the algorithm that the search found."
     )
     return [Section(say("What the search for algorithms was worth"), [note, Table("searches", headers, rows, "l")])]
+
+
+def turn_blocks(source):
+    """Dense products in turn with sparse ones against the same in a process without these, on one GPU, by M."""
+    kernels = [row for row in source.stage("kernel") if row.status == "ok"]
+    alone = {turn_key(row, rival_column(row)): row.values["latency_us"] for row in kernels if row.values.get("process")}
+    ratios = {}
+    for row in kernels:
+        for rival in RIVALS if row.configuration.sparse_kernel else ():
+            mine, theirs = row.values.get(f"{rival}_us"), alone.get(turn_key(row, f"{rival}_us"))
+            if mine and theirs:
+                group = row.configuration.model, row.configuration.dtype, row.M
+                ratios.setdefault(group, []).append(mine / theirs)
+    rows = [
+        (model, dtype, whole(M), whole(len(each)), *(fixed(of(each), 3) for of in (min, median, max)))
+        for (model, dtype, M), each in sorted(ratios.items())
+    ]
+    if not rows:
+        return []
+    headers = ("model", "dtype", "M", "products", "smallest", "median", "largest")
+    note = say("Cold latency in turn over that of the same product and library in a process without sparse products.")
+    return [Section(TURN_TITLE, [note, Table("turns", headers, rows, "ll")])]
+
+
+def turn_key(row, column):
+    """What a product in turn and one alone have in common. column: of the library and the type of its product."""
+    name = row.configuration
+    return name.model, name.dtype, row.linear, row.M, column, row.provenance.machine, row.provenance.gpu_uuid
+
+
+def rival_column(row):
+    """The column that has a dense product's library and type as a rival's."""
+    return f"{row.configuration.backend}{'_int32' * (row.values.get('output') == 'INT32')}_us"

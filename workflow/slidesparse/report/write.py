@@ -145,7 +145,12 @@ def one_source(source, compared, found, labels, prefix):
         (say("Step time"), performance.step_blocks(source)),
         (
             say("Kernel"),
-            [*performance.kernel_blocks(source, labels), *speedups.search_blocks(source), *lifts.lift_blocks(source)],
+            [
+                *performance.kernel_blocks(source, labels),
+                *speedups.turn_blocks(source),
+                *speedups.search_blocks(source),
+                *lifts.lift_blocks(source),
+            ],
         ),
         (say("Result files"), overview.file_blocks(source)),
     ]
