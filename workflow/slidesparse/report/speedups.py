@@ -26,7 +26,7 @@ TURN_TITLE = say("What turns with sparse products cost dense ones")
 
 TURN_NOTE = say(
     "Libraries that take turns share a GPU's power and a process in which sparse products run: dense ones may take"
-    " longer than alone, and sparse ones gain so much less over them. By how much, where that was measured: {title}.",
+    " longer than alone, and over those alone sparse ones gain that much less (where it was measured: “{title}”).",
     title=TURN_TITLE,
 )
 
@@ -237,7 +237,7 @@ def turn_blocks(source):
                 group = row.configuration.model, row.configuration.dtype, row.M
                 ratios.setdefault(group, []).append(mine / theirs)
     rows = [
-        (model, dtype, whole(M), whole(len(each)), *(fixed(of(each), 3) for of in (min, median, max)))
+        (model, dtype, number(str(M), M), whole(len(each)), *(fixed(of(each), 3) for of in (min, median, max)))
         for (model, dtype, M), each in sorted(ratios.items())
     ]
     if not rows:
