@@ -1,15 +1,143 @@
-"""Files that are complete or absent: atomic writes, digests, and directories that appear at once."""
+"""Files that are complete or absent, and files of others: atomic writes, bounded reads, paths that stay inside.
 
+What data names or holds is not trusted. `inside` is the one way from a name in data to a path, `read_bytes` the one way
+to the content of a file that others may have made, and `OWN` marks the folders that this program may delete.
+"""
+
+import errno
 import hashlib
+import itertools
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 import time
+from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from slidesparse.errors import CheckpointError
+from slidesparse.errors import CheckpointError, RecordError
+
+READ_LIMIT = 32 << 20
+"""Bytes of the largest file that is read whole, such as a point, a table or an index."""
+
+NESTING_LIMIT = 64
+"""Deepest nesting of a JSON file."""
+
+OWN = ".slidesparse"
+"""Name of the file that marks a folder as made by this program. Folders without it are never deleted or emptied."""
+
+OWN_TEXT = "The SlideSparse BitNet benchmark made this folder and may delete what is in it.\n"
+
+
+def is_plain(name):
+    """Whether `name` is the name of one file: printable text without a folder, not hidden, at most 255 bytes."""
+    if not isinstance(name, str) or not name.isprintable() or name.startswith("."):
+        return False
+    return bool(name) and not {"/", "\\"} & set(name) and len(name.encode()) <= 255
+
+
+def printable(text):
+    """Anything as one line of text that a terminal or a page shows as it is: no line breaks, no control characters."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(str(text).split()))
+
+
+def inside(root, *names, error=RecordError):
+    """The path root/names…, proven to lie below `root`: every name is a plain one, without folders or dots in front.
+
+    Every path that is made from data (manifests, plans, tables, answers of a hub) comes from here. Raises `error`,
+    naming what would have led elsewhere.
+    """
+    for name in names:
+        if not is_plain(name):
+            raise error(f"{_cut(repr(name))} is no plain name of a file, so no path below {root} is made of it")
+    return Path(root, *names)
+
+
+def within(root, path, error=RecordError):
+    """`path`, which data may have made from folders and dots, proven to lie below the folder `root` as it is written.
+
+    Raises `error` for one that leads out of it.
+    """
+    top, place = os.path.abspath(root), os.path.abspath(path)
+    if os.path.commonpath([top, place]) != top or place == top:
+        raise error(f"{_cut(repr(str(path)))} leads out of {root}")
+    return Path(path)
+
+
+def leads_out(root, path):
+    """Whether links on the way lead from `path`, below the folder `root`, to somewhere else."""
+    top = os.path.realpath(root)
+    return os.path.commonpath([top, os.path.realpath(path)]) != top
+
+
+def refuse_links_out(*roots):
+    """Raise RecordError if anything below the folders `roots` is a link that leads out of its root, or is neither a
+    file nor a folder.
+
+    Writing below them then touches nothing outside, and nothing hangs. A root itself may be a link, or not be there.
+    """
+    for root in roots:
+        top = os.path.realpath(root)
+        for folder, folders, files in os.walk(top):
+            for path in (os.path.join(folder, name) for name in (*folders, *files)):
+                with suppress(FileNotFoundError):  # it went in the meantime
+                    mode = os.lstat(path).st_mode
+                    if stat.S_ISLNK(mode) and leads_out(top, path):
+                        raise RecordError(
+                            f"{path} is a link that leads out of {root}: remove it, or link all of {root}"
+                        )
+                    if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                        raise RecordError(f"{path} is neither a file nor a folder: remove it")
+
+
+def open_regular(path):
+    """A binary stream of a regular file. OSError for anything else: a pipe would hang, a device may be endless."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # it may have become a pipe since
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path, limit=READ_LIMIT):
+    """The content of a regular file of at most `limit` bytes. OSError for anything else."""
+    with open_regular(path) as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit} bytes", str(path))
+    return data
+
+
+def read_text(path, limit=READ_LIMIT):
+    """The text of a regular UTF-8 file of at most `limit` bytes. OSError for another file, ValueError for no text."""
+    return read_bytes(path, limit).decode()
+
+
+def parse_json(text, **how):
+    """The value of a JSON text; `how` as for json.loads. ValueError for one that is damaged, nests too deeply or has a
+    name twice in an object.
+    """
+    depth = itertools.accumulate(1 if mark in "[{" else -1 for mark in re.findall(r"[\[\]{}]", text))
+    if max(depth, default=0) > NESTING_LIMIT:
+        raise ValueError(f"it nests deeper than {NESTING_LIMIT} levels")
+    return json.loads(text, object_pairs_hook=_no_duplicates, **how)
+
+
+def _no_duplicates(pairs):
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        (again, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"it names {_cut(repr(again))} twice")
+    return table
+
+
+def _cut(text):
+    return text if len(text) <= 80 else text[:80] + "…"
 
 
 def sync_directory(path):
@@ -55,7 +183,7 @@ def digest(value):
 def read_json(path, error=CheckpointError):
     """The JSON in a file. Raises `error` naming the file if it is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text())
+        return parse_json(read_text(path))
     except OSError as problem:
         raise error(f"{path} cannot be read ({problem.strerror})") from None
     except ValueError as problem:
@@ -75,32 +203,75 @@ def none_from_the_future(root):
     now = time.time_ns()
     for path in Path(root).rglob("*"):
         with suppress(OSError):  # it went, or the disk is read-only
-            if path.is_file() and path.stat().st_mtime_ns > now:
-                os.utime(path, ns=(now, now))
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_mtime_ns > now:
+                os.utime(path, ns=(now, now), follow_symlinks=False)
 
 
 def sha256_file(path, chunk=1 << 22):
     """sha256 (hex) of a file, read in pieces of `chunk` bytes."""
     state = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         while piece := stream.read(chunk):
             state.update(piece)
     return state.hexdigest()
 
 
+def cache_directory():
+    """Where this user's programs keep what they can make again; nobody else writes there. It may not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "slidesparse")
+
+
+def open_lock(path):
+    """A stream of the file `path`, made if it is not there, to be locked. OSError for a link, which leads elsewhere."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.fdopen(os.open(path, how, 0o644), "r+")
+
+
+def mark_own(folder):
+    """Mark a folder as made by this program, which may then delete it."""
+    with suppress(FileExistsError):
+        descriptor = os.open(Path(folder, OWN), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(OWN_TEXT)
+
+
+def is_own(folder):
+    """Whether this program made `folder`: a folder, no link to one, with the mark in it."""
+    folder = Path(folder)
+    return folder.is_dir() and not folder.is_symlink() and (folder / OWN).is_file()
+
+
+def remove_own(folder):
+    """Delete a folder of this program; a link is taken away and what it leads to stays.
+
+    Raises CheckpointError for a folder without the mark.
+    """
+    folder = Path(folder)
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        if not is_own(folder):
+            raise CheckpointError(f"{folder} was not made by this program, which does not delete it: move it away")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def directory_at_once(target):
-    """Yield a temporary directory beside `target` that becomes `target` when the block ends well.
+    """Yield a temporary directory beside `target` that becomes `target`, marked as ours, when the block ends well.
 
     Until then `target` is untouched; when the block fails the temporary directory is removed. What a killed
-    process left behind is removed by the next one (the caller serialises writers of one target).
+    process left behind is removed by the next one (the caller serialises writers of one target). Raises CheckpointError
+    if `target` is there and this program did not make it.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{target.name}.partial-"
-    for left_over in target.parent.glob(f"{prefix}*"):
-        shutil.rmtree(left_over, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    if (target.exists() or target.is_symlink()) and not is_own(target):
+        raise CheckpointError(f"{target} was not made by this program, which does not replace it: move it away")
+    _remove_left_over(target, prefix)
+    temporary = _own_temporary(prefix, target.parent)
     try:
         yield temporary
         for item in temporary.iterdir():
@@ -108,11 +279,21 @@ def directory_at_once(target):
                 os.fsync(stream.fileno())
         sync_directory(temporary)
         if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
-            os.rename(target, old / target.name)
+            os.rename(target, _own_temporary(prefix, target.parent) / target.name)
         os.chmod(temporary, 0o755)
         os.rename(temporary, target)
         sync_directory(target.parent)
     finally:
-        for left_over in target.parent.glob(f"{prefix}*"):
+        _remove_left_over(target, prefix)
+
+
+def _own_temporary(prefix, parent):
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    mark_own(temporary)
+    return temporary
+
+
+def _remove_left_over(target, prefix):
+    for left_over in target.parent.glob(f"{prefix}*"):
+        if is_own(left_over):
             shutil.rmtree(left_over, ignore_errors=True)

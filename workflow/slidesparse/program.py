@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from slidesparse.errors import RecordError, SlideSparseError
-from slidesparse.files import read_json
+from slidesparse.files import open_lock, printable, read_json
 
 
 def start_time(pid):
@@ -56,8 +56,7 @@ def hold_lock(path):
 
     Raises SlideSparseError if another process holds it.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    stream = open(path, "a+")  # noqa: SIM115  (held open on purpose)
+    stream = open_lock(path)
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -66,7 +65,8 @@ def hold_lock(path):
         raise SlideSparseError(
             f"another run (process {holder}) is working in this directory: wait for it, or stop it"
         ) from None
-    stream.truncate(0)
+    stream.seek(0)
+    stream.truncate()
     stream.write(str(os.getpid()))
     stream.flush()
     _locks.append(stream)
@@ -109,6 +109,16 @@ def worker(arguments):
     return Worker(not arguments.no_resident, arguments.owner, plan, arguments.seat)
 
 
+def check_configuration(arguments):
+    """End this process with one sentence if a configuration file in a call of Snakemake with `arguments` is a trap."""
+    from slidesparse import configuration_text  # which imports yaml, for which the client of a point does not wait
+
+    try:
+        configuration_text.check_command_line(arguments)
+    except SlideSparseError as error:
+        sys.exit(f"snakemake: {printable(error)}")
+
+
 def find_own_programs():
     """Let the commands that this process starts find its own interpreter, activated or not, and this very library."""
     for name, own in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", Path(__file__).parents[1])):
@@ -130,7 +140,7 @@ def run(main, parser=None, argv=None):
     try:
         main(arguments)
     except SlideSparseError as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+        sys.exit(f"{Path(sys.argv[0]).name}: {printable(error)}")
     except OSError as error:  # a disk that is full, read-only or broken, or somebody else's
         what = f"{error.filename}: " if error.filename else ""
         sys.exit(

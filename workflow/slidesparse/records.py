@@ -25,7 +25,7 @@ a test compares the hash of those files (tests/protocol.json)."""
 
 PATH = re.compile(
     r"(?P<hardware>[^/]+)/(?P<stage>kernel|prefill|decode)/(?P<model>[^/]+)/(?P<dtype>[^/]+)/(?P<backend>[^/]+)"
-    r"/(?P<sparsity>[^/]+)/M(?P<M>\d+)\.json"
+    r"/(?P<sparsity>[^/]+)/M(?P<M>[0-9]{1,12})\.json"
 )
 
 

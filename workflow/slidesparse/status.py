@@ -5,7 +5,6 @@ Reads plan.json, the points beside it with the records of failures, and the TSV 
 
 import atexit
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from statistics import median
 
 from slidesparse import records
 from slidesparse.errors import RecordError
-from slidesparse.files import read_json
+from slidesparse.files import inside, printable, read_json, read_text
 
 SHOWN = 8
 """Failures, and configurations with missing points, that a screen names."""
@@ -68,6 +67,7 @@ def _plan(path):
     plan = read_json(path, RecordError)
     try:
         valid = all(isinstance(M, int) for names in plan["points"].values() for Ms in names.values() for M in Ms)
+        [(item["dtype"], item["reason"]) for item in plan.get("left_out", [])]
     except (KeyError, TypeError, AttributeError):
         valid = False
     if not valid:
@@ -82,7 +82,7 @@ def read(results, key, plan):
         state = stages[stage] = Stage()
         for name, Ms in configurations.items():
             for M in Ms:
-                path = Path(results, key, stage, name, f"M{M}.json")
+                path = inside(results, key, stage, *name.split("/"), f"M{M}.json")
                 state.planned.append(path)
                 _look(path, state)
     return stages
@@ -103,11 +103,11 @@ def _look(path, state):
         return
     for name, place in {"": path, **records.candidates(path)}.items():
         try:
-            failure = json.loads(records.failure_of(place).read_text())
+            if not records.failure_of(place).exists():
+                continue
+            failure = read_json(records.failure_of(place), RecordError)
             flying = records.in_flight(failure)
-        except OSError:
-            continue
-        except (ValueError, AttributeError):
+        except (RecordError, AttributeError, TypeError):
             failure, flying = {"reason": f"{records.failure_of(place)} is damaged"}, False
         said = failure | {"reason": f"{name}: {failure.get('reason')}"} if name else failure
         (state.flying if flying else state.failed)[path] = said
@@ -136,10 +136,10 @@ def _of_one(results, key, plan):
     for name, stage in stages.items():
         took = f"{duration(sum(stage.done.values()))} measured" if stage.done else "nothing measured"
         lines.append(f"  {name:8}{_bar(stage)}  {took}{_to_go(stage)}")
-    lines += [f"  {item['dtype']} is left out: {item['reason']}" for item in plan.get("left_out", [])]
+    lines += ["  " + printable(f"{item['dtype']} is left out: {item['reason']}") for item in plan.get("left_out", [])]
     flying = [(path, failure) for stage in stages.values() for path, failure in stage.flying.items()]
     failed = [(path, failure) for stage in stages.values() for path, failure in stage.failed.items()]
-    lines += [f"in flight: {_name(path)}, since {failure.get('utc')}" for path, failure in flying]
+    lines += [f"in flight: {_name(path)}, since {printable(failure.get('utc'))}" for path, failure in flying]
     if failed:
         lines.append("failed:")
         lines += [f"  {_name(path)}: {_why(failure)}" for path, failure in failed[:SHOWN]] + _more(failed)
@@ -191,9 +191,8 @@ def _name(path):
 
 
 def _why(failure):
-    return f"{failure.get('reason') or 'no reason was recorded'}" + (
-        f" ({failure['log']})" if failure.get("log") else ""
-    )
+    log = f" ({failure['log']})" if failure.get("log") else ""
+    return printable(f"{failure.get('reason') or 'no reason was recorded'}{log}")
 
 
 def _grouped(paths):
@@ -213,8 +212,8 @@ def durations(results, key):
     files += [(path.stem, path) for path in Path(results, "tasks").rglob("*.tsv")]
     for rule, path in files:
         try:
-            with open(path, newline="") as stream:
-                seconds = [float(row["s"]) for row in csv.DictReader(stream, delimiter="\t")]
+            rows = csv.DictReader(read_text(path).splitlines(), delimiter="\t")
+            seconds = [float(row["s"]) for row in rows]
         except (OSError, ValueError, KeyError, TypeError):  # it is being written, or damaged: only a duration is lost
             continue
         n, total = found.get(rule, (0, 0.0))

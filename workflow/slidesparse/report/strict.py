@@ -1,17 +1,16 @@
 """Read CSV and JSON files whole, or refuse them with one sentence that names the file and the cause."""
 
 import csv
-import json
 import math
 
+from slidesparse import files
 from slidesparse.errors import RecordError
 
 
 def read_text(path):
-    """Content of a UTF-8 file. Raises RecordError if it is missing or no text."""
+    """Content of a UTF-8 file. Raises RecordError if it is missing, no text, no regular file, or too large."""
     try:
-        with open(path, encoding="utf-8", newline="") as stream:
-            return stream.read()
+        return files.read_text(path)
     except UnicodeDecodeError as error:
         raise RecordError(f"{path} is damaged: byte {error.start} is not UTF-8 text") from None
     except OSError as error:
@@ -25,7 +24,7 @@ def read_json(path):
         raise ValueError(f"{constant} is no number")
 
     try:
-        value = json.loads(read_text(path), parse_constant=refuse)
+        value = files.parse_json(read_text(path), parse_constant=refuse)
     except ValueError as error:
         raise RecordError(f"{path} is damaged: {error}") from None
     if not isinstance(value, dict):
