@@ -19,6 +19,8 @@ class Hub:
     `status`: {file: HTTP status} answered instead of the content. `gated`: repositories nobody may read.
     `announced`: {file: size} where it is not the true one. `served`: {file: content} where it is not the published one.
     `portal`: whether every answer is a page of somebody else's. `pace`: {file: seconds before every MB of it}.
+    `endless`: {file or "api": seconds between bytes} of answers that never end, with the file's `status` if it has one.
+    `dripping`: seconds between the bytes of the head of every answer, which never ends.
     """
 
     def __init__(self):
@@ -27,6 +29,7 @@ class Hub:
         self.announced, self.served = {}, {}
         self.lfs, self.cdn, self.portal = (".safetensors",), None, False
         self.pace, self.pause = {}, threading.Event()
+        self.endless, self.dripping = {}, None
 
     def add(self, repository, files, revision="main"):
         """Publish `files` {name: bytes} under `revision`; returns the commit."""
@@ -51,6 +54,7 @@ def serving(hub, host="127.0.0.1"):
     try:
         yield f"http://{host}:{server.server_port}"
     finally:
+        hub.pause.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -71,7 +75,11 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self, send):
         path = urlsplit(self.path).path
         self.hub.requests.append((unquote(path), self.headers))
-        if self.hub.portal:
+        if self.hub.dripping is not None:
+            self.drip(b"HTTP/1.1 200 OK\r\nX-Padding: ", self.hub.dripping)
+        elif self.hub.endless.get("api") is not None and path.startswith("/api/"):
+            self.pour("api")
+        elif self.hub.portal:
             self.reply(200, {"Content-Type": "text/html"}, b"<html>Please sign in</html>")
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/([^/]+)", path):
             self.model_info(match[1], unquote(match[2]))
@@ -118,6 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
         commit, files = found
         if name not in files:
             self.refuse(404, "EntryNotFound")
+        elif name in self.hub.endless:
+            self.pour(name)
         elif name in self.hub.status:
             self.refuse(self.hub.status[name], None)
         elif self.hub.cdn and name.endswith(self.hub.lfs) and not self.hub.cdn.endswith(self.headers["Host"]):
@@ -149,6 +159,26 @@ class _Handler(BaseHTTPRequestHandler):
             if pace:
                 self.hub.pause.wait(pace)
             self.wfile.write(body[start : start + PIECE])
+
+    def pour(self, name):
+        """An answer in chunks that never ends: as fast as it goes, or a byte at a time."""
+        self.send_response(self.hub.status.get(name, 200))
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        seconds = self.hub.endless[name]
+        piece = b"[" * (1 if seconds else PIECE)
+        self.drip(b"%x\r\n%s\r\n" % (len(piece), piece), seconds, repeated=True)
+
+    def drip(self, data, seconds, repeated=False):
+        """Send `data`, then bytes for ever (all of `data` again if `repeated`), until the other side has enough."""
+        self.close_connection = True
+        try:
+            self.wfile.write(data)
+            while not self.hub.pause.wait(seconds):
+                self.wfile.write(data if repeated else b"x")
+        except OSError:
+            pass
 
     def refuse(self, status, code):
         self.reply(status, {"X-Error-Code": code} if code else {}, b"")

@@ -84,6 +84,7 @@ class Resources(Place):
             patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + PATH)
             patch.setattr(constants, "HF_HUB_CACHE", str(self.directory / "cache"))
             patch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+            patch.setattr(models.hub, "PAUSE_S", 0.0)
             models.fetch("ours", entry, self.directory / "hub", self.directory / "models.lock.json")
 
 

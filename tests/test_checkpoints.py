@@ -133,7 +133,8 @@ def test_a_damaged_model_leaves_nothing(tmp_path, name, stored, shape, data, cau
     source.mkdir()
     safetensors_io.write(source / "model.safetensors", [(name, stored, shape, lambda: data.numpy())])
     with pytest.raises(CheckpointError, match=cause):
-        checkpoints._convert_weights(source, tmp_path / "out.safetensors", "INT8", Pattern("2_8"), progress=False)
+        weights = [source / "model.safetensors"]
+        checkpoints._convert_weights(weights, tmp_path / "out.safetensors", "INT8", Pattern("2_8"), progress=False)
     assert [item.name for item in tmp_path.iterdir()] == ["source"]
 
 

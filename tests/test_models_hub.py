@@ -12,7 +12,7 @@ import pytest
 
 from local_hub import Hub, serving
 from slidesparse import models
-from slidesparse.files import sha256_file
+from slidesparse.files import OWN, sha256_file
 from slidesparse.models import generate
 
 WORKFLOW = Path(__file__).parents[1] / "workflow"
@@ -115,7 +115,9 @@ def user(hub, tmp_path):
 
 def assert_whole(user, manifest, files):
     needed = {name: data for name, data in files.items() if "/" not in name and name != "README.md"}
-    assert {item.name: item.read_bytes() for item in user.directory.iterdir()} == needed
+    held = {item.name: item.read_bytes() for item in user.directory.iterdir()}
+    assert held.pop(OWN)
+    assert held == needed
     assert manifest["files"] == {
         name: {"size": len(data), "sha256": sha256_file(user.directory / name)} for name, data in sorted(needed.items())
     }

@@ -8,7 +8,6 @@ quantization_config that says all a reader needs.
 """
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 from slidesparse import models, safetensors_io
 from slidesparse.errors import CheckpointError
-from slidesparse.files import digest, directory_at_once, sha256_file, write_json
+from slidesparse.files import OWN, digest, directory_at_once, inside, open_lock, read_json, sha256_file, write_json
 from slidesparse.patterns import ALIGNMENT, WINDOW, Pattern
 from slidesparse.prune import prune
 from slidesparse.quantize import absmean_scale, store_as, ternary
@@ -43,7 +42,8 @@ COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "
 
 def directory(manifest, root="resources"):
     """Where the weights of a checkpoint manifest lie."""
-    return Path(root) / "checkpoints" / manifest["model"] / manifest["dtype"] / manifest["sparsity"]
+    names = (manifest["model"], manifest["dtype"], manifest["sparsity"])
+    return inside(Path(root, "checkpoints"), *names, error=CheckpointError)
 
 
 def convert(model_manifest, dtype, sparsity, root="resources", progress=True):
@@ -66,17 +66,19 @@ def convert(model_manifest, dtype, sparsity, root="resources", progress=True):
     with _only_writer(target):
         source = models.ensure(model_manifest, root)
         with directory_at_once(target) as temporary:
-            weights, layers = _convert_weights(source, temporary / WEIGHTS, dtype, pattern, progress)
+            files = [inside(source, name, error=CheckpointError) for name in sorted(model_manifest["files"])]
+            weights, layers = _convert_weights(files, temporary / WEIGHTS, dtype, pattern, progress)
             config = _config(source, dtype, pattern, layers)
             write_json(temporary / "config.json", config)
-            for name in COPIED:
-                if (source / name).exists():
-                    shutil.copyfile(source / name, temporary / name)
+            for path in files:
+                if path.name in COPIED:
+                    shutil.copyfile(path, temporary / path.name)
             manifest["files"] = {
                 item.name: weights
                 if item.name == WEIGHTS
                 else {"size": item.stat().st_size, "sha256": sha256_file(item)}
                 for item in sorted(temporary.iterdir())
+                if item.name != OWN
             }
             manifest["layers"] = layers
             manifest["weights"] = sum(layer["N"] * layer["K"] for layer in layers)
@@ -122,7 +124,7 @@ def check(manifest):
         dtype, converter, model = manifest["dtype"], manifest["converter"], manifest["model_manifest"]
         named, sparsity, files = manifest["model"], manifest["sparsity"], manifest["files"]
         layers = [(each["name"], int(each["N"]), int(each["K"])) for each in manifest["layers"]]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise CheckpointError("a checkpoint's manifest lacks a key: delete it to convert again") from None
     models.check(model)
     models.check_files(files, f"the manifest of checkpoint {named} {dtype} {sparsity}")
@@ -182,15 +184,16 @@ def read_tensor(directory, name):
 @contextmanager
 def _only_writer(target):
     """One process at a time makes one checkpoint; the kernel frees the lock when its holder dies."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.parent / f".{target.name}.lock", "w") as lock:
+    with open_lock(target.parent / f".{target.name}.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _convert_weights(source, path, dtype, pattern, progress):
-    """Write the converted tensors of `source` to `path`; returns (size and sha256 of it, what was done per linear)."""
-    headers = {file: safetensors_io.read_header(file) for file in sorted(source.glob("*.safetensors"))}
+def _convert_weights(files, path, dtype, pattern, progress):
+    """Write the converted tensors of a model's `files` to `path`; returns (its size and sha256, what was done per
+    linear).
+    """
+    headers = {file: safetensors_io.read_header(file) for file in files if file.suffix == ".safetensors"}
     where = {name: (file, header) for file, header in headers.items() for name in header.tensors}
     names = sorted(where, key=_natural)
     layers, scales, entries = [], {}, []
@@ -293,7 +296,7 @@ def _natural(name):
 
 def _config(source, dtype, pattern, layers):
     """config.json of the checkpoint: the model's own, with how its linears are quantised and slid."""
-    config = json.loads((source / "config.json").read_text())
+    config = read_json(source / "config.json")
     config.pop("auto_map", None)
     number = "int" if dtype == "INT8" else "float"
     common = {"num_bits": 8, "type": number, "symmetric": True}

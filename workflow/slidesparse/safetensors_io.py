@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slidesparse.errors import CheckpointError
-from slidesparse.files import sync_directory
+from slidesparse.files import open_regular, parse_json, sync_directory
 
 ITEMSIZE = {
     **{"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1},
@@ -22,7 +22,12 @@ ITEMSIZE = {
     **{"U32": 4, "I32": 4, "F32": 4},
     **{"U64": 8, "I64": 8, "F64": 8},
 }
-HEADER_LIMIT = 100_000_000  # bytes; the limit of the reference implementation
+HEADER_LIMIT = 8 << 20
+"""Bytes of the longest header, of some 60,000 tensors. The reference implementation allows 100 MB, which take 2 GB of
+memory to parse."""
+
+NAME_LIMIT, DIMENSIONS_LIMIT, NUMBER_LIMIT = 512, 8, 1 << 62
+"""Characters of a tensor's name, its dimensions, and the largest number in a header."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def _write_all(stream, piece):
 def read_header(path):
     """The checked Header of the safetensors file `path`; CheckpointError when a reader could not trust it."""
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             size = os.fstat(stream.fileno()).st_size
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(size - 8, HEADER_LIMIT):
@@ -123,9 +128,10 @@ def read_header(path):
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     try:
-        table = json.loads(encoded, object_pairs_hook=lambda pairs: _no_duplicates(path, pairs))
-    except (ValueError, RecursionError):
-        raise _broken(path, "its header is no JSON") from None
+        table = parse_json(encoded.decode())
+    except ValueError as error:
+        cause = "names something twice" if "twice" in str(error) else "is no JSON"
+        raise _broken(path, f"its header {cause}") from None
     if not isinstance(table, dict):
         raise _broken(path, "its header is no JSON object")
     metadata = table.pop("__metadata__", {})
@@ -148,12 +154,14 @@ def _tensor(path, name, value, base):
     """The Tensor that the header's `value` describes, with offsets counted from the beginning of the file."""
     try:
         dtype, shape, (start, stop) = value["dtype"], value["shape"], value["data_offsets"]
-        numbers = [*shape, start, stop]
+        numbers = [len(shape), start, stop]
     except (KeyError, TypeError, ValueError):
         raise _broken(path, f"tensor {name!r} lacks dtype, shape or data_offsets") from None
+    if len(name) > NAME_LIMIT or not isinstance(shape, list) or len(shape) > DIMENSIONS_LIMIT:
+        raise _broken(path, f"tensor {name!r:.80} has a name of over {NAME_LIMIT} characters or no usable dimensions")
     if not isinstance(dtype, str) or dtype not in ITEMSIZE:
-        raise _broken(path, f"tensor {name!r} has the unknown dtype {dtype!r}")
-    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise _broken(path, f"tensor {name!r} has the unknown dtype {dtype!r:.80}")
+    if not all(type(number) is int and 0 <= number < NUMBER_LIMIT for number in (*shape, *numbers)):
         raise _broken(path, f"tensor {name!r} has a shape or an offset that is no natural number")
     if stop - start != math.prod(shape) * ITEMSIZE[dtype]:
         raise _broken(path, f"tensor {name!r} has {stop - start} bytes, which is not {dtype} of shape {shape}")
@@ -170,7 +178,7 @@ def read(path, header, name):
     data = numpy.empty(tensor.stop - tensor.start, dtype=numpy.uint8)
     view, filled = memoryview(data), 0
     try:
-        with open(path, "rb", buffering=0) as stream:
+        with open_regular(path) as stream:
             stream.seek(tensor.start)
             while filled < len(view):
                 count = stream.readinto(view[filled:])
@@ -180,13 +188,6 @@ def read(path, header, name):
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     return data
-
-
-def _no_duplicates(path, pairs):
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise _broken(path, "its header names something twice")
-    return table
 
 
 def _broken(path, cause):

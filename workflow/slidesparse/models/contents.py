@@ -1,10 +1,10 @@
 """Which files make up a model, and whether a directory of them can be read without running anything."""
 
-import json
 import re
 
 from slidesparse import safetensors_io
 from slidesparse.errors import CheckpointError
+from slidesparse.files import inside, is_plain, read_json
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", ".safetensors"
 OTHERS = (
@@ -36,9 +36,16 @@ def wanted(names, where):
     return chosen + weights
 
 
-def is_plain(name):
-    """Whether `name` names a file inside a directory and cannot lead out of it."""
-    return isinstance(name, str) and re.fullmatch(r"[^/\\\0]+", name) is not None and not name.startswith(".")
+def check_name(name, where):
+    """CheckpointError unless `name` can be that of a model in the registry."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
+        raise CheckpointError(f"{where} names the model {name!r:.80}, which cannot be: fetch the model again")
+
+
+def check_commit(commit, where, error=CheckpointError):
+    """Raises `error` unless `commit` is one: 40 hexadecimal digits. It becomes the name of a folder."""
+    if not isinstance(commit, str) or not re.fullmatch("[0-9a-f]{40}", commit):
+        raise error(f"{where} has {commit!r:.80} for a commit, which is no 40 hexadecimal digits")
 
 
 def check_files(files, where):
@@ -48,9 +55,14 @@ def check_files(files, where):
     for name, facts in files.items():
         if not is_plain(name):
             raise CheckpointError(f"{where} lists {name!r}, which is no plain file name: delete it and run again")
-        known = isinstance(facts, dict) and type(facts.get("size")) is int and isinstance(facts.get("sha256"), str)
-        if not known or not re.fullmatch("[0-9a-f]{64}", facts["sha256"]):
+        known = isinstance(facts, dict) and facts.keys() == {"size", "sha256"} and isinstance(facts["sha256"], str)
+        if not known or not is_size(facts["size"]) or not re.fullmatch("[0-9a-f]{64}", facts["sha256"]):
             raise CheckpointError(f"{where} lacks the size or sha256 of {name}: delete it and run again")
+
+
+def is_size(size):
+    """Whether `size` can be the number of bytes of a file."""
+    return type(size) is int and 0 <= size < 1 << 62
 
 
 def check_index(directory, names):
@@ -59,8 +71,8 @@ def check_index(directory, names):
     if INDEX not in names:
         return
     try:
-        shards = set(json.loads(path.read_bytes())["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        shards = set(read_json(path)["weight_map"].values())
+    except (CheckpointError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{path} is not the index of a sharded model") from None
     for shard in shards:
         if not is_plain(shard):
@@ -75,7 +87,7 @@ def check_weights(directory, names, shapes):
     Further tensors may be there, but none twice.
     """
     where = {}
-    for file in (directory / name for name in names if name.endswith(WEIGHTS)):
+    for file in (inside(directory, name, error=CheckpointError) for name in names if name.endswith(WEIGHTS)):
         for name, tensor in safetensors_io.read_header(file).tensors.items():
             if name in where:
                 raise CheckpointError(f"{file} holds tensor {name} again, which {where[name].name} holds: delete one")

@@ -4,6 +4,8 @@ Only the raw bits of PCG64 are used, whose stream NumPy guarantees (NEP 19); the
 sums, and BF16 by exact arithmetic. Nothing depends on how a library samples or rounds.
 """
 
+import math
+
 from slidesparse import safetensors_io
 from slidesparse.errors import ConfigurationError
 from slidesparse.files import write_json
@@ -48,6 +50,11 @@ def generate(directory, seed, shape):
     ]
     weights = safetensors_io.write(directory / "model.safetensors", entries, {"format": "pt"})
     return {file: measure(directory / file) for file in texts} | {"model.safetensors": weights}
+
+
+def size(shape):
+    """Bytes of the weights of a model of that shape."""
+    return 2 * sum(math.prod(dimensions) for _, dimensions, _ in tensors(shape))
 
 
 def tensors(shape):

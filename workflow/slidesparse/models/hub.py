@@ -1,22 +1,45 @@
 """Which files are a model on the hub, and how each arrives whole: pinned to a commit, checked, resumed.
 
 The library's own settings decide everything else: HF_ENDPOINT (mirrors), HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, proxies.
+
+Nothing that a hub sends is endless: an answer ends at its announced size, or at a limit, and may not be slower than a
+floor. The library's own functions have neither bound, so its session is asked directly.
 """
 
 import errno
 import hashlib
 import os
+import queue
 import shutil
-from contextlib import contextmanager
+import threading
+import time
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from slidesparse.errors import DownloadError
-from slidesparse.models.contents import wanted
+from slidesparse.files import open_regular, parse_json
+from slidesparse.models.contents import check_commit, is_size, wanted
 from slidesparse.models.verified import measure
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+ANSWER_LIMIT = 32 << 20
+"""Bytes of the largest answer that is no file."""
+
+PACE_BYTES, PACE_S = 300_000, 30.0
+"""Of an answer that does not end, so many bytes must come in so many seconds."""
+
+TRIES, PAUSE_S = 5, 1.0
+"""How often a broken connection is tried again without a byte of progress, and seconds before the first time."""
+
+BUSY = (408, 429)
+"""HTTP statuses after which the same request may succeed."""
+
+
+class _Unbounded(Exception):
+    """A hub sends more, or less quickly, than it may; the text completes a sentence about it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +61,7 @@ class Expected:
 
 def git_blob(path):
     """The sha1 (hex) under which git stores the content of `path`."""
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, lambda: hashlib.sha1(b"blob %d\0" % os.path.getsize(path))).hexdigest()
 
 
@@ -47,23 +70,29 @@ def resolve(model, repository, revision):
 
     Offline (HF_HUB_OFFLINE), both come from the snapshot of that revision in the library's cache.
     """
-    from huggingface_hub import HfApi, constants, errors
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers, validate_repo_id
 
     with _explained(model, repository, revision):
         if is_offline():
-            return _cached_snapshot(repository, revision)
+            commit, expected = _cached_snapshot(repository, revision)
+            check_commit(commit, f"the cache of {repository}", DownloadError)
+            return commit, expected
+        validate_repo_id(repository)
+        url = f"{constants.ENDPOINT}/api/models/{repository}/revision/{quote(revision, safe='')}?blobs=true"
+        pieces = _received(url, build_hf_headers(), constants.HF_HUB_ETAG_TIMEOUT, ANSWER_LIMIT, _Pace())
+        next(pieces)
         try:
-            timeout = constants.HF_HUB_ETAG_TIMEOUT
-            info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=timeout)
-            siblings = {sibling.rfilename: sibling for sibling in info.siblings}
-        except errors.HFValidationError:
-            raise
-        except (ValueError, TypeError, KeyError):  # the library builds its objects from whatever was answered
+            info = parse_json(b"".join(pieces).decode())
+            siblings = {sibling["rfilename"]: sibling for sibling in info["siblings"]}
+            names = wanted(siblings, f"model {model}: repository {repository}")
+            commit, expected = info["sha"], {name: _announced(siblings[name]) for name in names}
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise DownloadError(
                 f"model {model}: {_host()} does not answer like a Hugging Face hub: check the network and HF_ENDPOINT"
             ) from None
-    names = wanted(siblings, f"model {model}: repository {repository}")
-    return info.sha, {name: _announced(siblings[name]) for name in names}
+    check_commit(commit, f"model {model}: the answer of {_host()}", DownloadError)
+    return commit, expected
 
 
 def is_offline():
@@ -81,10 +110,14 @@ def _host():
 
 
 def _announced(sibling):
-    """What the hub says about a file: sha256 if LFS holds it, else git's sha1."""
-    if sibling.lfs:
-        return Expected(sibling.lfs.size, sibling.lfs.sha256)
-    return Expected(sibling.size, None, sibling.blob_id)
+    """What the hub says about a file: sha256 if LFS holds it, else git's sha1. ValueError without size and hash."""
+    lfs = sibling.get("lfs")
+    size, kind, known = (
+        (lfs["size"], "sha256", lfs["sha256"]) if lfs else (sibling["size"], "git_blob", sibling["blobId"])
+    )
+    if not is_size(size) or not isinstance(known, str) or not known:
+        raise ValueError(size)
+    return Expected(size, **{kind: known})
 
 
 def _cached_snapshot(repository, revision):
@@ -139,30 +172,149 @@ def _link(source, partial):
 
 
 def _download(model, repository, commit, name, size, partial):
-    """Append to `partial` what is missing of the file.
+    """Append to `partial` what is missing of the file, at most up to `size` bytes; broken connections are tried again.
 
-    hf_hub_download names its temporary file anew on each call and removes it on failure, so it never resumes over
-    two runs; http_get below it does, given a file that we keep. It retries broken connections itself, too.
+    The library's own download is not used: its temporary file is another one at each call, so that it never resumes
+    over two runs, and it ends neither at the announced size nor where hardly anything comes.
     """
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
+    from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.utils import build_hf_headers
+    from tqdm import tqdm
 
+    if size is None:
+        raise DownloadError(f"model {model}: nobody says how large {name} of {repository} is: fetch the model again")
+    if partial.exists() and partial.stat().st_size > size:
+        partial.unlink()
     done = partial.stat().st_size if partial.exists() else 0
-    if size is not None:
-        if done > size:
-            partial.unlink()
-            done = 0
-        free = shutil.disk_usage(partial.parent).free
-        if free < size - done:
-            raise DownloadError(
-                f"model {model}: {name} needs {(size - done) / 1e9:.3f} GB under {partial.parent}, but only "
-                f"{free / 1e9:.3f} GB are free; make room and run again, what has arrived is kept"
-            )
+    free = shutil.disk_usage(partial.parent).free
+    if free < size - done:
+        raise DownloadError(
+            f"model {model}: {name} needs {(size - done) / 1e9:.3f} GB under {partial.parent}, but only "
+            f"{free / 1e9:.3f} GB are free; make room and run again, what has arrived is kept"
+        )
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # compressed answers cannot be resumed
-    url = hf_hub_url(repository, name, revision=commit)
-    with open(partial, "ab") as stream:
-        http_get(url, stream, resume_size=done, headers=headers, expected_size=size, displayed_filename=name)
+    url, pace, failed = hf_hub_url(repository, name, revision=commit), _Pace(), 0
+    with open(partial, "ab") as stream, tqdm(total=size, initial=done, unit="B", unit_scale=True, desc=name) as bar:
+        while True:
+            before = stream.tell()
+            try:
+                _append(stream, url, headers, constants.HF_HUB_DOWNLOAD_TIMEOUT, size, pace, bar)
+                break
+            except _http_error() as error:
+                status = getattr(getattr(error, "response", None), "status_code", None)
+                failed = failed + 1 if stream.tell() == before else 0
+                if failed >= TRIES or status not in (None, *BUSY):
+                    raise
+                time.sleep(PAUSE_S * 2**failed)
+                pace.add(0)
+        if stream.tell() != size:
+            raise OSError(f"{stream.tell()} bytes instead of {size}")
+
+
+def _append(stream, url, headers, timeout, size, pace, bar):
+    """Append to the file what one answer has from there on; all of it if the server begins at the beginning."""
+    done = stream.tell()
+    if done == size:
+        return
+    asked = headers | ({"Range": f"bytes={done}-"} if done else {})
+    with closing(_received(url, asked, timeout, size - done, pace, size)) as pieces:
+        if next(pieces).status_code != 206:
+            stream.truncate(0)
+            stream.seek(0)
+            bar.reset()
+        for piece in pieces:
+            stream.write(piece)
+            bar.update(len(piece))
+    stream.flush()
+
+
+def _http_error():
+    """The base class of the errors of the HTTP library that this version of the hub's library uses."""
+    from huggingface_hub import errors
+
+    return errors.HfHubHTTPError.__bases__[0]
+
+
+class _Pace:
+    """Bytes that came, and since when; raises _Unbounded where too few come."""
+
+    def __init__(self):
+        self.bytes, self.since = 0, time.monotonic()
+
+    def add(self, count):
+        """Note that so many bytes have come now."""
+        self.bytes += count
+        now = time.monotonic()
+        if now - self.since >= PACE_S:
+            if self.bytes < PACE_BYTES * (now - self.since) / PACE_S:
+                raise _Unbounded(f"sent fewer than {PACE_BYTES / PACE_S:.0f} bytes a second")
+            self.bytes, self.since = 0, now
+
+
+def _received(url, headers, timeout, limit, pace, whole=None):
+    """Yields the hub's answer to a GET, then the pieces of its body as they come, undecoded.
+
+    timeout: seconds without a byte. limit: of the body, in bytes; `whole` is that of an answer that is no part of a
+    file. Raises what the library raises for a status of failure, and _Unbounded.
+
+    The connection is read by a thread of its own, because a server that sends the head of its answer byte by byte never
+    gets to any time limit of the HTTP library.
+    """
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    items, left = queue.Queue(16), threading.Event()
+
+    def hand_over(item):
+        while not left.is_set():
+            try:
+                return items.put(item, timeout=0.5)
+            except queue.Full:
+                continue
+        raise InterruptedError
+
+    def read():
+        try:
+            with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+                hand_over(response)
+                for piece in response.iter_raw():
+                    hand_over(piece)
+            hand_over(None)
+        except InterruptedError:
+            return
+        except Exception as error:
+            items.put(error)
+
+    def take():
+        try:
+            item = items.get(timeout=PACE_S)
+        except queue.Empty:
+            raise _Unbounded(f"sent nothing for {PACE_S:.0f} s") from None
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def body(limit):
+        count = 0
+        while (piece := take()) is not None:
+            count += len(piece)
+            if count > limit:
+                raise _Unbounded(f"sent more than the {limit} bytes that were to come")
+            pace.add(len(piece))
+            yield piece
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        response = take()
+        if response.is_error:
+            content = b"".join(body(ANSWER_LIMIT))
+            said = {name: value for name, value in response.headers.items() if name.lower().startswith("x-")}
+            hf_raise_for_status(
+                type(response)(response.status_code, headers=said, content=content, request=response.request)
+            )
+        yield response
+        yield from body(limit if response.status_code == 206 or whole is None else whole)
+    finally:
+        left.set()
 
 
 @contextmanager
@@ -172,7 +324,6 @@ def _explained(model, repository, revision, name=None):
 
     host = _host()
     what = f"{name} of {repository}" if name else repository
-    http_error = errors.HfHubHTTPError.__bases__[0]  # the base class of the HTTP library that this version uses
     again = "what has arrived is kept, and the next run resumes"
     try:
         yield
@@ -198,9 +349,11 @@ def _explained(model, repository, revision, name=None):
         status = error.response.status_code
         forbidden = "it does not exist, or HF_TOKEN does not allow to read it"
         cause = f"{host} answered with HTTP status {status}: {forbidden if status in (401, 403) else again}"
-    except http_error as error:
+    except _http_error() as error:
         kind = type(error).__name__
         cause = f"{host} cannot be reached or broke off ({kind}): check the network or HF_ENDPOINT; {again}"
+    except _Unbounded as error:
+        cause = f"{host} {error}: {again}, or try another network or mirror (HF_ENDPOINT)"
     except OSError as error:
         if error.errno in DISK_FULL:
             cause = f"no room on the disk or in the quota ({error.strerror}): make some; {again}"

@@ -7,21 +7,42 @@ resources/models.lock.json                 commit and hashes that hub models are
 """
 
 import fcntl
-import json
 import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
 from slidesparse.errors import CheckpointError
-from slidesparse.files import sync_directory, write_json
+from slidesparse.files import (
+    OWN,
+    inside,
+    is_own,
+    mark_own,
+    open_lock,
+    read_json,
+    remove_own,
+    sync_directory,
+    write_json,
+)
 from slidesparse.models import generate, hub, verified
-from slidesparse.models.contents import CONFIG, INDEX, check_files, check_index, check_weights, is_plain, wanted
+from slidesparse.models.contents import (
+    CONFIG,
+    INDEX,
+    check_commit,
+    check_files,
+    check_index,
+    check_name,
+    check_weights,
+    wanted,
+)
 from slidesparse.models.hub import Expected
 from slidesparse.models.shape import FIELDS, check_config, shape_of
 
 SOURCES = {"hub": {"repository", "revision"}, "local": {"path"}, "generated": {"seed", *FIELDS}}
 """kind of a source: what a manifest says of it."""
+
+BOUNDS = {"seed": (0, 1 << 128), "num_hidden_layers": (1, 10_000)}
+"""Smallest and largest number of a source, where these are not 1 and 2^24."""
 
 
 def fetch(name, entry, root="resources", lock="resources/models.lock.json"):
@@ -61,7 +82,8 @@ def ensure(manifest, root="resources"):
     """The directory with exactly the files of a model's `manifest`, fetched or generated again if they are gone.
 
     Sizes and sha256 are verified; a file already verified is trusted while its size, mtime and inode stay the same.
-    CheckpointError names a file that is not the manifest's; under `root` it is deleted, so that the next call heals.
+    CheckpointError names a file that is not the manifest's. One that this program made under `root`, and that is no
+    longer what it was then, is deleted, so that the next call heals.
     """
     check(manifest)
     name, files = manifest["model"], manifest["files"]
@@ -78,9 +100,26 @@ def check(manifest):
         known = not SOURCES[source["kind"]] - source.keys()
     except (KeyError, TypeError, AttributeError):
         raise CheckpointError("a model manifest lacks its model, source or files: fetch the model again") from None
-    if not known or not is_plain(name):
-        raise CheckpointError(f"a model manifest names {name!r} of {source['kind']!r}, which cannot be: fetch it anew")
+    check_name(name, "a model manifest")
+    if not known:
+        raise CheckpointError(f"the manifest of model {name} is of a source which cannot be: fetch the model again")
+    _check_source(name, source)
     check_files(files, f"the manifest of model {name}")
+
+
+def _check_source(name, source):
+    """CheckpointError unless the values of a manifest's source can be those of one."""
+    texts = {field: source[field] for field in ("repository", "path") if field in source}
+    wrong = [field for field, text in texts.items() if not isinstance(text, str) or not text.isprintable()]
+    numbers = {field: source[field] for field in ("seed", *FIELDS) if field in source}
+    for field, number in numbers.items():
+        least, most = BOUNDS.get(field, (1, 1 << 24))
+        if type(number) is not int or not least <= number <= most:
+            wrong.append(field)
+    if wrong:
+        raise CheckpointError(f"the manifest of model {name} has no usable {wrong[0]}: fetch the model again")
+    if source["kind"] == "hub":
+        check_commit(source["revision"], f"the manifest of model {name}")
 
 
 def _hold(place, expected, authority, shape=None):
@@ -93,7 +132,7 @@ def _hold(place, expected, authority, shape=None):
     if not place.is_stale():
         for file, found in held.items():
             if not expected[file].agrees(place.directory / file, found):
-                raise place.reject(file, authority)
+                raise place.reject(file, found, authority)
         if expected and len(held) == len(expected):
             verified.remember(place.directory, held, place.record, place.source)
             return held
@@ -126,6 +165,12 @@ def _generate(place, expected, authority):
     """Stage a generated model and make it visible; CheckpointError if it is not the one `expected` (if any)."""
     staging = place.staging("generated")
     shape = {field: place.source[field] for field in FIELDS}
+    needed, free = generate.size(shape), shutil.disk_usage(staging).free
+    if needed > free:
+        raise CheckpointError(
+            f"model {place.name}: it has {needed / 1e9:.3f} GB, but only {free / 1e9:.3f} GB are free under {staging};"
+            f" make room and run again"
+        )
     files = generate.generate(staging, place.source["seed"], shape)
     for file, facts in expected.items():
         if file not in files or not facts.agrees(staging / file, files[file]):
@@ -149,18 +194,18 @@ class _Place:
     """Where the files of model `name` from `source` (as in the manifest) lie, and how they come and go there."""
 
     def __init__(self, name, source, root):
-        models = Path(root) / "models"
+        models = Path(root, "models")
         self.name, self.source, self.kind = name, source, source["kind"]
-        self.directory = Path(source["path"]).expanduser() if self.kind == "local" else models / name
-        self.record = verified.record_of(models / name)
-        self.ways = models / ".fetch" / name
+        own = inside(models, name, error=CheckpointError)
+        self.directory = Path(os.path.expanduser(source["path"])) if self.kind == "local" else own
+        self.record = verified.record_of(own)
+        self.ways = inside(models / ".fetch", name, error=CheckpointError)
 
     @contextmanager
     def alone(self):
         """Hold the model's lock, which frees itself when the process ends; a disk that fails is a CheckpointError."""
         try:
-            self.ways.mkdir(parents=True, exist_ok=True)
-            with open(self.ways / "lock", "w") as stream:
+            with open_lock(self.ways / "lock") as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)
                 yield
         except OSError as error:
@@ -189,12 +234,21 @@ class _Place:
         known = files if source == self.source else {}
         return {name: Expected(facts["size"], facts["sha256"]) for name, facts in known.items()}
 
-    def reject(self, file, authority):
-        """The error for a `file` in place that is not what `authority` says; deletes it if it is ours to make again."""
-        path = self.directory / file
+    def reject(self, file, found, authority):
+        """The error for a `file` in place, measured as `found`, that is not what `authority` says.
+
+        It is deleted if this program made it and it has changed since: then it is damaged, and not the manifest.
+        """
+        path = inside(self.directory, file, error=CheckpointError)
         if self.kind == "local":
             return CheckpointError(
                 f"model {self.name}: {path} has changed: restore it, or delete results/models/{self.name} to accept it"
+            )
+        known = verified.recall(self.record)[1].get(file, found)
+        if not is_own(self.directory) or found["sha256"] == known["sha256"]:
+            return CheckpointError(
+                f"model {self.name}: {path} is not what {authority} says; delete results/models/{self.name} to accept"
+                f" the file, or move it away to have it made anew"
             )
         path.unlink()
         return CheckpointError(
@@ -204,8 +258,11 @@ class _Place:
 
     def staging(self, key):
         """The directory in which files of the commit (or so) `key` are gathered; it survives until they are visible."""
-        path = self.ways / "partial" / key
-        path.mkdir(parents=True, exist_ok=True)
+        for path in (self.ways, self.ways / "partial", inside(self.ways / "partial", key, error=CheckpointError)):
+            if path.is_symlink():
+                path.unlink()
+            path.mkdir(parents=True, exist_ok=True)
+            mark_own(path)
         return path
 
     def publish(self, staging, files):
@@ -214,34 +271,32 @@ class _Place:
             if item.name in files:
                 with open(item, "rb") as stream:
                     os.fsync(stream.fileno())
-            else:
+            elif item.name != OWN:
                 item.unlink()
         sync_directory(staging)
         replaced = self.ways / "replaced"
-        _remove(replaced)
+        remove_own(replaced)
         if self.directory.exists():
+            if not is_own(self.directory):
+                raise CheckpointError(
+                    f"model {self.name}: {self.directory} holds other files, and this program did not make it: move it"
+                    f" away, or name it as a local model"
+                )
             os.rename(self.directory, replaced)
         os.rename(staging, self.directory)
         sync_directory(self.directory.parent)
         verified.remember(self.directory, files, self.record, self.source)
-        _remove(replaced)
-        _remove(self.ways / "partial")
-
-
-def _remove(path):
-    """Remove a directory, or a link to one, if it is there."""
-    if path.is_symlink():
-        path.unlink()
-    shutil.rmtree(path, ignore_errors=True)
+        remove_own(replaced)
+        remove_own(self.ways / "partial")
 
 
 def _read_lock(lock):
     """The table {model: entry} of the lock file, empty if there is none yet."""
-    try:
-        table = json.loads(Path(lock).read_bytes())
-    except FileNotFoundError:
+    if not Path(lock).exists():
         return {}
-    except (OSError, ValueError):
+    try:
+        table = read_json(lock)
+    except CheckpointError:
         table = None
     if not isinstance(table, dict):
         raise CheckpointError(f"{lock} cannot be read as JSON: restore it, or delete it to resolve all models anew")
@@ -260,6 +315,7 @@ def _pinned(lock, name, entry):
         commit, files = pinned["commit"], pinned["files"]
     except (KeyError, TypeError):
         raise CheckpointError(f"{where} is damaged: delete it to resolve the model anew") from None
+    check_commit(commit, where)
     check_files(files, where)
     return commit, {file: Expected(**facts) for file, facts in files.items()}
 
@@ -268,6 +324,6 @@ def _pin(lock, name, entry, root):
     """Add model `name` to the lock file; entries of other models, fetched at the same time perhaps, stay."""
     pinned = {key: entry[key] for key in ("repository", "revision", "commit")}
     pinned["files"] = dict(sorted(entry["files"].items()))
-    with open(Path(root) / "models" / ".fetch" / ".lock", "w") as stream:
+    with open_lock(Path(root, "models", ".fetch", ".lock")) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         write_json(lock, dict(sorted({**_read_lock(lock), name: pinned}.items())))

@@ -3,13 +3,12 @@
 What was verified is noted in a small file beside the directory. It is a cache: without it, everything is hashed again.
 """
 
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from slidesparse.errors import CheckpointError
-from slidesparse.files import sha256_file, write_json
+from slidesparse.files import inside, read_json, sha256_file, write_json
 
 
 def verify(directory, files):
@@ -39,10 +38,11 @@ def measured(directory, names, record):
     _, known = recall(record)
     found = {}
     for name in names:
+        path = inside(directory, name, error=CheckpointError)
         with suppress(FileNotFoundError):
             facts = known.get(name, {})
-            if facts.get("state") != _state(Path(directory) / name):
-                facts = measure(Path(directory) / name)
+            if facts.get("state") != _state(path):
+                facts = measure(path)
             found[name] = {"size": facts["size"], "sha256": facts["sha256"]}
     return found
 
@@ -50,9 +50,12 @@ def measured(directory, names, record):
 def recall(record):
     """(source, {name: {"size", "sha256", "state"}}) as last remembered; (None, {}) if nothing was."""
     try:
-        content = json.loads(Path(record).read_bytes())
-        return content["source"], content["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_json(record)
+        files = {
+            name: facts | {"size": facts["size"], "sha256": facts["sha256"]} for name, facts in content["files"].items()
+        }
+        return content["source"], files
+    except (CheckpointError, KeyError, TypeError, AttributeError):
         return None, {}
 
 

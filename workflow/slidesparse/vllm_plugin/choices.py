@@ -4,7 +4,7 @@ from bisect import bisect_left
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.files import read_json, sha256_file
+from slidesparse.files import read_json, sha256_file, within
 
 SCHEMA = 2
 """Version of the file and of how kernels are chosen; raised when one of them changes, so that it is made again."""
@@ -33,6 +33,7 @@ class Choices:
             raise RecordError(f"{path} has no choices of kernels ({error!r}); delete it to choose again") from None
         place = Path(path).parent
         for table, digest in digests.items():
+            within(place.parent, place / table)
             if not (place / table).is_file() or sha256_file(place / table) != digest:
                 raise RecordError(f"{path} was made from another {place / table}; delete it to choose again")
         self.tables = {name: table and place / table for name, table in tables.items()}
