@@ -1,8 +1,18 @@
 # Does structured sparsity make a BitNet model faster here, and by how much?
 # The way: models -> checkpoints -> tuning -> kernel, prefill and decode points -> CSV -> report.
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
+from slidesparse import configuration_text
+from slidesparse.errors import SlideSparseError
+
 min_version("9.20")
+
+
+try:
+    configuration_text.check_files(["config/config.yaml", *workflow.overwrite_configfiles])
+except SlideSparseError as error:
+    raise WorkflowError(str(error))
 
 
 configfile: "config/config.yaml"

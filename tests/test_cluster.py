@@ -30,7 +30,7 @@ cluster:
     [
         (
             H100,
-            (1, 2000, 15, 4, "--gpus=h100:1 --partition=hopper --account=lab --constraint='sxm&nvlink' --exclusive"),
+            (1, 2000, 15, 4, "--gpus=h100:1 --partition=hopper --account=lab '--constraint=sxm&nvlink' --exclusive"),
         ),
         ("A100_cc80_py312_cu130_x86_64", (1, 2000, 15, 4, "--gpus=1 --partition=gpu --account=lab")),
         (CPU, (0, 1000, 60, 8, "--partition=cpu")),

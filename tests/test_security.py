@@ -41,8 +41,9 @@ def test_nothing_unpickles_or_runs_what_it_reads(path):
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.name)
 def test_free_text_reaches_a_shell_quoted(path):
-    """`entry` and `parameters` hold JSON with whatever the configuration says; the rest has an alphabet."""
+    """What comes from the configuration is quoted; wildcards, and paths made of them, have an alphabet."""
     text = path.read_text()
-    assert re.findall(r"\{params\.(?:entry|parameters)(?!:q)", text) == []
+    free = r"params\.(?:entry|parameters|sources|languages|peers|candidates)|config\[[^}:]*|LANGUAGES"
+    assert re.findall(r"(?<!\{)\{(?:" + free + r")\}", text) == []
     assert "os.environ" not in text
     assert not re.search(r"\brun:|\bscript:", text)

@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from slidesparse import choices, cluster, configuration, hardware, program, records, status, stock
 from slidesparse.errors import SlideSparseError
-from slidesparse.files import none_from_the_future, write_json
+from slidesparse.files import none_from_the_future, refuse_links_out, write_json
 
 POINT = "results/{}/{}/{}/{}/{}/{}/M{}.json"
 TABLE = "results/{0}/{1}/{2}/{3}/{4}/{5}/{2}-{3}_{1}.csv"
@@ -42,7 +42,7 @@ def measuring(key, stage):
 # log has what the shell says of a program that was killed.
 MEASURE = (
     "{{ python3 workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
-    " --parameters {params.parameters:q} --peers {params.peers} --plan results/{wildcards.hardware}/plan.json"
+    " --parameters {params.parameters:q} --peers {params.peers:q} --plan results/{wildcards.hardware}/plan.json"
     " --log {log} --owner $PPID --seat {resources.seat}; }} 2> {log}"
 )
 
@@ -140,6 +140,10 @@ onstart:
     gc.freeze()
     gc.enable()
     program.hold_lock(".snakemake/slidesparse.lock")
+    try:
+        refuse_links_out("results", ".snakemake")
+    except SlideSparseError as error:
+        raise WorkflowError(str(error))
     none_from_the_future("results")
     cluster.cancel_left_over(".")
     for key in PLANS:

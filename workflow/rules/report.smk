@@ -48,8 +48,8 @@ rule write_report:
         languages=LANGUAGES,
         left_out=lambda w: LEFT_OUT[w.hardware],
     shell:
-        "python3 workflow/scripts/write_reports.py --hardware {wildcards.hardware} --sources {params.sources}"
-        " --languages {params.languages} --owner $PPID 2> {log}"
+        "python3 workflow/scripts/write_reports.py --hardware {wildcards.hardware} --sources {params.sources:q}"
+        " --languages {params.languages:q} --owner $PPID 2> {log}"
 
 
 # The planned hardware beside whatever else the sources hold.
@@ -75,7 +75,7 @@ rule write_comparison:
         sources=config["report"]["sources"],
         languages=LANGUAGES,
     shell:
-        "python3 workflow/scripts/write_comparison.py --sources {params.sources} --languages {params.languages}"
+        "python3 workflow/scripts/write_comparison.py --sources {params.sources:q} --languages {params.languages:q}"
         " --owner $PPID 2> {log}"
 
 
@@ -88,7 +88,7 @@ rule report:
         sources=config["report"]["sources"],
         languages=LANGUAGES,
     shell:
-        "python3 workflow/scripts/write_reports.py --sources {params.sources} --languages {params.languages}"
+        "python3 workflow/scripts/write_reports.py --sources {params.sources:q} --languages {params.languages:q}"
         " --owner $PPID 2> {log}"
 
 
@@ -96,6 +96,6 @@ rule report:
 onerror:
     for key in PLANS:
         shell(
-            "python3 workflow/scripts/write_reports.py --hardware {key} --sources {config[report][sources]}"
-            " --languages {LANGUAGES}"
+            "python3 workflow/scripts/write_reports.py --hardware {key} --sources {config[report][sources]:q}"
+            " --languages {LANGUAGES:q}"
         )

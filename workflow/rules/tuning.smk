@@ -43,4 +43,4 @@ rule choose_kernels:
         parameters=lambda w: measuring(w.hardware, "kernel"),
     shell:
         "python3 workflow/scripts/choose_kernels.py --output {output} --points {input.points}"
-        " --candidates {params.candidates} --parameters {params.parameters:q} --owner $PPID 2> {log}"
+        " --candidates {params.candidates:q} --parameters {params.parameters:q} --owner $PPID 2> {log}"

@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 
 from slidesparse import hardware
-from slidesparse.errors import SlideSparseError
+from slidesparse.errors import ConfigurationError, SlideSparseError
 
 OPTIONS = {
     "partition": "--partition={}",
@@ -18,6 +19,20 @@ OPTIONS = {
     "constraint": "--constraint={}",
 }
 """key of the configuration: the option of sbatch that says the same."""
+
+PLAIN_OPTIONS = frozenset(
+    re.findall(
+        "[a-z-]+",
+        """begin bind clusters constraint contiguous core-spec cores-per-socket cpu-freq cpus-per-gpu deadline
+        dependency distribution exclude exclusive extra-node-info gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket
+        gpus-per-task gres gres-flags hint hold licenses mem mem-bind mem-per-cpu mem-per-gpu mincpus network nice
+        no-kill nodelist nodes ntasks ntasks-per-core ntasks-per-gpu ntasks-per-node ntasks-per-socket overcommit
+        oversubscribe power prefer priority reservation signal sockets-per-node spread-job switches thread-spec
+        threads-per-core time time-min tmp use-min-nodes wait-all-nodes wckey""",
+    )
+)
+"""Options of sbatch that a configuration may have: they say what a job needs. Others write files, set the environment,
+run commands or name the job, and belong to who runs the workflow (profiles/slurm)."""
 
 NAMES = ("gpu", "mem_mb", "runtime", "cpus_per_task", "sbatch")
 """The resources that jobs ask for."""
@@ -32,16 +47,40 @@ def resources(config, hardware_key=None):
     """Resources of a job on a hardware key, or of one that runs on any machine, from a validated configuration."""
     gpu = bool(hardware_key and hardware.parse(hardware_key).cc)
     job = config["cluster"]["gpu" if gpu else "cpu"] | config["cluster"]["hardware"].get(hardware_key, {})
-    options = [text.format(shlex.quote(job[key])) for key, text in OPTIONS.items() if key in job]
+    words = [text.format(job[key]) for key, text in OPTIONS.items() if key in job]
     if gpu:
-        options.insert(0, f"--gpus={job['gpu']}:1" if "gpu" in job else "--gpus=1")
+        words.insert(0, f"--gpus={job['gpu']}:1" if "gpu" in job else "--gpus=1")
+    words += further_options(job.get("options", []))
     return {
         "gpu": int(gpu),
         "mem_mb": job["mem_mb"],
         "runtime": job["runtime"],
         "cpus_per_task": job["cpus"],
-        "sbatch": " ".join([*options, *filter(None, [job.get("options")])]),
+        "sbatch": shlex.join(words),
     }
+
+
+def further_options(options, key="cluster.….options"):
+    """The words of `options`, a text or a list of texts, split as a shell would: each is one option of sbatch.
+
+    key: what the configuration calls them. Raises ConfigurationError for a word that is none, or not in PLAIN_OPTIONS.
+    """
+    try:
+        words = [word for text in ([options] if isinstance(options, str) else options) for word in shlex.split(text)]
+    except ValueError as error:
+        raise ConfigurationError(f"{key} is {options!r:.80}, which cannot be split into words: {error}") from None
+    for word in words:
+        name = re.fullmatch(r"--([a-z][a-z-]*)(=.*)?", word)
+        if not name:
+            raise ConfigurationError(
+                f"{key} has {word!r:.80}, but every word must be a long option of sbatch, --name or --name=value"
+            )
+        if name[1] not in PLAIN_OPTIONS:
+            raise ConfigurationError(
+                f"{key} has --{name[1]:.80}, but may only say what a job needs: {', '.join(sorted(PLAIN_OPTIONS))};"
+                f" set others in profiles/slurm/profile.yaml"
+            )
+    return words
 
 
 def cancel_left_over(directory):

@@ -7,6 +7,7 @@ import copy
 
 from slidesparse import hardware, stock
 from slidesparse.backends import BACKENDS, PEERS, STAGES
+from slidesparse.cluster import further_options
 from slidesparse.configuration_schema import SCHEMA, SOURCES, checked, listed, nearest, shown
 from slidesparse.errors import ConfigurationError
 
@@ -297,6 +298,9 @@ def _check_auto(config, processor, prefix):
 
 
 def _check_cluster(cluster):
+    jobs = {"cpu": cluster["cpu"], "gpu": cluster["gpu"]}
+    for key, job in (jobs | {f"hardware.{key}": job for key, job in cluster["hardware"].items()}).items():
+        further_options(job.get("options", []), f"cluster.{key}.options")
     for key, job in {"cpu": cluster["cpu"], **cluster["hardware"]}.items():
         if "gpu" in job and (key == "cpu" or not hardware.parse(key).cc):
             path = key if key == "cpu" else f"hardware.{key}"
