@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from slidesparse import program
+from slidesparse.files import printable
 from slidesparse.report.export import export
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -17,7 +18,7 @@ parser.add_argument(
 
 def main(arguments):
     for sentence in export(arguments.source, arguments.hardware, arguments.output, arguments.caches):
-        print(f"left out: {sentence}", file=sys.stderr)
+        print(f"left out: {printable(sentence)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from slidesparse import program
+from slidesparse.files import printable
 from slidesparse.report.write import write_report
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -15,7 +16,7 @@ parser.add_argument("--languages", nargs="+", default=["en"])
 
 def main(arguments):
     for sentence in write_report(arguments.hardware, arguments.sources, arguments.output, arguments.languages):
-        print(f"refused: {sentence}", file=sys.stderr)
+        print(f"refused: {printable(sentence)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

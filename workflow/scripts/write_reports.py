@@ -6,6 +6,7 @@ import os
 import sys
 
 from slidesparse import program
+from slidesparse.files import printable
 from slidesparse.report.write import write_reports
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -25,7 +26,7 @@ parser.add_argument(
 def main(arguments):
     asked = (arguments.sources, arguments.hardware, arguments.languages, arguments.processes)
     for sentence in write_reports(arguments.results, *asked):
-        print(f"refused: {sentence}", file=sys.stderr)
+        print(f"refused: {printable(sentence)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
 """What a report is made of, before it has a language or a form: sections of sentences, tables and figures."""
 
+import hashlib
+import re
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 from typing import NamedTuple
+
+from slidesparse.files import printable
 
 NONE = "—"
 PLACES = [Decimal(1).scaleb(-digits) for digits in range(10)]
@@ -64,8 +68,14 @@ def joined(parts, mark="; "):
 
 
 def plain(value):
-    """A cell as one line of text; a dash for nothing."""
-    return " ".join(str(value).split()) if value not in (None, "") else NONE
+    """A cell as one line of printable text; a dash for nothing."""
+    return printable(value) if value not in (None, "") else NONE
+
+
+def file_name(name):
+    """`name`, which data may be part of, as one that a file can have without leaving its folder."""
+    safe = re.sub(r"[^A-Za-z0-9_.+-]", "_", name).lstrip(".")[:160]
+    return safe if safe == name else f"{safe}-{hashlib.sha256(ascii(name).encode()).hexdigest()[:8]}"
 
 
 @dataclass
@@ -76,6 +86,9 @@ class Table:
     headers: tuple
     rows: list
     align: str = ""
+
+    def __post_init__(self):
+        self.name = file_name(self.name)
 
     def side(self, column):
         """l or r."""
@@ -90,6 +103,9 @@ class Figure:
     caption: Text
     panels: list
     table: Table
+
+    def __post_init__(self):
+        self.name = file_name(self.name)
 
 
 @dataclass

@@ -10,9 +10,10 @@ import io
 import json
 import math
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from slidesparse.files import write_atomic
+from slidesparse.files import cache_directory, read_text, sha256_file, write_atomic
 
 INK = "#1b1f24"
 """Colour of text, which becomes the page's own where a figure stands inside one."""
@@ -62,10 +63,25 @@ def key_of(figure):
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def up_to_date(path, key):
-    """True if the figure at `path` (.svg, with its .png) was drawn from the same key."""
-    svg, png = Path(path), Path(path).with_suffix(".png")
-    return svg.is_file() and png.is_file() and key in svg.read_text()
+def drawn(figure, path):
+    """The SVG of a figure, drawn at `path` (.svg) with its .png beside it, unless both are there as drawn before.
+
+    What was drawn is noted in the user's cache, by the sha256 of the bytes: a file in a folder of results may be
+    somebody else's, and a script in it would run in the page. Without the note the figure is drawn again.
+    """
+    key, svg, png = key_of(figure), Path(path), Path(path).with_suffix(".png")
+    note = cache_directory() / "figures" / hashlib.sha256(f"{key} {svg.stem}".encode()).hexdigest()
+    with suppress(OSError):
+        if note.read_text() == _sums(svg, png):
+            return read_text(svg)
+    draw(figure.panels, svg, key)
+    with suppress(OSError):  # a full or read-only disk costs a second drawing, no more
+        write_atomic(note, _sums(svg, png))
+    return read_text(svg)
+
+
+def _sums(*paths):
+    return " ".join(sha256_file(path) for path in paths)
 
 
 def draw(panels, path, key):
@@ -75,6 +91,7 @@ def draw(panels, path, key):
 
     settings = {
         "svg.fonttype": "none",
+        "text.parse_math": False,  # a name with $ is no formula
         "svg.hashsalt": Path(path).stem,
         "font.size": 8,
         "font.family": "DejaVu Sans",

@@ -16,7 +16,7 @@ from math import ceil
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.files import write_atomic
+from slidesparse.files import inside, write_atomic
 from slidesparse.patterns import Pattern
 from slidesparse.report.columns import PUBLISHED
 from slidesparse.report.published import FAILED, TOP
@@ -52,9 +52,10 @@ def export_throughput(output, hardware, stage, name, rows):
     """One throughput CSV and a JSON for each M; returns what was left out."""
     gpu, cc, rest = re.fullmatch(r"(.+)_(cc\d+)_(.+)", hardware).groups()
     dtype = DTYPES.get(name.dtype, name.dtype)
-    folder = output / "throughput_benchmark_results" / stage / f"{gpu}_{cc}_{dtype}_{rest}" / name.backend
-    folder = folder if name.sparsity == "dense" else folder / name.sparsity
+    folders = [f"{gpu}_{cc}_{dtype}_{rest}", name.backend, *([] if name.sparsity == "dense" else [name.sparsity])]
     model = f"{name.model}-{name.dtype}"
+    folder = inside(output / "throughput_benchmark_results" / stage, *folders)
+    inside(folder, model)
     left, lines = [], []
     for row in rows:
         values = row.values
@@ -96,8 +97,9 @@ def export_kernel(output, hardware, name, rows, caches, tuning):
         return left
     split = name.backend == "cusparselt"
     ranked = [candidates(row, good_tuning(tuning, name, row), row.values[column], split) for row in good]
-    folder = output / "benchmark_kernel" / library / "alg_search_results" / hardware / name.dtype
+    folder = inside(output / "benchmark_kernel" / library / "alg_search_results", hardware, name.dtype)
     stem = f"alg_search_{name.model}-INT8" + ("" if name.sparsity == "dense" else f"_{name.sparsity}")
+    inside(folder, stem)
     header = ["M", "N", "K", "alg_count"]
     for rank in range(1, TOP + 1):
         header += [f"tops_{rank}", f"lat_us_{rank}", f"alg_id_{rank}", *([f"split_k_{rank}"] if split else [])]
@@ -233,7 +235,7 @@ def export_status(output, hardware, source):
     count = {word: sum(row["status"] == word for row in source.tasks) for word in ("success", "failed", "skipped")}
     total = sum(row["seconds"] or 0.0 for row in source.tasks)
     timestamp = max((row.utc for row in source.rows), default="").rstrip("Z")
-    stamp = re.sub(r"[-:]", "", timestamp.partition(".")[0]).replace("T", "_")
+    stamp = re.sub(r"[^0-9_]", "", timestamp.partition(".")[0].replace("T", "_"))
     status = {
         "completed": all(row["status"] != "missing" for row in source.tasks),
         "results": results,

@@ -2,13 +2,14 @@
 
 import csv
 import io
+import re
 from functools import cache
 from pathlib import Path
 
 from slidesparse import configuration, records, stock
 from slidesparse.backends import STAGES
 from slidesparse.errors import RecordError
-from slidesparse.files import canonical_json, write_atomic
+from slidesparse.files import canonical_json, inside, leads_out, write_atomic
 from slidesparse.report.columns import COLUMNS, M_COLUMN, STEP, cell
 from slidesparse.report.plan import Plan, read_plan
 from slidesparse.report.rows import HARDWARE, Configuration, linear_order
@@ -53,10 +54,11 @@ def expected_digests(point_paths, parameters):
         key, root = records.key_of(path), Path(path).parents[6]
         plan = plan_of(root, key["hardware"]) or Plan()
         tuned = plan.shapes.get(key["model"], key["model"])
-        checkpoint = Path(key["model"], key["dtype"], f"{key['sparsity']}.json")
-        shape = Path("models", key["model"], "shape.json")
-        basis = root / (shape if key["stage"] == "kernel" else "checkpoints" / checkpoint)
-        tuning = root / key["hardware"] / "tuning" / tuned / key["dtype"] / key["backend"] / checkpoint.name
+        name = f"{key['sparsity']}.json"
+        shape = inside(root, "models", key["model"], "shape.json")
+        checkpoint = inside(root, "checkpoints", key["model"], key["dtype"], name)
+        basis = shape if key["stage"] == "kernel" else checkpoint
+        tuning = inside(root, key["hardware"], "tuning", tuned, key["dtype"], key["backend"], name)
         where = (root, key["hardware"], tuned, key["dtype"], key["backend"])
         tuning = None if key["backend"] == stock.BACKEND else tuning
         peers = configuration.peers(*where) if key["stage"] == "kernel" else {}
@@ -273,19 +275,24 @@ def gather_all(results, hardware):
     for directory in configuration_directories(results, hardware):
         stage, *names = directory.parts[-5:]
         paths = point_files(directory)
+        if leads_out(results, directory):
+            refused.append(
+                f"{directory} leads out of {results} by a link, so nothing is gathered there: remove the link"
+            )
+            continue
         Ms = plan.of_stage(stage).get(Configuration(*names), ())
         planned = [path for path in paths if records.key_of(path)["M"] in Ms]
         digests = expected_digests(planned, plan.parameters[stage]) if stage in plan.parameters else {}
         points, sentences = read_points(paths, digests)
         refused += sentences
         if points:
-            write_if_changed(directory / f"{names[0]}-{names[1]}_{stage}.csv", to_csv(points))
+            write_if_changed(inside(directory, f"{names[0]}-{names[1]}_{stage}.csv"), to_csv(points))
     return refused
 
 
 def point_files(directory):
     """Files of a configuration's folder that are called like points."""
-    return sorted(path for path in directory.glob("M*.json") if path.stem[1:].isdigit())
+    return sorted(path for path in directory.glob("M*.json") if re.fullmatch("M[0-9]{1,12}", path.stem))
 
 
 def configuration_directories(root, hardware, variants=False):
@@ -307,7 +314,8 @@ def hardware_directories(root):
 def write_if_changed(path, text):
     """Write a file atomically unless it holds exactly this text; returns whether it was written."""
     path = Path(path)
-    if path.is_file() and path.read_bytes() == text.encode():
+    data = text.encode()
+    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return False
     write_atomic(path, text)
     return True

@@ -142,7 +142,7 @@ def failures(directory, hardware, stage, configuration):
     """A row for every `M{m}.failed.json` beside which there is no point: it has failed, or is being measured."""
     rows = []
     for path in directory.glob("M*.failed.json"):
-        M = re.fullmatch(r"M(\d+)\.failed\.json", path.name)
+        M = re.fullmatch(r"M([0-9]{1,12})\.failed\.json", path.name)
         if not M or (directory / f"M{M[1]}.json").exists():
             continue
         try:
@@ -211,11 +211,24 @@ def read_manifests(source):
     for path in named("models/*/shape.json"):
         collect(source, None, path, lambda path: read_shape(source, path))
     for path in named("models/*/manifest.json"):
-        collect(source, "models", path, lambda path: [read_json(path) | {"model": path.parent.name}])
+        collect(source, "models", path, lambda path: [read_manifest(path) | {"model": path.parent.name}])
     for path in named("checkpoints/*/*/*.json"):
         model, dtype, sparsity = path.parts[-3], path.parts[-2], path.stem
         key = {"model": model, "dtype": dtype, "sparsity": sparsity}
-        collect(source, "checkpoints", path, lambda path, key=key: [read_json(path) | key])
+        collect(source, "checkpoints", path, lambda path, key=key: [read_manifest(path) | key])
+
+
+def read_manifest(path):
+    """The manifest of a model or checkpoint, whose parts are of the right types where they are there."""
+    manifest = read_json(path)
+    files, origin = manifest.get("files") or {}, manifest.get("source") or {}
+    counts = [manifest.get(name) for name in ("weights", "zeros_before", "changed")]
+    if isinstance(files, dict):
+        counts += [file.get("size") if isinstance(file, dict) else "" for file in files.values()]
+    numbers = all(count is None or type(count) is int and 0 <= count < 1 << 62 for count in counts)
+    if not (numbers and isinstance(files, dict) and isinstance(origin, dict)):
+        raise RecordError(f"{path} is damaged: it is no manifest with files, source and counts")
+    return manifest
 
 
 def read_shape(source, path):

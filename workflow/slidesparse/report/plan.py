@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slidesparse.errors import RecordError
+from slidesparse.files import is_plain
 from slidesparse.report.rows import Configuration
 from slidesparse.report.strict import read_json
 
@@ -40,7 +41,11 @@ def read_plan(root, hardware):
             for stage, names in plan["points"].items()
         }
         left_out = [{"dtype": item["dtype"], "reason": item["reason"]} for item in plan.get("left_out", [])]
-        shapes = {model: str(other) for model, other in plan.get("shapes", {}).items()}
+        shapes = dict(plan.get("shapes", {}))
+        parameters = {stage: dict(how) for stage, how in plan.get("parameters", {}).items()}
+        names = [*shapes, *shapes.values(), *(part for held in points.values() for name in held for part in name)]
+        if not all(map(is_plain, [*points, *names])):
+            raise ValueError("a name")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise RecordError(f"{path} is damaged: it is no plan of points by stage and configuration") from None
-    return Plan(points, left_out, plan.get("parameters", {}), shapes)
+    return Plan(points, left_out, parameters, shapes)

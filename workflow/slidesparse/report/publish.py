@@ -1,30 +1,47 @@
 """Documents -> files: figures, CSVs of tables, Markdown and HTML; what would not change stays untouched."""
 
+from slidesparse.errors import RecordError
+from slidesparse.files import inside, is_own, leads_out, mark_own
 from slidesparse.report import drawing
-from slidesparse.report.document import Figure, Table
+from slidesparse.report.document import Figure, Table, file_name
 from slidesparse.report.gather import write_if_changed
 from slidesparse.report.render import to_csv, to_html, to_markdown
 
 
 def publish(document, directory, stem, languages):
-    """Write a document: `{stem}.{language}.{md,html}`, and its figures and the CSVs of its tables in `{stem}/`."""
-    folder = directory / stem
+    """Write a document: `{stem}.{language}.{md,html}`, and its figures and the CSVs of its tables in `{stem}/`.
+
+    Figures are drawn here: one that lies in the folder is kept only if this user's programs drew these very bytes.
+    Raises RecordError if the folder is a link, or holds files to be replaced that this program did not make.
+    """
     texts = {f"{table.name}.csv": to_csv(table) for table in tables(document)}
+    names = {figure.name for figure in document.walk(Figure)}
+    folder = own_folder(directory / stem, {*texts, *(f"{name}.{kind}" for name in names for kind in ("svg", "png"))})
     for name, text in texts.items():
-        write_if_changed(folder / name, text)
+        write_if_changed(inside(folder, name), text)
     drawings = {}
     for figure in document.walk(Figure):
-        path, key = folder / f"{figure.name}.svg", drawing.key_of(figure)
-        if not drawing.up_to_date(path, key):
-            drawing.draw(figure.panels, path, key)
-        drawings[figure.name] = path.read_text()
-    for path in sorted(folder.glob("*")):  # what an earlier report had and this one has not
-        if path.name not in texts and path.stem not in drawings and path.suffix in (".csv", ".svg", ".png"):
-            path.unlink()
+        drawings[figure.name] = drawing.drawn(figure, inside(folder, f"{figure.name}.svg"))
     for language in languages:
         write_if_changed(directory / f"{stem}.{language}.md", to_markdown(document, language, stem))
         page = to_html(document, language, stem, stem, drawings, languages)
         write_if_changed(directory / f"{stem}.{language}.html", page)
+
+
+def own_folder(folder, names):
+    """The folder of a document, made if it is not there, without tables and figures that are not among `names`."""
+    if folder.is_symlink() or (folder.exists() and leads_out(folder.parent, folder)):
+        raise RecordError(f"{folder} is a link, through which nothing is written: remove it")
+    stale = [
+        path for path in sorted(folder.glob("*")) if path.suffix in (".csv", ".svg", ".png") and path.name not in names
+    ]
+    if stale and not is_own(folder):
+        raise RecordError(f"{stale[0]} was not made by this program, which deletes nothing of others: move it away")
+    for path in stale:
+        path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    mark_own(folder)
+    return folder
 
 
 def tables(document):
@@ -35,4 +52,4 @@ def tables(document):
 def prefix_tables(section, prefix):
     """Let the names of the tables of a section begin with `prefix`, so that sources do not meet in one file."""
     for table in section.walk(Table):
-        table.name = f"{prefix}_{table.name}"
+        table.name = file_name(f"{prefix}_{table.name}")

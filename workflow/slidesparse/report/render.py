@@ -1,15 +1,18 @@
 """A document -> Markdown, one HTML page that needs nothing else, and the CSV of every table."""
 
 import csv
+import hashlib
 import html
 import io
 import re
+from base64 import b64encode
 from functools import cache
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
+from slidesparse.files import printable
 from slidesparse.report.columns import cell
 from slidesparse.report.document import Bullets, Figure, Number, Section, Table, plain
 from slidesparse.report.languages import available, speaker
@@ -32,7 +35,7 @@ def environment():
         autoescape=lambda name: name is not None and ".html" in name,
         keep_trailing_newline=True,
     )
-    jinja.filters["code"] = code
+    jinja.filters |= {"code": code, "markdown": markdown_block}
     jinja.globals |= {"kind": kind, "Section": Section, "names": NAMES}
     return jinja
 
@@ -48,20 +51,44 @@ def kind(block):
 
 def code(text):
     """HTML of a text in which `this` is code."""
-    text = html.escape(str(text)) if SPECIAL.search(str(text)) else str(text)
+    text = str(text) if str(text).isprintable() else printable(text)
+    text = html.escape(text) if SPECIAL.search(text) else text
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", text) if "`" in text else text)
+
+
+SPAN = re.compile(r"(?<!`)`([^`<>&|\\]+)`(?!`)")
+LINE_START = re.compile("[#+*=~-]")
+MARKUP = re.compile(r"[&<>`\[\]|\\]|(?<=[A-Za-z]):(?=//)|(?<=www)\.|@")
+
+
+def markdown(text):
+    """Markdown of a text in which `this` is code, on one line: what names of others hold is no markup and no link."""
+    parts = SPAN.split(printable(text))
+    parts[::2] = [MARKUP.sub(_escaped, part) for part in parts[::2]]
+    parts[1::2] = [f"`{part}`" for part in parts[1::2]]
+    return "".join(parts)
+
+
+def _escaped(mark):
+    return "\\|" if mark[0] == "|" else f"&#{ord(mark[0])};"
+
+
+def markdown_block(text):
+    """`markdown` of a text that begins a line, so that it is no heading and no list."""
+    line = markdown(text)
+    return f"&#{ord(line[0])};{line[1:]}" if LINE_START.match(line) else line
 
 
 def markdown_cell(value):
     """Anything as one cell of a Markdown table."""
-    return plain(value).replace("|", "\\|")
+    return markdown(plain(value)) if type(value) is not Number else str(value)
 
 
 def markdown_table(table, say):
     """A table in Markdown."""
     rules = ["---" if table.side(column) == "l" else "---:" for column in range(len(table.headers))]
-    lines = [table.headers, rules, *table.rows]
-    return "\n".join("| " + " | ".join(markdown_cell(say(value)) for value in line) + " |" for line in lines)
+    heads, *rows = [[markdown_cell(say(value)) for value in line] for line in (table.headers, *table.rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, rules, *rows))
 
 
 def html_table(table, say):
@@ -94,6 +121,7 @@ def to_markdown(document, language, folder):
 def to_html(document, language, folder, stem, drawings, languages=None):
     """The document as one page. drawings: name of a figure -> its SVG. stem: name of the file without language."""
     say = speaker(language)
+    script = f"\n{TEMPLATES.joinpath('report.js').read_text()}"
     anchors, depths = {}, {}
 
     def number(section, depth=1):
@@ -114,7 +142,8 @@ def to_html(document, language, folder, stem, drawings, languages=None):
             folder=folder,
             stem=stem,
             style=Markup(TEMPLATES.joinpath("report.css").read_text()),
-            script=Markup(TEMPLATES.joinpath("report.js").read_text()),
+            script=Markup(script),
+            script_hash=f"sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
             html_table=lambda table: html_table(table, say),
             drawing=lambda figure: Markup(f"<div>{inline(drawings[figure.name])}</div>"),
             anchor=lambda section: anchors[id(section)],
@@ -141,11 +170,16 @@ def to_csv(table):
     return stream.getvalue()
 
 
+FORMULA = ("=", "+", "-", "@")
+"""What a text begins with that a spreadsheet would take for a formula."""
+
+
 def raw(value):
     """What a CSV has for a cell."""
     if isinstance(value, Number):
         return cell(value.value)
-    return "" if value in (None, "—") else plain(value)
+    text = "" if value in (None, "—") else plain(value)
+    return f"'{text}" if text[:1] in FORMULA else text
 
 
 def check_languages(languages):

@@ -6,6 +6,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from slidesparse.errors import RecordError
+from slidesparse.files import leads_out
 from slidesparse.report import (
     anomalies,
     checks,
@@ -48,6 +49,10 @@ def write_reports(results, sources, hardware=None, languages=("en",), processes=
     """
     one = partial(write_hardware, str(results), [str(root) for root in sources], check_languages(languages))
     keys = [hardware] if hardware else hardware_keys(sources)
+    linked = [key for key in keys if leads_out(results, Path(results, key))]
+    if hardware and linked:
+        raise RecordError(f"{Path(results, hardware)} is a link out of {results}, through which nothing is written")
+    keys = [key for key in keys if key not in linked]
     if processes > 1 and len(keys) > 1:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
             written = list(pool.map(one, keys))
@@ -56,7 +61,8 @@ def write_reports(results, sources, hardware=None, languages=("en",), processes=
     summaries = [summary for _, summaries in written for summary in summaries]
     if not hardware and summaries:
         publish.publish(comparison.document(summaries), Path(results), "comparison", languages)
-    return list(dict.fromkeys(sentence for refused, _ in written for sentence in refused))
+    refused = [f"{Path(results, key)} is a link out of {results}: no report is written through it" for key in linked]
+    return list(dict.fromkeys([*refused, *(sentence for sentences, _ in written for sentence in sentences)]))
 
 
 def write_hardware(results, sources, languages, key):
