@@ -3,14 +3,14 @@
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from slidesparse import configuration_text
 from slidesparse.errors import SlideSparseError
+from slidesparse.plan import text
 
 min_version("9.20")
 
 
 try:
-    configuration_text.check_files(["config/config.yaml", *workflow.overwrite_configfiles])
+    text.check_files(["config/config.yaml", *workflow.overwrite_configfiles])
 except SlideSparseError as error:
     raise WorkflowError(str(error))
 

@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from slidesparse import checkpoints, configuration, handlers
 from slidesparse.files import read_json
+from slidesparse.models import checkpoints
+from slidesparse.plan import matrix as configuration
+from slidesparse.worker import handlers
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,7 +34,7 @@ parser.add_argument("--length", type=int, default=64, help="tokens of a sequence
 
 def forced(directory, backend, tuning, sequences, length):
     """(log-probabilities of the tokens that follow, most probable tokens), both [sequences * (length - 1)]."""
-    from slidesparse.engine import Engine, Size
+    from slidesparse.engine.engine import Engine, Size
 
     tokens = sequences * length
     engine = Engine(directory, backend, tuning, Size(tokens, sequences, length + 1, ((sequences, length + 1),), ()))

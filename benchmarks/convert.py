@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def convert(directory, dtype, sparsity):
-    from slidesparse import checkpoints
+    from slidesparse.models import checkpoints
 
     manifest = json.loads((directory / "manifest.json").read_text())
     models.ensure(manifest, directory)  # verified beforehand, so that only the conversion is timed

@@ -13,8 +13,10 @@ import json
 import tempfile
 from pathlib import Path
 
-from slidesparse import checkpoints, handlers, throughput
+from slidesparse.engine import throughput
 from slidesparse.files import read_json, write_json
+from slidesparse.models import checkpoints
+from slidesparse.worker import handlers
 
 PARAMETERS = {"steps": 24, "prompt_cap": 1024, "warmup_steps": 8, "min_repeats": 5, "max_repeats": 10}
 PARAMETERS |= {"relative_ci": 0.01, "time_limit_s": 120}
@@ -40,7 +42,7 @@ def led_by(table, linears, M, rank):
 
 def measured(directory, backend, table, M):
     """Results of a prefill point of an engine of its own."""
-    from slidesparse.engine import Engine, Size
+    from slidesparse.engine.engine import Engine, Size
 
     engine = Engine(directory, backend, table, Size.of("prefill", M, PARAMETERS))
     try:

@@ -24,8 +24,10 @@ import torch
 import triton
 from quantize_lift import _copy
 
-from slidesparse import timing, timing_cuda
-from slidesparse.kernels import configurations, fused, norms, rope
+from slidesparse.operators import fused, norms, rope
+from slidesparse.operators import launches as configurations
+from slidesparse.timing import cuda as timing_cuda
+from slidesparse.timing import protocol as timing
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from fused_cases import differences, norm_arguments, rope_arguments  # noqa: E402

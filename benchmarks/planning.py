@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from slidesparse import configuration
+from slidesparse.plan import matrix as configuration
 
 ROOT = Path(__file__).parents[1]
 KEY = "H200_cc90_py312_cu130_x86_64"

@@ -19,8 +19,10 @@ import torch
 import triton
 import triton.language as tl
 
-from slidesparse import timing, timing_cuda
-from slidesparse.kernels import configurations, tuning
+from slidesparse.operators import launches as configurations
+from slidesparse.operators import search as tuning
+from slidesparse.timing import cuda as timing_cuda
+from slidesparse.timing import protocol as timing
 
 PATTERNS = ["dense", *(f"2_{L}" for L in range(4, 18, 2)), "2_inf"]
 STOPPING = timing.Stopping(warmup_s=0.01, min_samples=16, max_samples=64, relative_ci=0.002, time_limit_s=0.1)

@@ -12,8 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
-from slidesparse.backends import STAGES
-from slidesparse.report.columns import LIBRARIES, M_COLUMN, RIVALS
+from slidesparse.plan.backends import STAGES
+from slidesparse.report.tables.columns import LIBRARIES, M_COLUMN, RIVALS
 
 KINDS = {
     "cold": ("latency_us", "latency_int32_us", *(f"{name}_us" for name in RIVALS)),

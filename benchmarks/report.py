@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from slidesparse.patterns import Pattern
-from slidesparse.report.columns import COLUMNS, M_COLUMN, cell
+from slidesparse.report.tables.columns import COLUMNS, M_COLUMN, cell
+from slidesparse.sparsity.patterns import Pattern
 
 PROGRAM = Path(__file__).parents[1] / "workflow" / "scripts" / "write_reports.py"
 LINEARS = {"qkv": (3840, 2560), "o": (2560, 2560), "gate_up": (13824, 2560), "down": (2560, 6912)}

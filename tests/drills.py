@@ -14,12 +14,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slidesparse import models, records
+from slidesparse import models
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import read_json
 from slidesparse.models import generate
-from slidesparse.report.gather import expected_digests
-from slidesparse.report.validate import read_point
+from slidesparse.points import records
+from slidesparse.points.validate import read_point
+from slidesparse.report.tables.gather import expected_digests
 from workflow_clone import TINY, wait_until
 
 MODEL, REPOSITORY = "BitNet-drill", "owner/bitnet-drill"
@@ -233,7 +234,7 @@ def is_program(command):
 
 def workers(processes):
     """pid -> worker or guard, of the processes of resident workers; the worker is the one that the other started."""
-    pids = {pid for pid, command in processes.items() if "slidesparse.resident" in command}
+    pids = {pid for pid, command in processes.items() if "slidesparse.worker.resident" in command}
     parents = {pid: parent_of(pid) for pid in pids}
     return {pid: "worker" if parent in pids else "guard" for pid, parent in parents.items()}
 

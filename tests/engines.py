@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
-from slidesparse import checkpoints, handlers, models
+from slidesparse import models
 from slidesparse.files import write_json
-from slidesparse.vllm_plugin.choices import SCHEMA
+from slidesparse.models import checkpoints
+from slidesparse.tuning.choices import SCHEMA
+from slidesparse.worker import handlers
 from tiny import ENTRY
 
 
@@ -67,7 +69,7 @@ def choices(tmp_path):
 @pytest.fixture
 def engine():
     """Makes engines, and closes them."""
-    from slidesparse.engine import Engine, Size
+    from slidesparse.engine.engine import Engine, Size
 
     open_engines = []
 

@@ -1,4 +1,4 @@
-"""Arguments for the fused operators of `slidesparse.kernels.fused`, and what sets two results apart.
+"""Arguments for the fused operators of `slidesparse.operators.fused`, and what sets two results apart.
 
 Two results of one operator agree when all codes, sums, queries, keys and values are equal bit for bit (a NaN is a NaN),
 scales are within SCALE_ULP units in the last place, and BF16 norms within one in at most one place of a thousand.

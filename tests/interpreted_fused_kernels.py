@@ -8,8 +8,8 @@ import torch
 
 import interpreted_kernels  # first: it makes Triton interpret
 from fused_cases import differences
-from slidesparse.kernels import fused, norms
-from slidesparse.kernels.configurations import Configuration
+from slidesparse.operators import fused, norms
+from slidesparse.operators.launches import Configuration
 
 torch.use_deterministic_algorithms(True)  # fills what is not written yet, too
 

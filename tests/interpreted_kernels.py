@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from triton.runtime.interpreter import InterpreterBuilder
 
-from slidesparse import kernels
-from slidesparse.kernels import quantize_lift, scale
-from slidesparse.kernels.configurations import Configuration
+from slidesparse import operators as kernels
+from slidesparse.operators import quantize_lift, scale
+from slidesparse.operators.launches import Configuration
 
 written = []  # addresses of the bytes that the kernel wrote
 

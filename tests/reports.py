@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import synthetic
-from slidesparse.report.gather import gather_all
-from slidesparse.report.render import to_markdown
-from slidesparse.report.rows import Configuration, Provenance, Row, Source
+from slidesparse.report.document.render import to_markdown
+from slidesparse.report.sources.rows import Configuration, Provenance, Row, Source
+from slidesparse.report.tables.gather import gather_all
 from slidesparse.report.write import analysed, held_sources, report
 
 ROOT = Path(__file__).parents[1]

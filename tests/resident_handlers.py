@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 
-from slidesparse import resident
 from slidesparse.errors import ConfigurationError, HardwareError
+from slidesparse.worker import resident
 
 served = []
 

@@ -6,10 +6,14 @@ import pytest
 
 import synthetic
 from bad_inputs import GENERATED, SHA, Place, refused
-from slidesparse import configuration, errors, hardware, models, points, program, records
-from slidesparse.report.strict import read_csv
-from slidesparse.report.validate import read_point
-from slidesparse.tuning import Table
+from slidesparse import errors, models, program
+from slidesparse.machine import hardware
+from slidesparse.plan import matrix as configuration
+from slidesparse.points import measure as points
+from slidesparse.points import records
+from slidesparse.points.strict import read_csv
+from slidesparse.points.validate import read_point
+from slidesparse.tuning.search import Table
 
 
 class Results(Place):

@@ -8,8 +8,9 @@ import pytest
 
 from bad_inputs import GENERATED, SHA, SHAPE, Place, refused
 from local_hub import Hub, serving
-from slidesparse import checkpoints, errors, models, safetensors_io
+from slidesparse import errors, models
 from slidesparse.files import sha256_file
+from slidesparse.models import checkpoints, safetensors_io
 
 LINEAR, NORM = "model.layers.0.mlp.down_proj.weight", "model.norm.weight"
 REPOSITORY = "owner/bitnet"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slidesparse import breakdown
+from slidesparse.timing import breakdown
 
 
 @pytest.mark.parametrize(

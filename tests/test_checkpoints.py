@@ -9,12 +9,13 @@ import sys
 import pytest
 import torch
 
-from slidesparse import checkpoints, models, safetensors_io
+from slidesparse import models
 from slidesparse.errors import CheckpointError
-from slidesparse.patterns import Pattern
-from slidesparse.prune import prune, violations
-from slidesparse.quantize import absmean_scale, store_as, ternary
-from slidesparse.slide import unslide
+from slidesparse.models import checkpoints, safetensors_io
+from slidesparse.sparsity.patterns import Pattern
+from slidesparse.sparsity.prune import prune, violations
+from slidesparse.sparsity.quantize import absmean_scale, store_as, ternary
+from slidesparse.sparsity.slide import unslide
 from tiny import ENTRY
 
 DOWN = "model.layers.1.mlp.down_proj"
@@ -142,7 +143,7 @@ def test_a_killed_conversion_leaves_no_visible_checkpoint(tmp_path, root, model)
     """Killed while its weights are being written; the next conversion clears up and succeeds."""
     program = (
         "import json, os, signal, sys\n"
-        "from slidesparse import checkpoints\n"
+        "from slidesparse.models import checkpoints\n"
         "convert = checkpoints._convert\n"
         "def killed(read, name, *rest):\n"
         "    if name.startswith('model.layers.1'):\n"

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 import synthetic
-from slidesparse import configuration, records
-from slidesparse.choices import choose
 from slidesparse.errors import RecordError
 from slidesparse.files import sha256_file, write_json
-from slidesparse.vllm_plugin.choices import Choices
+from slidesparse.plan import matrix as configuration
+from slidesparse.points import records
+from slidesparse.points.choose_kernels import choose
+from slidesparse.tuning.choices import Choices
 
 PARAMETERS = {"warmup_s": 1}
 DENSE = ["cublaslt", "cutlass", "torch"]

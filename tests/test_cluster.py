@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 import yaml
 
-from slidesparse import cluster
-from slidesparse.configuration import validated
 from slidesparse.errors import ConfigurationError, SlideSparseError
+from slidesparse.plan import cluster
+from slidesparse.plan.matrix import validated
 from workflow_clone import ROOT, Clone
 
 H100 = "H100_cc90_py312_cu130_x86_64"

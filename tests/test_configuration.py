@@ -7,11 +7,11 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from configured import CPU, ROOT, RTX4090, overlaid, read, with_change
-from slidesparse import hardware
-from slidesparse.backends import BACKENDS
-from slidesparse.configuration import planned, validated
-from slidesparse.configuration_schema import SCHEMA
 from slidesparse.errors import ConfigurationError
+from slidesparse.machine import hardware
+from slidesparse.plan.backends import BACKENDS
+from slidesparse.plan.matrix import planned, validated
+from slidesparse.plan.schema import SCHEMA
 
 
 def schema():

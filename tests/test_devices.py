@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from slidesparse import devices, hardware
 from slidesparse.errors import HardwareError
+from slidesparse.machine import hardware
+from slidesparse.worker import devices
 from workflow_clone import Clone, wait_until
 
 H100 = "H100_cc90_py312_cu130_x86_64"

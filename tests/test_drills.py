@@ -4,7 +4,7 @@ import pytest
 
 import drills
 from local_hub import Hub, serving
-from slidesparse import hardware
+from slidesparse.machine import hardware
 from workflow_clone import Clone
 
 pytestmark = [

@@ -7,9 +7,10 @@ import weakref
 import pytest
 import torch
 
-from slidesparse import stock, throughput
+from slidesparse.engine import throughput
 from slidesparse.errors import ConfigurationError, HardwareError, MeasurementError, OutOfMemoryError
 from slidesparse.files import write_json
+from slidesparse.plan import stock
 
 pytest_plugins = ["engines"]
 pytestmark = pytest.mark.engine
@@ -33,7 +34,7 @@ def test_stock_vllm_runs_the_dense_checkpoint(checkpoint, engine, dtype, observe
 
 
 def test_a_closed_engine_leaves_nothing_of_a_compiled_model_behind(checkpoint, monkeypatch):
-    from slidesparse.engine import Engine, Size
+    from slidesparse.engine.engine import Engine, Size
 
     running = Engine._running
 
@@ -67,7 +68,7 @@ def test_what_an_aborted_run_left_is_no_step(checkpoint, engine, monkeypatch):
 def test_the_next_engine_of_a_process_captures_into_a_new_pool(checkpoint, monkeypatch):
     from vllm.platforms import current_platform
 
-    from slidesparse.engine import Engine, Size
+    from slidesparse.engine.engine import Engine, Size
 
     platform = type(current_platform)
     monkeypatch.setattr(platform, "_global_graph_pool", "held by a tensor that outlives the engine")
@@ -135,7 +136,7 @@ def test_a_point_beyond_its_time_limit_ends_and_leaves_the_engine_usable(checkpo
 def test_a_point_that_fits_only_without_its_neighbours_is_measured_without_them(
     checkpoint, root, monkeypatch, tmp_path
 ):
-    from slidesparse import engine as engines
+    from slidesparse.engine import engine as engines
 
     checkpoint("INT8", "dense")
     made, whole = [], engines.Engine
@@ -165,8 +166,8 @@ def test_after_sparse_products_on_a_gpu_a_dense_engine_gets_a_new_process(
     checkpoint, choices, root, monkeypatch, tmp_path
 ):
     """Its clock would stay lower, and a dense engine's figures depend on what was measured before."""
-    from slidesparse import engine as engines
-    from slidesparse import handlers, resident
+    from slidesparse.engine import engine as engines
+    from slidesparse.worker import handlers, resident
 
     dense_only = tmp_path / "dense_only.json"
     content = json.loads(choices.read_text())
@@ -199,7 +200,7 @@ def test_after_sparse_products_on_a_gpu_a_dense_engine_gets_a_new_process(
 @pytest.mark.parametrize("cause", [torch.OutOfMemoryError("CUDA out of memory. Tried …"), ValueError("something else")])
 def test_an_engine_in_a_process_of_its_own_without_memory_is_a_result(checkpoint, root, monkeypatch, tmp_path, cause):
     """It says only that it ended; the same engine in this process says why."""
-    from slidesparse import engine as engines
+    from slidesparse.engine import engine as engines
 
     checkpoint("INT8", "dense")
     monkeypatch.setitem(stock.VARIANTS, "vllm-eager-own", stock.Variant("NONE", 1, own_process=True))

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from engines import LINEARS
-from slidesparse import checkpoints, models
+from slidesparse import models
 from slidesparse.files import read_json, write_json
-from slidesparse.patterns import Pattern
-from slidesparse.slide import unslide
-from slidesparse.vllm_plugin.choices import SCHEMA
+from slidesparse.models import checkpoints
+from slidesparse.sparsity.patterns import Pattern
+from slidesparse.sparsity.slide import unslide
+from slidesparse.tuning.choices import SCHEMA
 
 pytest_plugins = ["engines"]
 pytestmark = pytest.mark.engine
@@ -131,7 +132,7 @@ def transformers_logits(directory, dtype, sparsity):
 
 @pytest.mark.parametrize("sparsity", ["dense", "2_8"])
 def test_the_model_is_bitnet(checkpoint, engine, sparsity, observed):
-    from slidesparse.engine import prompt
+    from slidesparse.engine.engine import prompt
 
     directory = checkpoint("INT8", sparsity)
     ours, _ = observed(engine(directory, "reference" if sparsity != "dense" else "onednn"))
@@ -185,7 +186,7 @@ def transformers_logprobs(directory, dtype, prompts):
 
 @pytest.fixture(scope="module")
 def prompts():
-    from slidesparse.engine import prompt
+    from slidesparse.engine.engine import prompt
 
     return [prompt(number, 16, 512) for number in range(8)]
 

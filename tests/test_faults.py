@@ -14,10 +14,14 @@ import threading
 import pytest
 
 from bad_inputs import GENERATED
-from slidesparse import devices, hardware, models, points, program, records, resident
+from slidesparse import models, program
 from slidesparse.errors import MeasurementError, OutOfMemoryError
 from slidesparse.files import read_json
-from slidesparse.report.validate import read_point
+from slidesparse.machine import hardware
+from slidesparse.points import measure as points
+from slidesparse.points import records
+from slidesparse.points.validate import read_point
+from slidesparse.worker import devices, resident
 from workflow_clone import TINY, Clone, wait_until
 
 pytestmark = [
@@ -275,7 +279,7 @@ def owner():
 
 HANGS = """
 import runpy, sys
-from slidesparse import points
+from slidesparse.points import measure as points
 points.MARGIN_S = 4
 sys.argv.pop(0)
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from fused_cases import norm_arguments, rope_arguments
-from slidesparse.kernels import fused
-from slidesparse.patterns import Pattern
-from slidesparse.quantize import LARGEST, SMALLEST_AMAX
-from slidesparse.slide import source
+from slidesparse.operators import fused
+from slidesparse.sparsity.patterns import Pattern
+from slidesparse.sparsity.quantize import LARGEST, SMALLEST_AMAX
+from slidesparse.sparsity.slide import source
 
 PATTERNS = ["dense", *(f"2_{L}" for L in range(4, 18, 2)), "2_inf"]
 DTYPES = ["INT8", "FP8"]
@@ -129,7 +129,7 @@ def triton_compiler():
 )
 @pytest.mark.parametrize("M", [64, 2048])
 def test_norm_kernels_compile_for_hopper_without_spilling(name, int32, pattern, dtype, M, triton_compiler, tmp_path):
-    from slidesparse.kernels import norms
+    from slidesparse.operators import norms
 
     add, gated = name.startswith("add"), name.startswith("relu2")
     K, scaled = 6912 if gated else 2560, add or gated
@@ -154,7 +154,7 @@ def test_norm_kernels_compile_for_hopper_without_spilling(name, int32, pattern, 
 @pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("warps", [1, 4])
 def test_rope_kernel_compiles_for_hopper_without_spilling(warps, cache, int32, triton_compiler, tmp_path):
-    from slidesparse.kernels import rope
+    from slidesparse.operators import rope
 
     known = rope.settings(20, 5, 128, 16, torch.ones(1), torch.bfloat16, cache, warps)
     signature = {"qkv": "*i32" if int32 else "*bf16", "token_scale": "*fp32", "weight_scale": "*fp32"}

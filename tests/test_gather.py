@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 import synthetic
-from slidesparse import records
 from slidesparse.errors import RecordError
 from slidesparse.files import write_json
-from slidesparse.report.columns import COLUMNS
-from slidesparse.report.gather import expected_digests, gather, gather_all
-from slidesparse.report.tasks import tasks_table
-from slidesparse.report.validate import read_point
+from slidesparse.points import records
+from slidesparse.points.validate import read_point
+from slidesparse.report.tables.columns import COLUMNS
+from slidesparse.report.tables.gather import expected_digests, gather, gather_all
+from slidesparse.report.tables.tasks import tasks_table
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = ROOT / "workflow" / "scripts" / "gather_points.py"

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from slidesparse import gemm, tuning
+from slidesparse import gemm
 from slidesparse.errors import HardwareError, MeasurementError, RecordError
 from slidesparse.gemm import build, cublaslt, cusparselt, library
-from slidesparse.patterns import Pattern
-from slidesparse.products import Problem, Product, Weight
-from slidesparse.quantize import DTYPES
-from slidesparse.timing import Stopping
+from slidesparse.kernel.products import Problem, Product, Weight
+from slidesparse.sparsity.patterns import Pattern
+from slidesparse.sparsity.quantize import DTYPES
+from slidesparse.timing.protocol import Stopping
+from slidesparse.tuning import search as tuning
 
 VENDOR = Path(__file__).parent / "vendor"
 FILES = {"cublaslt": VENDOR / "cublasLt.cpp", "cusparselt": VENDOR / "cusparseLt.cpp"}

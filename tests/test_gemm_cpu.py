@@ -5,10 +5,10 @@ import torch
 
 from slidesparse import gemm
 from slidesparse.errors import MeasurementError
-from slidesparse.patterns import Pattern
-from slidesparse.prune import prune
-from slidesparse.quantize import quantize_per_token, store_as
-from slidesparse.slide import lift, slide
+from slidesparse.sparsity.patterns import Pattern
+from slidesparse.sparsity.prune import prune
+from slidesparse.sparsity.quantize import quantize_per_token, store_as
+from slidesparse.sparsity.slide import lift, slide
 
 
 @pytest.mark.parametrize("dtype", ["INT8", "FP8"])

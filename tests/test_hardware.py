@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from slidesparse import hardware, nvml, provenance
 from slidesparse.errors import HardwareError
+from slidesparse.machine import hardware, nvml, provenance
 
 RTX4090 = "RTX4090_cc89_py312_cu129_x86_64"
 A100 = "A100_cc80_py312_cu129_x86_64"

@@ -10,9 +10,12 @@ import time
 import pytest
 import yaml
 
-from slidesparse import cluster, configuration_schema, configuration_text, hardware
-from slidesparse.configuration import validated
 from slidesparse.errors import ConfigurationError
+from slidesparse.machine import hardware
+from slidesparse.plan import cluster
+from slidesparse.plan import schema as configuration_schema
+from slidesparse.plan import text as configuration_text
+from slidesparse.plan.matrix import validated
 from workflow_clone import ROOT, Clone
 
 META = [

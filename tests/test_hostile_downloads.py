@@ -10,9 +10,9 @@ import pytest
 
 from bad_inputs import SHAPE
 from local_hub import Hub, serving
-from slidesparse import models, safetensors_io
+from slidesparse import models
 from slidesparse.errors import CheckpointError, DownloadError
-from slidesparse.models import generate, hub
+from slidesparse.models import generate, hub, safetensors_io
 
 REPOSITORY = "owner/bitnet"
 WEIGHTS = "model.safetensors"
@@ -156,7 +156,7 @@ HEADERS = {
 
 CODE = """
 import resource, sys
-from slidesparse import safetensors_io
+from slidesparse.models import safetensors_io
 from slidesparse.errors import CheckpointError
 resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -171,7 +171,7 @@ except CheckpointError as error:
 def test_a_header_is_refused_within_bounds_of_memory_and_time(case, tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(HEADERS[case])
-    environment = os.environ | {"PYTHONPATH": str(Path(safetensors_io.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(safetensors_io.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", CODE, path], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     megabytes, _, sentence = done.stdout.partition(" ")

@@ -12,8 +12,8 @@ import pytest
 import synthetic
 from reports import ours
 from slidesparse.files import write_json
-from slidesparse.report import drawing
-from slidesparse.report.render import code, markdown_block, markdown_cell
+from slidesparse.report.document import drawing
+from slidesparse.report.document.render import code, markdown_block, markdown_cell
 from slidesparse.report.write import write_reports
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -11,14 +11,14 @@ import synthetic
 from bad_inputs import GENERATED, SHA, SHAPE
 from local_hub import Hub, serving
 from reports import gathered, ours
-from slidesparse import checkpoints, files, models, program, status
+from slidesparse import files, models, program
 from slidesparse.errors import CheckpointError, DownloadError, RecordError, SlideSparseError
-from slidesparse.models import generate
-from slidesparse.report import strict
-from slidesparse.report.export import export
-from slidesparse.report.plan import read_plan
+from slidesparse.models import checkpoints, generate
+from slidesparse.points import status, strict
+from slidesparse.points.plan import read_plan
+from slidesparse.report.tables.export import export
 from slidesparse.report.write import write_reports
-from slidesparse.vllm_plugin.choices import SCHEMA, Choices
+from slidesparse.tuning.choices import SCHEMA, Choices
 
 REPOSITORY = "owner/bitnet"
 CLIMBING = (
@@ -430,8 +430,9 @@ def test_library_reads_files_of_others_in_one_way_only():
     """Bare reads are left only where the file is the program's own, the system's, or has been checked before."""
     import ast
 
-    own = {"files.py", "hardware.py", "resident.py", "devices.py", "gemm/build.py", "gemm/library.py", "tuning.py"}
-    own |= {"configuration_schema.py", "report/validate.py", "report/render.py", "report/languages/__init__.py"}
+    own = {"files.py", "machine/hardware.py", "worker/resident.py", "worker/devices.py", "tuning/search.py"}
+    own |= {"gemm/build.py", "gemm/library.py", "plan/schema.py", "points/validate.py"}
+    own |= {"report/document/render.py", "report/document/languages/__init__.py"}
     root = Path(files.__file__).parent
     found = set()
     for path in sorted(root.rglob("*.py")):
@@ -445,6 +446,6 @@ def test_library_reads_files_of_others_in_one_way_only():
     assert left == {
         "models/store.py: open(item, 'rb')",
         "program.py: Path(f'/proc/{pid}/stat').read_text()",
-        "report/drawing.py: note.read_text()",
-        "report/gather.py: path.read_bytes()",
+        "report/document/drawing.py: note.read_text()",
+        "report/tables/gather.py: path.read_bytes()",
     }, left

@@ -5,11 +5,16 @@ import json
 import pytest
 import torch
 
-from slidesparse import gemm, handlers, kernel_points, records, resident, timing, tuning
+from slidesparse import gemm
 from slidesparse.errors import MeasurementError
-from slidesparse.patterns import Pattern
-from slidesparse.products import Linear, Problem, Product, Weight
-from slidesparse.quantize import quantize_per_token
+from slidesparse.kernel import point as kernel_points
+from slidesparse.kernel.products import Linear, Problem, Product, Weight
+from slidesparse.points import records
+from slidesparse.sparsity.patterns import Pattern
+from slidesparse.sparsity.quantize import quantize_per_token
+from slidesparse.timing import protocol as timing
+from slidesparse.tuning import search as tuning
+from slidesparse.worker import handlers, resident
 
 PARAMETERS = {"warmup_s": 0.001, "min_samples": 3, "max_samples": 5, "relative_ci": 0.5, "time_limit_s": 0.05}
 REQUEST = {"sparsity": "2_8", "linears": [{"name": "o", "N": 64, "K": 96}], "parameters": PARAMETERS}

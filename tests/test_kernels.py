@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from slidesparse import kernels
+from slidesparse import operators as kernels
 from slidesparse.errors import RecordError
-from slidesparse.kernels import configurations
-from slidesparse.kernels.configurations import Configuration
-from slidesparse.patterns import Pattern
-from slidesparse.quantize import LARGEST, quantize_per_token
-from slidesparse.slide import lift
+from slidesparse.operators import launches as configurations
+from slidesparse.operators.launches import Configuration
+from slidesparse.sparsity.patterns import Pattern
+from slidesparse.sparsity.quantize import LARGEST, quantize_per_token
+from slidesparse.sparsity.slide import lift
 
 PATTERNS = ["dense", *(f"2_{L}" for L in range(4, 18, 2)), "2_inf"]
 DTYPES = ["INT8", "FP8"]
@@ -108,7 +108,7 @@ def test_kernel_compiles_for_hopper_without_spilling(name, dtype, tmp_path):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from slidesparse.kernels import quantize_lift
+    from slidesparse.operators import quantize_lift
 
     configuration = configurations.default(2560)
     constants = quantize_lift.settings(name, 2560, dtype, configuration, True)
@@ -246,7 +246,7 @@ def test_gpu_operator_is_captured_and_compiled():
 
 @pytest.mark.gpu
 def test_gpu_tunes():
-    from slidesparse.kernels import tuning
+    from slidesparse.operators import search as tuning
 
     tried = [Configuration(1, 128), Configuration(4, 128)]
     table = tuning.tune(512, "2_8", "INT8", Ms=(64,), tried=tried)

@@ -5,9 +5,10 @@ from collections import Counter
 import pytest
 
 from configured import A100, CPU, RTX4090, overlaid, read, with_change
-from slidesparse import hardware
-from slidesparse.backends import BACKENDS
-from slidesparse.configuration import (
+from slidesparse.errors import HardwareError
+from slidesparse.machine import hardware
+from slidesparse.plan.backends import BACKENDS
+from slidesparse.plan.matrix import (
     candidates,
     compared,
     entries,
@@ -20,8 +21,7 @@ from slidesparse.configuration import (
     validated,
     variants,
 )
-from slidesparse.errors import HardwareError
-from slidesparse.patterns import Pattern
+from slidesparse.sparsity.patterns import Pattern
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 import pytest
 
-from slidesparse import handlers, memory, nvml
 from slidesparse.errors import MeasurementError, OutOfMemoryError
+from slidesparse.machine import memory, nvml
+from slidesparse.worker import handlers
 
 GIB = 1 << 30
 ME = 7
@@ -46,7 +47,7 @@ def test_beside_a_little_of_others_it_is_a_result(monkeypatch):
 
 
 def test_a_request_that_does_not_fit_into_a_machine_without_a_gpu_is_told_as_it_is(monkeypatch):
-    from slidesparse import kernel_points
+    from slidesparse.kernel import point as kernel_points
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(kernel_points, "measure", full)

@@ -12,12 +12,12 @@ import pytest
 import torch
 import transformers
 
-from slidesparse import models, safetensors_io
+from slidesparse import models
 from slidesparse.errors import CheckpointError, ConfigurationError
 from slidesparse.files import OWN, sha256_file
-from slidesparse.models import generate
-from slidesparse.products import ZERO_RATE
-from slidesparse.quantize import absmean_scale, ternary
+from slidesparse.kernel.products import ZERO_RATE
+from slidesparse.models import generate, safetensors_io
+from slidesparse.sparsity.quantize import absmean_scale, ternary
 from tiny import ENTRY
 from tiny import SHAPE as TINY
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slidesparse.patterns import Pattern
+from slidesparse.sparsity.patterns import Pattern
 
 ALL = [f"2_{L}" for L in range(4, 18, 2)] + ["2_inf"]
 

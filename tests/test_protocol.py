@@ -13,19 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from slidesparse.records import PROTOCOL
+from slidesparse.points.records import PROTOCOL
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "tests" / "protocol.json"
 
 LIBRARY = "workflow/slidesparse"
-ALL = ("timing*.py", "cuda_tools.py", "tuning.py", "handlers.py", "patterns.py", "quantize.py", "slide.py")
-ALL += ("gemm/**/*", "kernels/**/*")
-POINTS = ("kernel_points.py", "products.py", "roofline.py", "prune.py")
-GEMM = tuple(f"{LIBRARY}/{name}" for name in (*ALL, *POINTS)) + ("csrc/**/*",)
-ENGINE = tuple(
-    f"{LIBRARY}/{name}" for name in (*ALL, "engine.py", "throughput.py", "breakdown.py", "stock.py", "vllm_plugin/**/*")
-) + ("csrc/**/*",)
+ALL = ("timing/**/*", "gemm/**/*", "operators/**/*", "tuning/search.py", "worker/handlers.py")
+ALL += ("sparsity/patterns.py", "sparsity/quantize.py", "sparsity/slide.py")
+GEMM = tuple(f"{LIBRARY}/{name}" for name in (*ALL, "kernel/**/*", "sparsity/prune.py")) + ("csrc/**/*",)
+OF_ENGINES = ("engine/**/*", "vllm_plugin/**/*", "tuning/choices.py", "plan/stock.py")
+ENGINE = tuple(f"{LIBRARY}/{name}" for name in (*ALL, *OF_ENGINES)) + ("csrc/**/*",)
 CODE = {"tune": GEMM, "kernel": GEMM, "prefill": ENGINE, "decode": ENGINE}
 """stage: patterns of the files that decide its figures. Checkpoints are inputs; what converts is not among them."""
 
@@ -80,7 +78,7 @@ def complaint(stage, stored, now):
     if changed and old == new:
         return (
             f"code that decides the figures of {stage} has changed since protocol version {old} was recorded: raise"
-            f' PROTOCOL["{stage}"] in workflow/slidesparse/records.py, so that no old figure is taken for a new one,'
+            f' PROTOCOL["{stage}"] in workflow/slidesparse/points/records.py, so that no old figure is taken for a new one,'
             f" and {write}"
         )
     if changed or old != new:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from slidesparse import provenance
+from slidesparse.machine import provenance
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,7 +24,7 @@ def test_software():
 
 def test_planning_imports_nothing_heavy():
     program = (
-        "import sys; from slidesparse import configuration, provenance; provenance.machine(); provenance.software();"
+        "import sys; from slidesparse.plan import matrix; from slidesparse.machine import provenance; provenance.machine(); provenance.software();"
         " print([m for m in ('torch', 'numpy', 'pandas', 'vllm', 'snakemake') if m in sys.modules])"
     )
     done = subprocess.run(

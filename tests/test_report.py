@@ -9,8 +9,8 @@ import pytest
 
 import synthetic
 from reports import HARDWARE, PUBLISHED, markdown, rows_under
-from slidesparse.report.document import fixed
-from slidesparse.report.sources import hardware_keys, read_source
+from slidesparse.report.document.model import fixed
+from slidesparse.report.sources.read import hardware_keys, read_source
 
 # M, requests/s, tokens/s, elapsed (s) of cuBLASLt, as the RTX 4090's own report prints them.
 SEED = {

@@ -21,13 +21,13 @@ from reports import (
     step,
     text_of,
 )
-from slidesparse.report import drawing
-from slidesparse.report.anomalies import anomalies
-from slidesparse.report.figures import figures
-from slidesparse.report.ratios import comparisons
-from slidesparse.report.rows import Configuration, Row, Source
-from slidesparse.report.sources import read_source
-from slidesparse.tuning import COLUMNS, to_csv
+from slidesparse.report.document import drawing
+from slidesparse.report.sections.anomalies import anomalies
+from slidesparse.report.sections.figures import figures
+from slidesparse.report.sections.ratios import comparisons
+from slidesparse.report.sources.read import read_source
+from slidesparse.report.sources.rows import Configuration, Row, Source
+from slidesparse.tuning.search import COLUMNS, to_csv
 
 
 def rules(rows, *others):

@@ -8,9 +8,9 @@ import pytest
 import synthetic
 from reports import H100, HARDWARE, PUBLISHED, SPARSE, edit, markdown, rows_under
 from slidesparse.errors import RecordError
-from slidesparse.report.gather import gather_all
-from slidesparse.report.render import to_markdown
-from slidesparse.report.sources import hardware_keys, read_source
+from slidesparse.report.document.render import to_markdown
+from slidesparse.report.sources.read import hardware_keys, read_source
+from slidesparse.report.tables.gather import gather_all
 from slidesparse.report.write import analysed, comparison, held_sources, summaries_of, write_comparison
 
 A100, GB10 = "A100_cc80_py312_cu130_x86_64", "GB10_cc121_py312_cu130_aarch64"

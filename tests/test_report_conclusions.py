@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import synthetic
 from reports import DENSE, HARDWARE, MACHINE, PUBLISHED, SLID, SPARSE, kernel, markdown, ours, rows_under, step, text_of
-from slidesparse.report.gather import gather_all
+from slidesparse.report.tables.gather import gather_all
 
 
 def test_a_step_is_held_against_the_kernels_of_the_model_that_has_its_shape():

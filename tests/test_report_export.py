@@ -8,10 +8,10 @@ import synthetic
 from reports import HARDWARE, SPARSE, gathered, markdown, ours, rows_under
 from slidesparse.errors import RecordError
 from slidesparse.files import write_json
-from slidesparse.report.export import export
-from slidesparse.report.gather import gather_all
-from slidesparse.report.sources import read_source
-from slidesparse.report.tasks import write_tasks
+from slidesparse.report.sources.read import read_source
+from slidesparse.report.tables.export import export
+from slidesparse.report.tables.gather import gather_all
+from slidesparse.report.tables.tasks import write_tasks
 
 
 def by_point(source, column):

@@ -11,11 +11,12 @@ import pytest
 
 import synthetic
 from reports import H100, HARDWARE, PUBLISHED, edit, gathered, markdown, ours, rows_under
-from slidesparse import records, stock
 from slidesparse.errors import RecordError
 from slidesparse.files import read_json, write_json
-from slidesparse.report.gather import gather_all
-from slidesparse.report.sources import hardware_keys, read_source
+from slidesparse.plan import stock
+from slidesparse.points import records
+from slidesparse.report.sources.read import hardware_keys, read_source
+from slidesparse.report.tables.gather import gather_all
 from slidesparse.report.write import write_report
 
 

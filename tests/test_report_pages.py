@@ -12,7 +12,7 @@ from string import Formatter
 import pytest
 
 from reports import HARDWARE, PUBLISHED, ROOT, markdown
-from slidesparse.report.languages import available, catalogue
+from slidesparse.report.document.languages import available, catalogue
 from slidesparse.report.write import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -105,12 +105,12 @@ def test_the_page_in_a_browser(pages, tmp_path, width):
 def said():
     """Every sentence that the report's modules and templates say."""
     found = set()
-    for path in REPORT.glob("*.py"):
+    for path in REPORT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             called = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "say"
             if called and isinstance(node.args[0], ast.Constant):
                 found.add(node.args[0].value)
-    for path in (REPORT / "templates").glob("*.jinja"):
+    for path in (REPORT / "document" / "templates").glob("*.jinja"):
         found |= set(re.findall(r'say\("([^"]+)"\)', path.read_text()))
     return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reports import HARDWARE, PUBLISHED, edit, markdown, rows_under
-from slidesparse.report.sources import read_source
+from slidesparse.report.sources.read import read_source
 
 KERNELS = "benchmark_kernel/{}/alg_search_results/" + HARDWARE
 PREFILL = (

@@ -7,7 +7,7 @@ import pytest
 import synthetic
 from reports import HARDWARE, SPARSE, markdown, ours, rows_under
 from slidesparse.files import read_json, write_json
-from slidesparse.report.gather import gather_all
+from slidesparse.report.tables.gather import gather_all
 
 
 def report(tmp_path, **stages):

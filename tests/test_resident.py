@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from slidesparse import resident
 from slidesparse.errors import ConfigurationError, HardwareError, MeasurementError, SlideSparseError
+from slidesparse.worker import resident
 
 TESTS = Path(__file__).parent
 DEADLINE = 60  # seconds until a wait counts as failed
 
 CLIENT = """
 import json, sys
-from slidesparse import program, resident
+from slidesparse import program
+from slidesparse.worker import resident
 request = json.loads(sys.argv.pop())
 program.run(lambda _: print(json.dumps(resident.ask(**request))))
 """
@@ -189,7 +190,7 @@ def test_the_callers_environment_does_not_reach_the_handler(place, monkeypatch):
 def test_here_gives_the_same_without_a_worker(place, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     program = (
-        "import json, sys; from slidesparse.resident import here; print(json.dumps(here(*json.loads(sys.argv[1]))))"
+        "import json, sys; from slidesparse.worker.resident import here; print(json.dumps(here(*json.loads(sys.argv[1]))))"
     )
 
     def here(function, **request):
@@ -385,6 +386,6 @@ def test_the_directorys_path_may_be_long(place, monkeypatch):
 
 
 def test_importing_it_loads_nothing_heavy():
-    program = "import sys, slidesparse.resident; print(*(sys.modules.keys() & {'torch', 'numpy', 'vllm', 'pandas'}))"
+    program = "import sys, slidesparse.worker.resident; print(*(sys.modules.keys() & {'torch', 'numpy', 'vllm', 'pandas'}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from slidesparse import roofline
+from slidesparse.kernel import roofline
 
 H200 = SimpleNamespace(cc=90, sm_count=132, memory_bandwidth=4_917_000_000_000)
 

@@ -10,9 +10,9 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slidesparse import safetensors_io
 from slidesparse.errors import CheckpointError
 from slidesparse.files import sha256_file
+from slidesparse.models import safetensors_io
 
 NUMPY = {"U8": "<u1", "I8": "<i1", "I16": "<i2", "F16": "<f2", "I32": "<i4", "F32": "<f4", "I64": "<i8", "F64": "<f8"}
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slidesparse.patterns import Pattern
-from slidesparse.prune import prune, violations
-from slidesparse.quantize import DTYPES, absmean_scale, quantize_per_token, store_as, ternary
-from slidesparse.slide import compress, decompress, lanes, lift, slide, unslide
+from slidesparse.sparsity.patterns import Pattern
+from slidesparse.sparsity.prune import prune, violations
+from slidesparse.sparsity.quantize import DTYPES, absmean_scale, quantize_per_token, store_as, ternary
+from slidesparse.sparsity.slide import compress, decompress, lanes, lift, slide, unslide
 
 PATTERNS = [f"2_{L}" for L in range(4, 18, 2)] + ["2_inf"]
 

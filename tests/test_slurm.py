@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
-from slidesparse import cluster, hardware
+from slidesparse.machine import hardware
+from slidesparse.plan import cluster
 from workflow_clone import ROOT, TINY, Clone, wait_until
 
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "mknod")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import synthetic
-from slidesparse import records, status
 from slidesparse.errors import RecordError
 from slidesparse.files import write_json
+from slidesparse.points import records, status
 from synthetic import HARDWARE
 
 PROGRAM = Path(__file__).parents[1] / "workflow" / "scripts" / "show_status.py"
@@ -124,5 +124,5 @@ def test_following_prints_lines_until_its_owner_ends(results):
 
 
 def test_it_loads_nothing_heavy():
-    code = "import sys, slidesparse.status; print(*(sys.modules.keys() & {'torch', 'numpy', 'vllm', 'pandas'}))"
+    code = "import sys, slidesparse.points.status; print(*(sys.modules.keys() & {'torch', 'numpy', 'vllm', 'pandas'}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"

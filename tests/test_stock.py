@@ -11,12 +11,14 @@ import pytest
 
 import synthetic
 from reports import markdown, rows_under
-from slidesparse import points, records, status, stock
 from slidesparse.errors import RecordError
 from slidesparse.files import read_json, write_json
-from slidesparse.report.gather import expected_digests, gather, gather_all, throughput_row
-from slidesparse.report.tasks import tasks_table
-from slidesparse.report.validate import read_point
+from slidesparse.plan import stock
+from slidesparse.points import measure as points
+from slidesparse.points import records, status
+from slidesparse.points.validate import read_point
+from slidesparse.report.tables.gather import expected_digests, gather, gather_all, throughput_row
+from slidesparse.report.tables.tasks import tasks_table
 from synthetic import HARDWARE
 from workflow_clone import TINY, Clone
 

@@ -6,11 +6,11 @@ import os
 import pytest
 
 import synthetic
-from slidesparse import records
 from slidesparse.errors import RecordError
 from slidesparse.files import write_json
-from slidesparse.report.gather import gather_all
-from slidesparse.report.tasks import tasks_table, write_tasks
+from slidesparse.points import records
+from slidesparse.report.tables.gather import gather_all
+from slidesparse.report.tables.tasks import tasks_table, write_tasks
 
 
 def table(path):

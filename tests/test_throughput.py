@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from slidesparse import throughput
-from slidesparse.engine import Run
+from slidesparse.engine import throughput
+from slidesparse.engine.engine import Run
 
 PARAMETERS = {"steps": 24, "prompt_cap": 1024, "warmup_steps": 8, "relative_ci": 0.01, "time_limit_s": 60}
 PARAMETERS |= {"min_repeats": 5, "max_repeats": 10}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from slidesparse import timing
-from slidesparse.timing import Stopping
+from slidesparse.timing import protocol as timing
+from slidesparse.timing.protocol import Stopping
 
 EXACT = Stopping(warmup_s=0, min_samples=10, max_samples=100, relative_ci=0.01, time_limit_s=60)
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from slidesparse.backends import STAGES
+from slidesparse.plan.backends import STAGES
 from workflow_clone import KEY, ON_CPU, TINY, expect, point
 
 pytest_plugins = ["clones"]

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from slidesparse import hardware
-from slidesparse.backends import STAGES
+from slidesparse.machine import hardware
+from slidesparse.plan.backends import STAGES
 
 ROOT = Path(__file__).parents[1]
 TINY = "config/test/tiny.yaml"
@@ -298,7 +298,7 @@ class InFlight:
 
 def _worker(processes, owner):
     """Pid of the engine worker that belongs to `owner`: of its two processes the one that the other has started."""
-    words = {"slidesparse.resident", "--kind=slidesparse.handlers:engine", f"--owner={owner}"}
+    words = {"slidesparse.worker.resident", "--kind=slidesparse.worker.handlers:engine", f"--owner={owner}"}
     pids = {pid for pid, command in processes.items() if words <= set(command)}
     return next((pid for pid in pids if _status(pid)[1:2] and int(_status(pid)[1]) in pids), None)
 

@@ -5,10 +5,14 @@ import math
 import pytest
 import torch
 
-from slidesparse import checkpoints, handlers, models, stock, throughput
+from slidesparse import models
+from slidesparse.engine import throughput
 from slidesparse.errors import MeasurementError
 from slidesparse.files import write_json
-from slidesparse.vllm_plugin.choices import SCHEMA
+from slidesparse.models import checkpoints
+from slidesparse.plan import stock
+from slidesparse.tuning.choices import SCHEMA
+from slidesparse.worker import handlers
 
 pytestmark = [pytest.mark.gpu, pytest.mark.engine]
 
@@ -46,7 +50,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def engine():
     """Makes engines that can measure the points given, and closes them."""
-    from slidesparse.engine import Engine, Size
+    from slidesparse.engine.engine import Engine, Size
 
     made = []
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from slidesparse.kernels import configurations, fused
+from slidesparse.operators import fused
+from slidesparse.operators import launches as configurations
 
 sys.path.append(str(Path(__file__).parents[1]))
 from fused_cases import differences, norm_arguments, rope_arguments  # noqa: E402
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from slidesparse.kernels import norms, rope  # noqa: E402
+from slidesparse.operators import norms, rope  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 PATTERNS = ["dense", *(f"2_{L}" for L in range(4, 18, 2)), "2_inf"]

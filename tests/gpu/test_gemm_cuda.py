@@ -5,13 +5,15 @@ import json
 import pytest
 import torch
 
-from slidesparse import gemm, kernel_points, tuning
+from slidesparse import gemm
 from slidesparse.errors import MeasurementError
-from slidesparse.patterns import Pattern
-from slidesparse.products import Problem, Product, Weight
-from slidesparse.prune import prune
-from slidesparse.quantize import quantize_per_token, store_as
-from slidesparse.slide import lift, slide
+from slidesparse.kernel import point as kernel_points
+from slidesparse.kernel.products import Problem, Product, Weight
+from slidesparse.sparsity.patterns import Pattern
+from slidesparse.sparsity.prune import prune
+from slidesparse.sparsity.quantize import quantize_per_token, store_as
+from slidesparse.sparsity.slide import lift, slide
+from slidesparse.tuning import search as tuning
 
 pytestmark = pytest.mark.gpu
 
@@ -119,7 +121,7 @@ def test_the_compressed_form_does_not_depend_on_the_machine_state():
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.bfloat16])
 def test_errors_of_a_product_are_measured_exactly(dtype):
-    from slidesparse import cuda_tools
+    from slidesparse.timing import cuda_tools
 
     reference = torch.randint(-1000, 1000, (300, 400), device="cuda").double()
     out = reference.to(dtype)
@@ -133,7 +135,7 @@ def test_errors_of_a_product_are_measured_exactly(dtype):
 
 
 def test_a_sample_is_the_time_of_one_call():
-    from slidesparse import timing_cuda
+    from slidesparse.timing import cuda as timing_cuda
 
     source = torch.empty(1 << 28, dtype=torch.uint8, device="cuda").random_()
     target = torch.empty_like(source)

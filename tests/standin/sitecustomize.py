@@ -13,8 +13,9 @@ import select
 import sys
 from pathlib import Path
 
-from slidesparse import handlers, hardware, nvml
 from slidesparse.errors import MeasurementError, OutOfMemoryError
+from slidesparse.machine import hardware, nvml
+from slidesparse.worker import handlers
 
 PLACE = Path(os.environ.get("XDG_STANDIN", "/nowhere"))
 

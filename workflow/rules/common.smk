@@ -6,9 +6,14 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
-from slidesparse import choices, cluster, configuration, hardware, program, records, status, stock
+from slidesparse import program
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import none_from_the_future, refuse_links_out, write_json
+from slidesparse.machine import hardware
+from slidesparse.plan import cluster, stock
+from slidesparse.plan import matrix as configuration
+from slidesparse.points import records, status
+from slidesparse.tuning import choices
 
 POINT = "results/{}/{}/{}/{}/{}/{}/M{}.json"
 TABLE = "results/{0}/{1}/{2}/{3}/{4}/{5}/{2}-{3}_{1}.csv"

@@ -2,7 +2,8 @@
 
 import argparse
 
-from slidesparse import choices, program
+from slidesparse import program
+from slidesparse.points import choose_kernels as choices
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--output", required=True, help="path of the choices")

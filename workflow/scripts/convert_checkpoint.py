@@ -2,8 +2,9 @@
 
 import argparse
 
-from slidesparse import devices, program
+from slidesparse import program
 from slidesparse.files import read_json, write_json
+from slidesparse.worker import devices
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model-manifest", required=True, help="manifest of the BF16 model")
@@ -14,7 +15,7 @@ parser.add_argument("--resources", default="resources", help="where models and c
 
 
 def main(arguments):
-    from slidesparse import checkpoints  # imports torch, which --help and a bad argument need not wait for
+    from slidesparse.models import checkpoints  # imports torch, which --help and a bad argument need not wait for
 
     manifest = read_json(arguments.model_manifest)
     with devices.host(shared=True):  # not while a point is measured that wants the host to itself

@@ -5,7 +5,7 @@ import sys
 
 from slidesparse import program
 from slidesparse.files import printable
-from slidesparse.report.export import export
+from slidesparse.report.tables.export import export
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--hardware", required=True, metavar="KEY")

@@ -3,7 +3,7 @@
 import argparse
 
 from slidesparse import program
-from slidesparse.report.gather import expected_digests, gather
+from slidesparse.report.tables.gather import expected_digests, gather
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--points", nargs="+", required=True, metavar="FILE", help="M{m}.json files of one configuration")

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from slidesparse import program, status
+from slidesparse import program
+from slidesparse.points import status
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--results", default="results", metavar="DIR", help="where the results lie")

@@ -2,7 +2,8 @@
 
 import argparse
 
-from slidesparse import points, program
+from slidesparse import program
+from slidesparse.points import measure as points
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--output", required=True, help="path of the table (.json; the .csv is written beside it)")

@@ -109,16 +109,6 @@ def worker(arguments):
     return Worker(not arguments.no_resident, arguments.owner, plan, arguments.seat)
 
 
-def check_configuration(arguments):
-    """End this process with one sentence if a configuration file in a call of Snakemake with `arguments` is a trap."""
-    from slidesparse import configuration_text  # which imports yaml, for which the client of a point does not wait
-
-    try:
-        configuration_text.check_command_line(arguments)
-    except SlideSparseError as error:
-        sys.exit(f"snakemake: {printable(error)}")
-
-
 def find_own_programs():
     """Let the commands that this process starts find its own interpreter, activated or not, and this very library."""
     for name, own in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", Path(__file__).parents[1])):

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import NamedTuple, Protocol
 
 from slidesparse.errors import MeasurementError
-from slidesparse.quantize import DTYPES
+from slidesparse.sparsity.quantize import DTYPES
 
 NAMES = {stored: name for name, stored in DTYPES.items()}
 """INT8 or FP8 of a torch dtype."""

@@ -12,9 +12,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from slidesparse import hardware
 from slidesparse.errors import HardwareError, MeasurementError
 from slidesparse.files import digest, sha256_file, write_atomic, write_json
+from slidesparse.machine import hardware
 
 SOURCES = Path(__file__).parents[3] / "csrc"
 

@@ -14,7 +14,7 @@ import torch
 from slidesparse import gemm
 from slidesparse.errors import MeasurementError
 from slidesparse.gemm import Algorithm
-from slidesparse.slide import compress, lanes
+from slidesparse.sparsity.slide import compress, lanes
 
 
 @dataclass

@@ -2,9 +2,9 @@
 
 import re
 
-from slidesparse import safetensors_io
 from slidesparse.errors import CheckpointError
 from slidesparse.files import inside, is_plain, read_json
+from slidesparse.models import safetensors_io
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", ".safetensors"
 OTHERS = (

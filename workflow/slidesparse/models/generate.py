@@ -6,9 +6,9 @@ sums, and BF16 by exact arithmetic. Nothing depends on how a library samples or 
 
 import math
 
-from slidesparse import safetensors_io
 from slidesparse.errors import ConfigurationError
 from slidesparse.files import write_json
+from slidesparse.models import safetensors_io
 from slidesparse.models.verified import measure
 
 GENERATOR = 2

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.files import leads_out
-from slidesparse.report import (
+from slidesparse.report.document import publish
+from slidesparse.report.document.model import Bullets, Section, say
+from slidesparse.report.document.render import check_languages
+from slidesparse.report.sections import (
     anomalies,
     checks,
     comparison,
@@ -15,16 +18,13 @@ from slidesparse.report import (
     lifts,
     overview,
     performance,
-    publish,
     speedups,
 )
-from slidesparse.report.document import Bullets, Section, say
-from slidesparse.report.figures import figures
-from slidesparse.report.gather import gather_all, hardware_directories
-from slidesparse.report.ratios import comparisons
-from slidesparse.report.render import check_languages
-from slidesparse.report.sources import hardware_keys, read_source
-from slidesparse.report.tasks import write_tasks
+from slidesparse.report.sections.figures import figures
+from slidesparse.report.sections.ratios import comparisons
+from slidesparse.report.sources.read import hardware_keys, read_source
+from slidesparse.report.tables.gather import gather_all, hardware_directories
+from slidesparse.report.tables.tasks import write_tasks
 
 
 def write_report(hardware, sources, output, languages=("en",)):

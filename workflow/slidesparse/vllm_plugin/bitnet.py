@@ -18,7 +18,7 @@ from vllm.model_executor.layers.linear import MergedColumnParallelLinear, RowPar
 from vllm.model_executor.models.llama import LlamaAttention, LlamaForCausalLM, LlamaModel
 from vllm.sequence import IntermediateTensors
 
-from slidesparse.kernels import fused
+from slidesparse.operators import fused
 from slidesparse.vllm_plugin.quantization import SlideSparseConfig
 
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from slidesparse import breakdown, vllm_plugin
+from slidesparse import vllm_plugin
+from slidesparse.timing import breakdown
 from slidesparse.vllm_plugin import scheduler
 
 vllm_plugin.register()  # in a process of the engine's own, where the package is not installed but on the path
@@ -57,7 +58,7 @@ class Probe:
         """{clock_mhz: mean of the multiprocessors over a fifth of a millisecond, peak_memory_bytes}; none on a CPU."""
         if not torch.cuda.is_available():
             return {}
-        from slidesparse.cuda_tools import Wait
+        from slidesparse.timing.cuda_tools import Wait
 
         if not hasattr(self, "_slidesparse_wait"):
             self._slidesparse_wait = Wait()

@@ -12,12 +12,15 @@ from vllm.model_executor.layers.quantization import register_quantization_config
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 from vllm.model_executor.parameter import ChannelQuantScaleParameter, ModelWeightParameter
 
-from slidesparse import checkpoints, gemm, slide, tuning
+from slidesparse import gemm
 from slidesparse.errors import CheckpointError, ConfigurationError
-from slidesparse.kernels import configurations
-from slidesparse.patterns import ALIGNMENT, Pattern
-from slidesparse.quantize import DTYPES
-from slidesparse.vllm_plugin.choices import Choices
+from slidesparse.models import checkpoints
+from slidesparse.operators import launches as configurations
+from slidesparse.sparsity import slide
+from slidesparse.sparsity.patterns import ALIGNMENT, Pattern
+from slidesparse.sparsity.quantize import DTYPES
+from slidesparse.tuning import search as tuning
+from slidesparse.tuning.choices import Choices
 
 NAME = "slidesparse"
 

@@ -1,0 +1,346 @@
+"""A vLLM engine whose M is set per measurement: one load serves every prefill and decode point of a configuration."""
+
+import gc
+import math
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from slidesparse.engine import throughput
+from slidesparse.errors import MeasurementError, OutOfMemoryError, SlideSparseError
+from slidesparse.files import read_json, sha256_file
+from slidesparse.models import checkpoints
+from slidesparse.plan import stock
+from slidesparse.plan.backends import BACKENDS
+from slidesparse.tuning.choices import Choices
+
+BLOCK = {"cpu": 128, "cuda": 16}
+"""Tokens that a block of the KV cache holds by default."""
+
+OURS = {"cuda": stock.Variant("FULL", 1, False), "cpu": stock.Variant("NONE", 1, False)}
+"""How our own engines are set."""
+
+
+class Run(NamedTuple):
+    """What a run of the engine was."""
+
+    seconds: list
+    """between the ends of steps"""
+    steps: list
+    """(tokens, sequences) that each carried"""
+    modes: list
+    """CUDA graph mode of each; empty on a CPU"""
+    elapsed_s: float
+    """from the first request to the last token"""
+    profile: dict | None
+    """of the steps that were to be recorded (vllm_plugin.probe)"""
+
+
+class Engine:
+    """One checkpoint on one backend, which may be a variant of stock vLLM (`stock.VARIANTS`).
+
+    `size` bounds every later M; more needs a new engine.
+    """
+
+    def __init__(self, checkpoint, backend, tuning, size):
+        import torch
+        from vllm import EngineArgs
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        from slidesparse import vllm_plugin
+
+        vllm_plugin.register()
+        self.size, self.backend = size, backend
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.variant = stock.VARIANTS.get(backend, OURS[self.device])
+        largest = math.inf if backend not in stock.VARIANTS else stock.LARGEST_STOCK_GRAPH
+        self.graphs = [] if self.variant.graphs == "NONE" else [step for step in size.graphs if step[0] <= largest]
+        """(tokens, sequences) of the steps that are to run as CUDA graphs."""
+        config = read_json(Path(checkpoint) / "config.json")
+        head_dim = config["hidden_size"] // config["num_attention_heads"]
+        token_bytes = 2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim
+        block = BLOCK[self.device]
+        blocks = max(steps * (model_len // block + 1) for steps, model_len in size.cached) + size.model_len // block + 2
+        default = torch.get_default_dtype()
+        begin = time.monotonic()
+        try:
+            self.llm = LLMEngine.from_engine_args(
+                EngineArgs(
+                    model=str(checkpoint),
+                    dtype="bfloat16",
+                    seed=0,
+                    skip_tokenizer_init=True,
+                    enable_prefix_caching=False,
+                    max_model_len=size.model_len,
+                    max_num_batched_tokens=max(size.tokens, size.model_len),
+                    max_num_seqs=size.sequences,
+                    kv_cache_memory_bytes=blocks * block * token_bytes,
+                    disable_log_stats=True,
+                    worker_extension_cls="slidesparse.vllm_plugin.probe.Probe",
+                    **self._running(tuning),
+                ),
+                UsageContext.LLM_CLASS,
+                enable_multiprocessing=self.variant.own_process,
+            )
+        finally:
+            torch.set_default_dtype(default)  # vLLM leaves its own behind when loading fails
+        self.start_s = time.monotonic() - begin
+        self.vocabulary = config["vocab_size"]
+        self._prompts = 0
+
+    def _running(self, tuning):
+        """How steps run: ours as CUDA graphs of what is planned, with nothing compiled; stock vLLM as it is set."""
+        running = {
+            "scheduler_cls": f"slidesparse.vllm_plugin.scheduler.{'Async' * (self.device == 'cuda')}RecordingScheduler",
+            "async_scheduling": self.device == "cuda",
+        }
+        if self.variant.graphs == "NONE":
+            running["enforce_eager"] = True
+        else:
+            running["gpu_memory_utilization"] = 0.01  # all sizes are given: this only refuses GPUs that are not empty
+            sizes = sorted({tokens for tokens, _ in self.graphs})
+            running["compilation_config"] = {
+                "cudagraph_mode": self.variant.graphs if sizes else "NONE",
+                "cudagraph_capture_sizes": sizes,
+            }
+            running["attention_config"] = {"flash_attn_max_num_splits_for_cuda_graph": self.variant.num_splits}
+        if self.backend in stock.VARIANTS:
+            return running
+        if "compilation_config" in running:
+            running["compilation_config"]["mode"] = 0
+        chosen = {"backend": self.backend, "tuning": str(tuning) if tuning else None, "graphs": self.graphs}
+        return running | {"quantization": "slidesparse", "additional_config": {"slidesparse": chosen}}
+
+    @property
+    def model(self):
+        """The torch module that runs, for tests that look inside."""
+        return self.llm.engine_core.engine_core.model_executor.driver_worker.worker.model_runner.get_model()
+
+    def ask(self, name, *arguments):
+        """What a method of vllm_plugin.probe.Probe answers."""
+        return self.llm.collective_rpc(f"slidesparse_{name}", args=arguments)[0]
+
+    def close(self):
+        """Free the engine's memory."""
+        self.llm.engine_core.shutdown()
+        del self.llm
+        _free()
+
+    def run(self, lengths, output_len, limits, deadline, profile=None):
+        """Run one request per prompt length, each for `output_len` tokens, until all are done; returns a Run.
+
+        Prompts are fixed pseudo-random tokens. limits: (tokens, sequences) of a step. profile: (steps before, steps)
+        that are recorded. Raises MeasurementError at the deadline (time.monotonic), and if a step ran in another way
+        than planned.
+        """
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = SamplingParams(max_tokens=output_len, ignore_eos=True, detokenize=False, temperature=0.0)
+        sampling.output_kind = RequestOutputKind.FINAL_ONLY  # as vLLM's own LLM.generate
+        prompts = [
+            TokensPrompt(prompt_token_ids=prompt(number, length, self.vocabulary))
+            for number, length in enumerate(lengths, self._prompts)
+        ]
+        self.ask("limit", 0, 0)
+        self.ask("taken")
+        begin = time.perf_counter()
+        for tokens in prompts:
+            self.llm.add_request(str(self._prompts), tokens, sampling)
+            self._prompts += 1
+        ends, recorded = [time.perf_counter()], None
+        self.ask("limit", *limits)
+        while self.llm.has_unfinished_requests():
+            if self._step():
+                ends.append(time.perf_counter())
+                if profile and len(ends) - 1 == profile[0]:
+                    self.ask("profile", True)
+                elif profile and len(ends) - 1 == sum(profile):
+                    recorded = self.ask("profile", False)
+            if time.monotonic() > deadline:
+                self.llm.abort_request(list(self.llm.output_processor.request_states), internal=True)
+                raise MeasurementError(f"the time limit ended the measurement after {len(ends) - 1} steps; raise it")
+        steps, modes = self.ask("taken")
+        seconds = [after - before for before, after in pairwise(ends)]
+        if len(steps) != len(seconds):
+            raise MeasurementError(f"{len(seconds)} engine steps carried {len(steps)} batches; the timing is not exact")
+        if self.device == "cuda" and len(modes) != len(steps):
+            raise MeasurementError(
+                f"{len(steps)} engine steps told {len(modes)} CUDA graph modes: how they ran is unknown"
+            )
+        self._check(steps, modes)
+        return Run(seconds, steps, modes, ends[-1] - begin, recorded)
+
+    def _step(self):
+        """LLMEngine.step, which tells of steps by the outputs of requests, and these are told of once they are done.
+
+        Returns whether a batch has ended: when vLLM only queues one, none has; what is left of an aborted run, which an
+        engine in its own process may tell late, is none.
+        """
+        outputs = self.llm.engine_core.get_output()
+        ended = any(one.request_id in self.llm.output_processor.request_states for one in outputs.outputs)
+        processed = self.llm.output_processor.process_outputs(
+            outputs.outputs, engine_core_timestamp=outputs.timestamp, iteration_stats=None
+        )
+        self.llm.engine_core.abort_requests(processed.reqs_to_abort)
+        return ended
+
+    def _check(self, steps, modes):
+        """Raise MeasurementError if a step ran without the CUDA graph that was made for it, or with another's."""
+        for step, mode in zip(steps, modes or len(steps) * ["NONE"], strict=True):
+            planned = tuple(step) in self.graphs
+            if self.backend in stock.VARIANTS:  # which fills a step up to the next captured size
+                planned = step[0] <= max((tokens for tokens, _ in self.graphs), default=0)
+            if planned != (mode != "NONE"):
+                raise MeasurementError(
+                    f"a step of {step[0]} tokens and {step[1]} sequences ran with the CUDA graph mode {mode}, where one"
+                    f" was {'' if planned else 'not '}planned"
+                )
+
+    def describe(self, M):
+        """How points of this engine were measured: what ran at M, and what the engine is."""
+        return self.ask("model", M) | {
+            "own_process": self.variant.own_process,
+            "num_splits": self.variant.num_splits if self.device == "cuda" else None,
+            "peak_memory_bytes": self.ask("state").get("peak_memory_bytes"),
+            "engine_start_s": self.start_s,
+        }
+
+
+def prompt(number, length, vocabulary):
+    """The `number`-th prompt: `length` pseudo-random token ids, the same in every run."""
+    state, tokens = number + 1, []
+    for _ in range(length):
+        state = (state * 6364136223846793005 + 1442695040888963407) % (1 << 64)  # Knuth's MMIX generator
+        tokens.append((state >> 33) % (vocabulary - 2))  # the last two are bos and eos in BitNet-tiny
+    return tokens
+
+
+class Size(NamedTuple):
+    """What an engine must hold."""
+
+    tokens: int
+    """of a step"""
+    sequences: int
+    """that run at once"""
+    model_len: int
+    """tokens of a sequence"""
+    cached: tuple
+    """pairs of sequences and their length that the KV cache must hold, one pair at a time"""
+    graphs: tuple
+    """pairs of tokens and sequences of the steps that are measured"""
+
+    @classmethod
+    def of(cls, stage, M, parameters):
+        """The smallest engine that can measure M in `stage`."""
+        if stage == "prefill":
+            lengths = throughput.split(M, parameters["prompt_cap"])
+            tokens, sequences, model_len = M, 2 * len(lengths), lengths[0] + 1
+            graph = (M, len(lengths))
+        else:
+            tokens, sequences = M * parameters["prompt_len"], M
+            model_len, graph = parameters["prompt_len"] + parameters["output_len"], (M, M)
+        return cls(tokens, sequences, model_len, ((sequences, model_len),), (graph,))
+
+    def union(self, other):
+        """The smallest engine that is both."""
+        pairs = (tuple(sorted({*mine, *theirs})) for mine, theirs in zip(self[3:], other[3:], strict=True))
+        return Size(*map(max, self[:3], other[:3]), *pairs)
+
+
+_kept = {"key": None, "engine": None}
+
+
+def is_sparse(request):
+    """Whether the engine for a request of `measure` has sparse products, its backend's or one chosen for it."""
+    name = request["backend"]
+    run = Choices(request["tuning"]).tables if name == "auto" else [name]
+    return any(BACKENDS[backend].sparse for backend in run if backend in BACKENDS)
+
+
+def measure(request):
+    """Results of one prefill or decode point; keeps its engine for the next point of the same configuration.
+
+    request: stage, M, parameters, manifest (path), tuning (path or None), backend, root; `others`, [[stage, M,
+    parameters], …], names further points that the same engine shall be able to serve, if it fits. Raises
+    OutOfMemoryError if an engine for this point alone does not fit.
+    """
+    import torch
+
+    manifest = read_json(request["manifest"])
+    alone = Size.of(request["stage"], request["M"], request["parameters"])
+    together = alone
+    for point in request.get("others", ()):
+        together = together.union(Size.of(*point))
+    for size in dict.fromkeys((together, alone)):
+        try:
+            return _measure(request, manifest, alone, size)
+        except torch.OutOfMemoryError as error:
+            reason = error
+        except Exception as error:
+            reason = _in_this_process(request, manifest, alone, size, error)
+        _discard()
+    raise OutOfMemoryError(str(reason).partition(". ")[0])
+
+
+def _in_this_process(request, manifest, alone, size, error):
+    """The torch.OutOfMemoryError that ended an engine in a process of its own, which tells this one only that it ended.
+
+    Found by measuring with the same engine in this process. Raises `error` where that is not what happened.
+    """
+    import torch
+
+    twin = stock.in_process(request["backend"])
+    if twin is None or isinstance(error, SlideSparseError):
+        raise error
+    _discard()
+    try:
+        _measure(request | {"backend": twin}, manifest, alone, size)
+    except torch.OutOfMemoryError as found:
+        return found
+    _discard()
+    raise error
+
+
+def _measure(request, manifest, needed, size):
+    """Results of a point that needs an engine of the size `needed`; if there is none, one of `size` is made."""
+    tuning = request["tuning"]
+    key = (checkpoints.content_digest(manifest), request["backend"], tuning and sha256_file(tuning))
+    if _kept["key"] != key or _kept["engine"].size.union(needed) != _kept["engine"].size:
+        close()
+        directory = checkpoints.ensure(manifest, request["root"])
+        _kept["engine"] = Engine(directory, request["backend"], tuning, size)
+        _kept["key"] = key
+    return getattr(throughput, request["stage"])(_kept["engine"], request["M"], request["parameters"])
+
+
+def close():
+    """Free the engine that `measure` keeps."""
+    engine, _kept["engine"], _kept["key"] = _kept["engine"], None, None
+    if engine:
+        engine.close()
+
+
+def _discard():
+    """Free the engine that `measure` keeps, if there is one, and what is left of one that failed."""
+    close()
+    _free()
+
+
+def _free():
+    """Free what a closed engine held, or one that could not be made.
+
+    The next engine gets a pool of its own for its CUDA graphs: vLLM keeps one for all engines of a process, and where
+    anything still holds memory of it without a graph, capturing into it fails.
+    """
+    import torch
+    from vllm.distributed import cleanup_dist_env_and_memory
+    from vllm.platforms import current_platform
+
+    type(current_platform)._global_graph_pool = None
+    cleanup_dist_env_and_memory()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""The kernel stage: products, whole linears and their points."""

@@ -1,0 +1,329 @@
+"""Which machine this is, what its results are called, and what it can run.
+
+Imports neither torch nor any GPU library: NVIDIA's management library is asked for the GPU, files for the rest.
+"""
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from slidesparse.errors import HardwareError
+from slidesparse.machine import nvml
+
+KEY_PATTERN = (
+    r"(?:cpu-[A-Za-z0-9-]+_cc0_py[0-9]+_cu0|(?!cpu-)[A-Za-z0-9-]+_cc[1-9][0-9]+_py[0-9]+_cu[1-9][0-9]+)"
+    r"_[a-z0-9]+(?:_[a-z0-9]+)*"
+)
+"""Regular expression of a hardware key, without groups or anchors, for wildcard constraints."""
+
+CAPABILITY = {"INT8": (80, "structured sparsity begins"), "FP8": (89, "FP8 (E4M3) tensor cores begin")}
+"""dtype: the compute capability it needs on an NVIDIA GPU, and what that is for. CPUs run both."""
+
+CACHE_BYTES = 256 << 20
+"""Cache size taken when the machine does not tell it; more than any GPU of 2026 has."""
+
+
+class Parts(NamedTuple):
+    """What a hardware key says: `cc` 89 is compute capability 8.9, `python` 312 is 3.12, `cuda` 129 is 12.9."""
+
+    gpu: str
+    cc: int
+    python: int
+    cuda: int
+    arch: str
+
+    @property
+    def processor(self):
+        """gpu or cpu: what of the machine is measured."""
+        return "gpu" if self.cc else "cpu"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One machine as points are measured on it: a GPU, or the CPU where there is none that can be used."""
+
+    key: str
+    """Hardware key, e.g. RTX4090_cc89_py312_cu129_x86_64."""
+    name: str
+    """Full name of the GPU, e.g. NVIDIA H100 PCIe; of the CPU where that is measured."""
+    cc: int
+    """Compute capability times ten; 0 on a CPU."""
+    cpu: str
+    """Model name of the host's CPU."""
+    cores: int
+    """Logical CPUs that this process may use."""
+    caches: dict = field(default_factory=dict)
+    """Bytes of the caches that one CPU core reaches: L1d, L2, L3."""
+    host_memory_bytes: int | None = None
+    memory_bytes: int | None = None
+    """Memory of the GPU."""
+    driver: str | None = None
+    driver_cuda: str | None = None
+    """Newest CUDA that the driver serves."""
+    power_limit_w: float | None = None
+    uuid: str | None = None
+    """Hash of the GPU's UUID."""
+    device: str | None = None
+    """What CUDA_VISIBLE_DEVICES must say to select this GPU and no other. Not for publication."""
+    bus_id: str | None = None
+    """PCI address of a whole GPU."""
+    note: str | None = None
+    """Why a GPU of this machine is not used."""
+
+    @property
+    def gpu(self):
+        """True where a GPU is measured."""
+        return self.cc > 0
+
+    @cached_property
+    def sm_count(self):
+        """Streaming multiprocessors of the GPU; None where they cannot be had. Initialises the CUDA driver."""
+        return _cuda_attribute(self.bus_id, 16)
+
+    @cached_property
+    def l2_bytes(self):
+        """L2 cache of the GPU in bytes; None where it cannot be had. Initialises the CUDA driver."""
+        return _cuda_attribute(self.bus_id, 38)
+
+    @cached_property
+    def memory_bandwidth(self):
+        """Bytes a second between the GPU and its memory, by its clock and width; None where they cannot be had."""
+        clock_khz, bits = _cuda_attribute(self.bus_id, 36), _cuda_attribute(self.bus_id, 37)
+        return 2 * clock_khz * 1000 * bits // 8 if clock_khz and bits else None
+
+    @property
+    def cache_bytes(self):
+        """Largest cache between the measured processor and its memory, in bytes."""
+        return (self.l2_bytes if self.gpu else max(self.caches.values(), default=None)) or CACHE_BYTES
+
+
+def gpu_token(name):
+    """The GPU's part of the key, from its full name: the first word after NVIDIA, up to a hyphen.
+
+    Of RTX, GTX and TITAN cards the words that make the model are joined: `NVIDIA GeForce RTX 4070 Ti SUPER` is
+    RTX4070TiSUPER, `NVIDIA GeForce RTX 4090 Laptop GPU` RTX4090Laptop, `NVIDIA RTX PRO 6000 Blackwell Server Edition`
+    RTXPRO6000. A slice of a GPU keeps its profile: `NVIDIA H200 MIG 1g.18gb` is H200-MIG-1g-18gb. Form factor and
+    edition (SXM or PCIe, server or workstation) are provenance inside the point.
+    """
+    words = [word for word in name.split() if word not in ("NVIDIA", "GeForce", "Tesla", "Quadro")] or ["GPU"]
+    if words[0] in ("RTX", "GTX", "TITAN"):
+        suffixes = ("RTX", "PRO", "Ti", "SUPER", "Laptop", "D")
+        end = next(
+            (i for i, word in enumerate(words) if i and word not in suffixes and not re.search(r"\d", word)), len(words)
+        )
+        token = "".join(words[:end])
+    else:
+        token = words[0].partition("-")[0]
+    if "MIG" in words:
+        token += "-" + "-".join(words[words.index("MIG") :])
+    return re.sub(r"[^A-Za-z0-9]+", "-", token).strip("-") or "GPU"
+
+
+def cpu_name(cpuinfo, machine):
+    """Model name of a CPU from the text of /proc/cpuinfo; Arm cores, which have none there, by their numbers."""
+    fields = dict(re.findall(r"^([^\t:]+?)\s*:\s*(.*)$", cpuinfo, re.MULTILINE))
+    if fields.get("model name"):
+        return fields["model name"].strip()
+    if "CPU part" in fields:
+        return f"{machine} {fields.get('CPU implementer', '')} {fields['CPU part']}"
+    return machine
+
+
+def cpu_token(name):
+    """The CPU's part of the key: cpu- and its model name without marks, clock and core count."""
+    name = re.sub(r"\((?:R|TM|tm|r)\)|@.*|\b\d+-Core\b|\bCPU\b|\bProcessor\b", " ", name)
+    return "cpu-" + (re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "unknown")
+
+
+def parse(key):
+    """Parts of a hardware key. Raises HardwareError if it is not one."""
+    if not re.fullmatch(KEY_PATTERN, key):
+        raise HardwareError(
+            f"{key!r} is not a hardware key, which reads {{GPU}}_cc{{cc}}_py{{xy}}_cu{{xyz}}_{{arch}},"
+            " such as RTX4090_cc89_py312_cu129_x86_64"
+        )
+    gpu, cc, python, cuda, arch = key.split("_", 4)
+    return Parts(gpu, int(cc[2:]), int(python[2:]), int(cuda[2:]), arch)
+
+
+def supports(key, dtype):
+    """None if hardware `key` runs `dtype`, else the reason why not, as a sentence without a full stop."""
+    parts = parse(key)
+    needed, what = CAPABILITY[dtype]
+    if not parts.cc or parts.cc >= needed:
+        return None
+    return (
+        f"{dtype} cannot run on {parts.gpu}: {what} with compute capability {needed / 10}, and it has {parts.cc / 10}"
+    )
+
+
+def torch_cuda():
+    """(torch is installed, the CUDA it was built for such as "12.9" or None), read from its files, not imported."""
+    try:
+        spec = importlib.util.find_spec("torch")
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.origin:
+        return False, None
+    try:
+        text = Path(spec.origin).with_name("version.py").read_text()
+    except OSError:
+        return True, None
+    match = re.search(r"^cuda\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    return True, match and match[1]
+
+
+def visible(setting, uuids):
+    """Positions in `uuids` that CUDA_VISIBLE_DEVICES=`setting` leaves, in its order. None leaves all.
+
+    Like CUDA: an entry is a number or the beginning of a UUID, and the first unknown entry ends the list.
+    """
+    if setting is None:
+        return list(range(len(uuids)))
+    positions = []
+    for entry in (entry.strip() for entry in setting.split(",")):
+        matches = [
+            i
+            for i, uuid in enumerate(uuids)
+            if entry == str(i) or (entry.startswith(("GPU-", "MIG-")) and uuid.startswith(entry))
+        ]
+        if len(matches) != 1:
+            break
+        positions += matches
+    return positions
+
+
+def detected():
+    """[Hardware] of this machine: one for each visible GPU, or the CPU where no GPU can be used.
+
+    CUDA_VISIBLE_DEVICES is respected; GPUs are numbered in PCI order. A GPU is not used when the installed torch was
+    built without CUDA. Raises HardwareError for a driver that does not answer.
+    """
+    with nvml.library() as library:
+        devices = nvml.devices(library) if library else []
+        chosen = visible(os.environ.get("CUDA_VISIBLE_DEVICES"), [uuid for uuid, _, _ in devices])
+        if not chosen:
+            return [_hardware()]
+        installed, cuda = torch_cuda()
+        if installed and not cuda:
+            name = library.nvmlDeviceGetName(devices[chosen[0]][1])
+            return [_hardware(note=f"{name} is not used, because the installed torch was built without CUDA")]
+        return [_hardware(**_gpu(library, *devices[i])) for i in chosen]
+
+
+def detect(index=0):
+    """Number `index` of what is `detected`. Raises HardwareError for a GPU that is not there."""
+    found = detected()
+    if index >= len(found):
+        visible_gpus = sum(device.gpu for device in found)
+        raise HardwareError(f"GPU number {index} was asked for, but {visible_gpus} are visible here, counted from 0")
+    return found[index]
+
+
+def key(index=0):
+    """Hardware key of this machine, or of its visible GPU number `index`."""
+    return detect(index).key
+
+
+def check(key):
+    """[Hardware] of this machine where results of `key` may be measured; HardwareError, naming both, if none."""
+    parse(key)
+    found = detected()
+    matching = [device for device in found if device.key == key]
+    if not matching:
+        own = " and ".join(dict.fromkeys(device.key for device in found))
+        note = f" ({found[0].note})" if found[0].note else ""
+        raise HardwareError(
+            f"this machine is {own}{note} and the results asked for belong to {key}: measure them there,"
+            f" or set hardware: {found[0].key}"
+        )
+    return matching
+
+
+def _hardware(name=None, token=None, cc=0, cuda=0, **gpu):
+    """Hardware of this host, with what is known of its GPU."""
+    machine = os.uname().machine
+    cpu = cpu_name(_text("/proc/cpuinfo"), machine)
+    python = f"{sys.version_info.major}{sys.version_info.minor}"
+    memory = re.search(r"MemTotal:\s+(\d+) kB", _text("/proc/meminfo"))
+    return Hardware(
+        key=f"{token or cpu_token(cpu)}_cc{cc}_py{python}_cu{cuda}_{machine}",
+        name=name or cpu,
+        cc=cc,
+        cpu=cpu,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        caches=_caches(),
+        host_memory_bytes=int(memory[1]) * 1024 if memory else None,
+        **gpu,
+    )
+
+
+def _text(path):
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _caches(root="/sys/devices/system/cpu/cpu0/cache"):
+    """Bytes of cpu0's data caches: {"L1d", "L2", "L3"}, as far as the kernel tells."""
+    caches = {}
+    for entry in sorted(Path(root).glob("index[0-9]*")):
+        size = re.fullmatch(r"(\d+)K", _text(entry / "size").strip())
+        kind = _text(entry / "type").strip()
+        if size and kind != "Instruction":
+            caches[f"L{_text(entry / 'level').strip()}{'d' if kind == 'Data' else ''}"] = int(size[1]) * 1024
+    return caches
+
+
+def _gpu(library, uuid, gpu, part):
+    """Fields of Hardware for one GPU or slice."""
+    name = library.nvmlDeviceGetName(part or gpu)
+    major, minor = library.nvmlDeviceGetCudaComputeCapability(gpu)
+    served = nvml.ask(library, "nvmlSystemGetCudaDriverVersion") or 0
+    driver_cuda = f"{served // 1000}.{served % 1000 // 10}"
+    memory = nvml.ask(library, "nvmlDeviceGetMemoryInfo", part or gpu)
+    limit = nvml.ask(library, "nvmlDeviceGetEnforcedPowerLimit", gpu)
+    pci = nvml.ask(library, "nvmlDeviceGetPciInfo", gpu)
+    return {
+        "name": name,
+        "token": gpu_token(name),
+        "cc": major * 10 + minor,
+        "cuda": int((torch_cuda()[1] or driver_cuda).replace(".", "")),
+        "memory_bytes": memory and memory.total,
+        "driver": nvml.ask(library, "nvmlSystemGetDriverVersion"),
+        "driver_cuda": driver_cuda,
+        "power_limit_w": limit and limit / 1000,
+        "uuid": hashed(uuid),
+        "device": uuid,
+        "bus_id": pci.busId if pci and not part else None,
+    }
+
+
+def hashed(text):
+    """What stands for a name that is not for publication."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _cuda_attribute(bus_id, attribute):
+    """One CUdevice_attribute of the GPU at `bus_id`, or None."""
+    if not bus_id:
+        return None
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, value = ctypes.c_int(), ctypes.c_int()
+    failed = (
+        cuda.cuInit(0)
+        or cuda.cuDeviceGetByPCIBusId(ctypes.byref(device), bus_id.encode())
+        or cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    )
+    return None if failed else value.value

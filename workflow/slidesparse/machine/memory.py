@@ -1,0 +1,56 @@
+"""Whether a point did not fit into the GPU's memory, or not beside what other processes held of it."""
+
+import os
+from contextlib import contextmanager
+
+from slidesparse.errors import MeasurementError, OutOfMemoryError
+from slidesparse.machine import hardware, nvml
+
+TOLERATED = 1 << 30
+"""Bytes that other processes may hold: a desktop, a monitor."""
+
+CONTEXT = 1 << 30
+"""Bytes that this process may hold outside torch: the CUDA context, kernels, workspaces of libraries."""
+
+
+@contextmanager
+def ours():
+    """Pass an OutOfMemoryError on if the GPU was ours alone, else raise a MeasurementError that says who held how much.
+
+    So that the point is measured again, instead of being stored as one that does not fit.
+    """
+    try:
+        yield
+    except OutOfMemoryError as error:
+        held, pids = held_by_others(*_now())
+        if held <= TOLERATED:
+            raise
+        named = f" ({'pid' if len(pids) == 1 else 'pids'} {', '.join(map(str, pids))})" if pids else ""
+        raise MeasurementError(
+            f"other processes{named} hold {held / 2**30:.1f} GiB of the GPU's memory, and the point does not fit beside"
+            f" them ({error}): wait for them or end them, then run again"
+        ) from None
+
+
+def held_by_others(pid, holders, total, free, reserved):
+    """(bytes of a GPU that processes other than `pid` hold, their pids as far as they are known).
+
+    holders: {pid: bytes or None} as NVML tells them. In a container they may be those of the host, or none; then what
+    is neither free nor `reserved` by torch in this process, beyond a CONTEXT, is taken to be of others. All in bytes.
+    """
+    others = {other: held for other, held in holders.items() if other != pid} if pid in holders else {}
+    if pid in holders and None not in others.values():
+        return sum(others.values()), sorted(others)
+    return max(0, total - free - reserved - CONTEXT), sorted(others)
+
+
+def _now():
+    """The arguments of `held_by_others` for this process and its GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return os.getpid(), {}, 0, 0, 0
+    free, total = torch.cuda.mem_get_info()
+    with nvml.library() as library:
+        holders = nvml.holders(library, hardware.detect().device) if library else {}
+    return os.getpid(), holders, total, free, torch.cuda.memory_reserved()

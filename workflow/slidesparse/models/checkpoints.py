@@ -1,0 +1,328 @@
+"""W8A8 checkpoints: quantise, prune and slide a BF16 model, one tensor at a time, and make it again from its manifest.
+
+A checkpoint is a directory `<root>/checkpoints/<model>/<dtype>/<sparsity>` with config.json, model.safetensors, the
+tokenizer and manifest.json; it appears at once or not at all. The dense one is a standard compressed-tensors W8A8
+checkpoint (int8 or E4M3 `<linear>.weight` [N, K], float32 `<linear>.weight_scale` [N, 1], dynamic per-token
+activations), so that stock vLLM loads it. A slid one has weights [N, K'] and a block `slidesparse` in its
+quantization_config that says all a reader needs.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from slidesparse import models
+from slidesparse.errors import CheckpointError
+from slidesparse.files import OWN, digest, directory_at_once, inside, open_lock, read_json, sha256_file, write_json
+from slidesparse.models import safetensors_io
+from slidesparse.sparsity.patterns import ALIGNMENT, WINDOW, Pattern
+from slidesparse.sparsity.prune import prune
+from slidesparse.sparsity.quantize import absmean_scale, store_as, ternary
+from slidesparse.sparsity.slide import slide
+
+CONVERTER = 1
+"""Version of everything that decides the bytes of a checkpoint. A change makes every checkpoint anew."""
+
+WEIGHTS = "model.safetensors"
+LINEAR = re.compile(r"model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)\.weight")
+STORED = {"INT8": "I8", "FP8": "F8_E4M3"}
+TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def directory(manifest, root="resources"):
+    """Where the weights of a checkpoint manifest lie."""
+    names = (manifest["model"], manifest["dtype"], manifest["sparsity"])
+    return inside(Path(root, "checkpoints"), *names, error=CheckpointError)
+
+
+def convert(model_manifest, dtype, sparsity, root="resources", progress=True):
+    """Make the checkpoint (dtype INT8 or FP8; sparsity dense or 2_L) of a model and return its manifest.
+
+    Peak memory is a few times the largest tensor. Raises CheckpointError if the model's tensors are not what its
+    configuration says, and whatever `models.ensure` raises.
+    """
+    pattern = _pattern(sparsity)
+    models.check(model_manifest)
+    manifest = {
+        "schema": 1,
+        "model": model_manifest["model"],
+        "dtype": dtype,
+        "sparsity": sparsity,
+        "converter": CONVERTER,
+        "model_manifest": model_manifest,
+    }
+    target = directory(manifest, root)
+    with _only_writer(target):
+        source = models.ensure(model_manifest, root)
+        with directory_at_once(target) as temporary:
+            files = [inside(source, name, error=CheckpointError) for name in sorted(model_manifest["files"])]
+            weights, layers = _convert_weights(files, temporary / WEIGHTS, dtype, pattern, progress)
+            config = _config(source, dtype, pattern, layers)
+            write_json(temporary / "config.json", config)
+            for path in files:
+                if path.name in COPIED:
+                    shutil.copyfile(path, temporary / path.name)
+            manifest["files"] = {
+                item.name: weights
+                if item.name == WEIGHTS
+                else {"size": item.stat().st_size, "sha256": sha256_file(item)}
+                for item in sorted(temporary.iterdir())
+                if item.name != OWN
+            }
+            manifest["layers"] = layers
+            manifest["weights"] = sum(layer["N"] * layer["K"] for layer in layers)
+            manifest["zeros_before"] = sum(layer["zeros_before"] for layer in layers)
+            manifest["changed"] = sum(layer["changed"] for layer in layers)
+            write_json(temporary / "manifest.json", manifest)
+    return manifest
+
+
+def ensure(manifest, root="resources"):
+    """The directory of a manifest's checkpoint, made again from the manifest's recipe if it is gone or damaged.
+
+    Raises CheckpointError if the recipe gives other bytes now than the manifest's sha256 say.
+    """
+    check(manifest)
+    target = directory(manifest, root)
+    try:
+        models.verify(target, manifest["files"])
+    except CheckpointError as error:
+        if target.exists():
+            print(f"making {target} again: {error}", file=sys.stderr)
+    else:
+        _check_weights(target / WEIGHTS, manifest)
+        return target
+    if manifest["converter"] != CONVERTER:
+        raise CheckpointError(
+            f"the weights of {target} are gone and were made by converter {manifest['converter']}, this is converter"
+            f" {CONVERTER}: delete results/checkpoints/{manifest['model']} to convert and measure anew"
+        )
+    made = convert(manifest["model_manifest"], manifest["dtype"], manifest["sparsity"], root)
+    if made["files"] != manifest["files"]:
+        different = sorted(n for n, f in manifest["files"].items() if made["files"].get(n) != f)
+        raise CheckpointError(
+            f"converting {manifest['model']} to {manifest['dtype']} {manifest['sparsity']} again gave other bytes for"
+            f" {', '.join(different) or 'its file list'} than its manifest: delete the manifest to measure anew"
+        )
+    return target
+
+
+def check(manifest):
+    """CheckpointError unless `manifest` can be one of a checkpoint; no name in it leads out of its directory."""
+    try:
+        dtype, converter, model = manifest["dtype"], manifest["converter"], manifest["model_manifest"]
+        named, sparsity, files = manifest["model"], manifest["sparsity"], manifest["files"]
+        layers = [(each["name"], int(each["N"]), int(each["K"])) for each in manifest["layers"]]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise CheckpointError("a checkpoint's manifest lacks a key: delete it to convert again") from None
+    models.check(model)
+    models.check_files(files, f"the manifest of checkpoint {named} {dtype} {sparsity}")
+    if named != model["model"] or dtype not in STORED or not isinstance(converter, int) or not layers:
+        raise CheckpointError(
+            f"a checkpoint's manifest names model {named!r}, dtype {dtype!r} and converter {converter!r}, which do not"
+            " fit: delete it to convert again"
+        )
+    _pattern(sparsity)
+
+
+def _check_weights(path, manifest):
+    """CheckpointError unless the weights at `path` are those that the manifest's dtype, pattern and layers call for."""
+    header, pattern = safetensors_io.read_header(path), Pattern(manifest["sparsity"])
+    for layer in manifest["layers"]:
+        name, N, K = f"{layer['name']}.weight", layer["N"], pattern.K_slid(layer["K"])
+        for tensor, expected in ((name, (STORED[manifest["dtype"]], (N, K))), (f"{name}_scale", ("F32", (N, 1)))):
+            stored = header.tensors.get(tensor)
+            if stored is None or (stored.dtype, stored.shape) != expected:
+                held = f"{stored.dtype} {list(stored.shape)}" if stored else "nothing"
+                raise CheckpointError(
+                    f"{path} holds {held} as {tensor}, but {manifest['dtype']} {pattern.title} of {layer['K']} inputs"
+                    f" needs {expected[0]} {list(expected[1])}: delete the checkpoint and its manifest to convert again"
+                )
+        scale = torch.from_numpy(safetensors_io.read(path, header, f"{name}_scale")).view(torch.float32)
+        if not bool((scale.isfinite() & (scale > 0)).all()):
+            raise CheckpointError(
+                f"{path}, tensor {name}_scale: a scale is not a positive number; delete the checkpoint and its manifest"
+                " to convert again"
+            )
+
+
+def _pattern(name):
+    try:
+        return Pattern(name)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"no such checkpoint: {error}") from None
+
+
+def content_digest(manifest):
+    """sha256 of what a measurement depends on: the checkpoint's files."""
+    return digest(manifest["files"])
+
+
+def read_tensor(directory, name):
+    """One tensor of a checkpoint or model directory, e.g. `model.layers.0.self_attn.q_proj.weight`."""
+    types = TORCH | {"I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn}
+    for file in sorted(Path(directory).glob("*.safetensors")):
+        header = safetensors_io.read_header(file)
+        if name in header.tensors:
+            stored = header.tensors[name]
+            flat = torch.from_numpy(safetensors_io.read(file, header, name))
+            return flat.view(types[stored.dtype]).view(stored.shape)
+    raise CheckpointError(f"{directory} has no tensor {name}; it is not complete, delete it to make it anew")
+
+
+@contextmanager
+def _only_writer(target):
+    """One process at a time makes one checkpoint; the kernel frees the lock when its holder dies."""
+    with open_lock(target.parent / f".{target.name}.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _convert_weights(files, path, dtype, pattern, progress):
+    """Write the converted tensors of a model's `files` to `path`; returns (its size and sha256, what was done per
+    linear).
+    """
+    headers = {file: safetensors_io.read_header(file) for file in files if file.suffix == ".safetensors"}
+    where = {name: (file, header) for file, header in headers.items() for name in header.tensors}
+    names = sorted(where, key=_natural)
+    layers, scales, entries = [], {}, []
+
+    def read(name):
+        return safetensors_io.read(*where[name], name)
+
+    def copied(name):
+        file, header = where[name]
+        data, stored = read(name), header.tensors[name].dtype
+        if stored in TORCH and not torch.from_numpy(data).view(TORCH[stored]).isfinite().all():
+            raise CheckpointError(f"{file}, tensor {name}: it holds NaN or infinity; fetch the model again")
+        return data
+
+    def weight(name):
+        codes, layer, scales[name] = converted.next()
+        layers.append(layer)
+        return codes
+
+    def weight_scale(name, N):
+        # One factor for the whole original matrix, once per output channel, so that merged projections stay ternary.
+        return torch.full((N, 1), 1.0 / scales.pop(name), dtype=torch.float32).numpy()
+
+    jobs = []
+    for name in names:
+        file, header = where[name]
+        stored = header.tensors[name]
+        if not LINEAR.fullmatch(name):
+            jobs.append(partial(copied, name))
+            entries.append((name, stored.dtype, stored.shape, lambda: converted.next()))
+            continue
+        if stored.dtype not in TORCH or len(stored.shape) != 2:
+            raise CheckpointError(
+                f"{file}: {name} is {stored.dtype} {list(stored.shape)}, not a matrix of BF16, F16 or F32 weights"
+            )
+        N, K = stored.shape
+        jobs.append(partial(_convert, read, name, stored, dtype, pattern, file))
+        entries.append((name, STORED[dtype], (N, pattern.K_slid(K)), partial(weight, name)))
+        entries.append((f"{name}_scale", "F32", (N, 1), partial(weight_scale, name, N)))
+    quiet = None if progress else True  # None: quiet unless standard error is a terminal
+    bar = tqdm(total=len(jobs), unit="tensor", desc=f"{dtype} {pattern.title}", disable=quiet)
+    with bar, _Ahead(jobs, bar.update) as converted:
+        written = safetensors_io.write(path, entries, {"format": "pt"})
+    return written, layers
+
+
+def _convert(read, name, stored, dtype, pattern, file):
+    """(codes as bytes [N, K'], what was done, absmean scale) of one linear's latent weight."""
+    N, K = stored.shape
+    latent = torch.from_numpy(read(name)).view(TORCH[stored.dtype]).view(N, K)
+    try:
+        scale = absmean_scale(latent)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}, tensor {name}: {error}") from None
+    codes = ternary(latent, scale)
+    zeros = codes.numel() - int(codes.count_nonzero())
+    codes, changed = prune(codes, latent, pattern)
+    layer = {"name": name.removesuffix(".weight"), "N": N, "K": K, "K_slid": pattern.K_slid(K)}
+    stored_codes = slide(store_as(codes, dtype).view(torch.int8), pattern)
+    return stored_codes.view(torch.uint8).numpy(), layer | {"zeros_before": zeros, "changed": changed}, scale
+
+
+class _Ahead:
+    """Results of jobs in order, computed a few ahead of who takes them: one job a core, each on one thread.
+
+    Many small operations gain nothing from torch's own threads; whole tensors beside each other, and beside writing,
+    take a third of the time.
+    """
+
+    def __init__(self, jobs, done):
+        self.jobs, self.done = iter(jobs), done
+        self.workers = len(os.sched_getaffinity(0))
+        self.pending = deque()
+
+    def __enter__(self):
+        self.threads = torch.get_num_threads()
+        self.pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
+        for _ in range(self.workers + 1):
+            self._submit()
+        return self
+
+    def _submit(self):
+        for job in islice(self.jobs, 1):
+            self.pending.append(self.pool.submit(job))
+
+    def next(self):
+        result = self.pending.popleft().result()
+        self._submit()
+        self.done()
+        return result
+
+    def __exit__(self, *error):
+        self.pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self.threads)
+
+
+def _natural(name):
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _config(source, dtype, pattern, layers):
+    """config.json of the checkpoint: the model's own, with how its linears are quantised and slid."""
+    config = read_json(source / "config.json")
+    config.pop("auto_map", None)
+    number = "int" if dtype == "INT8" else "float"
+    common = {"num_bits": 8, "type": number, "symmetric": True}
+    quantization = {
+        "quant_method": "compressed-tensors",
+        "format": f"{number}-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": common | {"strategy": "channel", "dynamic": False},
+                "input_activations": common | {"strategy": "token", "dynamic": True},
+            }
+        },
+        "ignore": ["lm_head"],
+    }
+    if not pattern.dense:
+        quantization["slidesparse"] = {
+            "version": CONVERTER,
+            "sparsity": pattern.name,
+            "Z": pattern.Z,
+            "L": pattern.L,
+            "window": WINDOW,
+            "window_order": "even-odd",
+            "alignment": ALIGNMENT,
+            "K_slid": {str(layer["K"]): layer["K_slid"] for layer in layers},
+        }
+    return config | {"architectures": ["BitNetForCausalLM"], "quantization_config": quantization}

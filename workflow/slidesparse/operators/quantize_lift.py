@@ -1,0 +1,237 @@
+"""Triton: quantise activations per token and lift them into the windows of a pattern, reading them from memory once.
+
+One program serves one row. A window is four codes, one 32-bit word, and every store of a warp is a run of words:
+
+- even windows where they are the row itself (dense, L a multiple of 4, 2:inf): the words of the row, from the
+  registers that its maximum was taken from;
+- all other windows: a window's four inputs are two pairs of the row, which are read again (from the cache) and
+  quantised again. Words beyond the last window are zeros, so that every byte of the output is written, once.
+
+Codes and scales are those of `slidesparse.quantize.quantize_per_token`, bit for bit. A row that holds NaN or infinity
+has codes 0 and the scale NaN or infinity: its products become NaN, and no other row is touched.
+"""
+
+from functools import lru_cache
+from math import ceil
+
+import torch
+import triton
+import triton.language as tl
+
+from slidesparse.operators.codes import (
+    INFINITY,
+    INTERPRETED,
+    NAN,
+    ROUND,
+    as_floats,
+    codes_of,
+    load_pair,
+    load_quad,
+    pack_codes,
+    round_to_int,
+    row_of,
+    store_word,
+)
+from slidesparse.sparsity.patterns import WINDOW, Pattern
+from slidesparse.sparsity.quantize import DTYPES, LARGEST, SMALLEST_AMAX
+
+_SMALLEST = tl.constexpr(SMALLEST_AMAX)
+
+
+@triton.jit
+def _largest(pair):
+    a, b = as_floats(pair)
+    return tl.maximum(tl.abs(a), tl.abs(b), propagate_nan=NAN)
+
+
+@triton.jit
+def _factor_int8(amax, scale):
+    """A float32 y so that x * y rounds to the code of x / scale, for every BF16 |x| <= amax.
+
+    x / scale is (nearly) 127 x / amax. With eight significant bits in x and in amax that is an exact half for
+    |x| = amax / 2, for others only if scale is a power of two, and else at least 1.5e-5 away from one, relatively. So
+    y = RN(1 / scale) serves all but amax / 2; if that falls to the wrong side, a y of 4 ulp more or less serves all.
+    """
+    inverse = tl.math.div_rn(1.0, scale)
+    half = 0.5 * amax
+    right = (tl.math.div_rn(half, scale) + ROUND).to(tl.int32, bitcast=True)
+    return (inverse.to(tl.int32, bitcast=True) + 4 * (right - round_to_int(half, inverse))).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _divide(x, scale, inverse, PORTABLE: tl.constexpr):
+    """x / scale, correctly rounded: x * RN(1 / scale), corrected by its exact remainder; keeps the sign of a zero."""
+    if PORTABLE:
+        return tl.math.div_rn(x, scale)
+    quotient = x * inverse
+    return tl.fma(tl.fma(quotient, scale, -1.0 * x), -1.0 * inverse, quotient)
+
+
+@triton.jit
+def _codes(low, high, scale, factor, live, FP8: tl.constexpr, PORTABLE: tl.constexpr):
+    """Four inputs, as two pairs, to a word of four codes; zeros where not `live`."""
+    a, b = as_floats(low)
+    c, d = as_floats(high)
+    if FP8:
+        a = _divide(a, scale, factor, PORTABLE)
+        b = _divide(b, scale, factor, PORTABLE)
+        c = _divide(c, scale, factor, PORTABLE)
+        d = _divide(d, scale, factor, PORTABLE)
+    else:
+        a, b = round_to_int(a, factor), round_to_int(b, factor)
+        c, d = round_to_int(c, factor), round_to_int(d, factor)
+    return pack_codes(a, b, c, d, live, FP8, PORTABLE)
+
+
+@triton.jit
+def _lift(
+    x,
+    codes,
+    scale,
+    factor,
+    finite,
+    FIRST: tl.constexpr,  # first word to write
+    END: tl.constexpr,  # and the one after the last
+    BASE: tl.constexpr,  # word of the first window of this parity
+    N: tl.constexpr,  # windows of this parity in a row,
+    COUNT: tl.constexpr,  # and in a group
+    LENGTH: tl.constexpr,
+    ODD: tl.constexpr,
+    K: tl.constexpr,
+    K_SLID: tl.constexpr,
+    FP8: tl.constexpr,
+    WORDS: tl.constexpr,
+    PORTABLE: tl.constexpr,
+    CHUNK: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """Write words FIRST … END-1: windows of one parity from word BASE on, zeros elsewhere."""
+    for first in tl.range(FIRST, END, DEPTH * CHUNK):
+        held = ()
+        for i in tl.static_range(DEPTH):
+            n = (first - BASE + i * CHUNK + tl.arange(0, CHUNK)).to(tl.uint32)
+            reads = n < N
+            if COUNT == N:
+                pair = (2 * n + ODD).to(tl.int32)
+            else:
+                pair = (n // COUNT * (LENGTH // 2) + n % COUNT * 2 + ODD).to(tl.int32)
+            pairs = (load_pair(x, pair, reads, K, WORDS), load_pair(x, pair + 1, reads, K, WORDS), finite & reads)
+            held = held + (pairs,)
+        for i in tl.static_range(DEPTH):
+            low, high, live = held[i]
+            p = first + i * CHUNK + tl.arange(0, CHUNK)
+            store_word(codes, p, _codes(low, high, scale, factor, live, FP8, PORTABLE), p < END, K_SLID)
+
+
+@triton.jit
+def _quantize_lift(
+    x,
+    codes,
+    scales,
+    stride,
+    K: tl.constexpr,
+    K_SLID: tl.constexpr,
+    LENGTH: tl.constexpr,  # inputs of a group
+    COUNT: tl.constexpr,  # odd windows of a group
+    EVEN: tl.constexpr,  # even windows of a row
+    ODD: tl.constexpr,  # odd windows of a row
+    PLAIN: tl.constexpr,  # the even windows are the row itself
+    LARGEST_CODE: tl.constexpr,
+    FP8: tl.constexpr,
+    WORDS: tl.constexpr,  # rows begin at multiples of 8 bytes and K is a multiple of 4
+    PORTABLE: tl.constexpr,  # without fused multiply-add and inline assembly, which the interpreter lacks
+    CHUNK: tl.constexpr,  # words of a row that are read and stored at once,
+    LIFT_CHUNK: tl.constexpr,  # and lifted at once; of the latter
+    DEPTH: tl.constexpr,  # so many are read before the first is written
+):
+    row = tl.program_id(0).to(tl.int64)
+    x = row_of(x, row, stride, WORDS)
+    codes = codes_of(codes, row, K_SLID)
+
+    quads: tl.constexpr = (K + 3) // 4
+    held = ()
+    for first in tl.static_range(0, quads, CHUNK):
+        held = held + (load_quad(x, first + tl.arange(0, CHUNK), K, WORDS, ""),)
+    top = tl.zeros([CHUNK], tl.float32)
+    for i in tl.static_range(len(held)):
+        low, high = held[i]
+        top = tl.maximum(top, tl.maximum(_largest(low), _largest(high), propagate_nan=NAN), propagate_nan=NAN)
+    # The bits of floats that are not negative are ordered as the floats are, and NaN lies above infinity.
+    bits = tl.max(top.to(tl.int32, bitcast=True))
+    finite = bits < INFINITY
+    amax = tl.maximum(bits.to(tl.float32, bitcast=True), _SMALLEST, propagate_nan=NAN)
+    scale = tl.math.div_rn(amax, LARGEST_CODE)
+    tl.store(scales + row, scale)
+    factor = tl.math.div_rn(1.0, scale) if FP8 else _factor_int8(amax, scale)
+
+    if PLAIN:
+        for i in tl.static_range(len(held)):
+            low, high = held[i]
+            p = i * CHUNK + tl.arange(0, CHUNK)
+            store_word(codes, p, _codes(low, high, scale, factor, finite, FP8, PORTABLE), p < quads, K_SLID)
+    else:
+        _lift(
+            x, codes, scale, factor, finite, 0, EVEN, 0, EVEN, COUNT, LENGTH, 0,
+            K, K_SLID, FP8, WORDS, PORTABLE, LIFT_CHUNK, DEPTH,
+        )  # fmt: skip
+    done: tl.constexpr = quads if PLAIN else EVEN
+    if done < K_SLID // 4:
+        _lift(
+            x, codes, scale, factor, finite, done, K_SLID // 4, EVEN, ODD, COUNT, LENGTH, 1,
+            K, K_SLID, FP8, WORDS, PORTABLE, LIFT_CHUNK, DEPTH,
+        )  # fmt: skip
+
+
+def constants(name, K, dtype):
+    """The kernel's constants that follow from a pattern, a row length and a dtype; the window order of `patterns`."""
+    pattern = Pattern(name)
+    groups, length = pattern.groups(K)
+    windows = pattern.windows(K)
+    plain = pattern.dense or length % WINDOW == 0
+    return {
+        "K": K,
+        "K_SLID": pattern.K_slid(K),
+        "LENGTH": length,
+        "COUNT": max(1, windows // 2),
+        "EVEN": groups * ceil(windows / 2),
+        "ODD": groups * (windows // 2),
+        "PLAIN": plain,
+        "LARGEST_CODE": LARGEST[dtype],
+        "FP8": dtype == "FP8",
+    }
+
+
+def cut(configuration, known):
+    """The kernel's constants that follow from a configuration and `constants`. Raises ValueError if there are none."""
+    lift = 32 * configuration.warps
+    if min(configuration) < 1 or any(n & (n - 1) for n in configuration):
+        raise ValueError(f"{configuration} is no way to cut the kernel: both must be powers of two")
+    done = ceil(known["K"] / WINDOW) if known["PLAIN"] else known["EVEN"]
+    left = max(1, ceil((known["K_SLID"] // WINDOW - done) / lift))
+    # Whole groups a step leave no division in the loop; then what leaves the least idle.
+    steps = sorted(
+        range(3, 7), key=lambda depth: (depth * lift % known["COUNT"] > 0, ceil(left / depth) * depth, -depth)
+    )
+    return {"CHUNK": configuration.chunk, "LIFT_CHUNK": lift, "DEPTH": min(left, steps[0])}
+
+
+def launch(x, name, dtype, codes, scale, configuration):
+    """codes [M, K'] and scale [M] of x [M, K], written in place; x's rows may be strided, its columns not."""
+    M, K = x.shape
+    if M:
+        words = K % 4 == 0 and x.stride(0) % 4 == 0 and x.data_ptr() % 8 == 0
+        known = settings(name, K, dtype, configuration, words)
+        _quantize_lift[(M,)](x, codes, scale, x.stride(0), **known)
+
+
+def compile_ahead(name, K, dtype, configuration):
+    """Compile what `launch` needs for contiguous rows into Triton's cache on disk."""
+    known = settings(name, K, dtype, configuration, K % 4 == 0)
+    _quantize_lift.warmup(torch.bfloat16, DTYPES[dtype], torch.float32, K, grid=(1,), **known)
+
+
+@lru_cache(maxsize=1024)
+def settings(name, K, dtype, configuration, words):
+    known = constants(name, K, dtype)
+    cuts = cut(configuration, known)
+    return {**known, **cuts, "WORDS": words, "PORTABLE": INTERPRETED, "num_warps": configuration.warps}

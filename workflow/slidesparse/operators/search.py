@@ -1,0 +1,111 @@
+"""The fastest way to cut the quantise and lift kernel for a row length, pattern, dtype and number of rows."""
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from statistics import median
+
+import torch
+import triton
+
+from slidesparse.errors import MeasurementError
+from slidesparse.operators import quantize_lift, reference, run
+from slidesparse.operators.launches import SCHEMA, candidates
+from slidesparse.sparsity.patterns import Pattern
+from slidesparse.sparsity.quantize import DTYPES
+from slidesparse.timing import cuda as timing_cuda
+from slidesparse.timing import protocol as timing
+
+ROWS = (64, 1024, 4096, 16384)
+FINALISTS = 3
+FIRST = timing.Stopping(warmup_s=0, min_samples=4, max_samples=4, relative_ci=0.01, time_limit_s=1)
+FINAL = timing.Stopping(warmup_s=0.002, min_samples=8, max_samples=32, relative_ci=0.005, time_limit_s=0.02)
+
+
+@contextmanager
+def compiling(shapes, processes=None):
+    """Compile every candidate of shapes (K, pattern, dtype) into Triton's cache on disk, in so many processes.
+
+    Gives a function that waits until all are compiled and returns their number.
+    """
+    jobs = [(pattern, K, dtype, configuration) for K, pattern, dtype in shapes for configuration in candidates(K)]
+    processes = processes or max(1, min(8, len(os.sched_getaffinity(0)) - 1))
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        compiled = pool.map(_compile, jobs, chunksize=2)
+        yield lambda: sum(1 for _ in compiled)
+
+
+def _compile(job):
+    quantize_lift.compile_ahead(*job)
+
+
+class Operands:
+    """Inputs and outputs of one M, K, pattern and dtype, as many sets as exceed the L2 cache twice."""
+
+    def __init__(self, M, K, pattern, dtype, device="cuda"):
+        self.pattern, self.dtype = pattern, dtype
+        K_slid = Pattern(pattern).K_slid(K)
+        self.bytes_moved = M * (2 * K + K_slid + 4)
+        cache = torch.cuda.get_device_properties(device).L2_cache_size
+        self.sets = max(2, timing.copies(2 * M * K, cache))
+        self.x = [torch.randn(M, K, device=device, dtype=torch.bfloat16) for _ in range(self.sets)]
+        self.codes = [torch.empty(M, K_slid, device=device, dtype=DTYPES[dtype]) for _ in range(self.sets)]
+        self.scale = [torch.empty(M, device=device) for _ in range(self.sets)]
+        self._right = None
+
+    def call(self, configuration=None):
+        """A function of the set's number."""
+        return lambda i: run(self.x[i], self.pattern, self.dtype, self.codes[i], self.scale[i], configuration)
+
+    def right(self, configuration=None):
+        """Whether the kernel writes exactly the reference's bytes over poisoned outputs."""
+        codes, scale = self.codes[0].view(torch.uint8), self.scale[0]
+        codes.fill_(0x55)
+        scale.fill_(-1)
+        self.call(configuration)(0)
+        if self._right is None:
+            self._right = reference(self.x[0], self.pattern, self.dtype)
+        return torch.equal(codes, self._right[0].view(torch.uint8)) and torch.equal(scale, self._right[1])
+
+
+def tune(K, pattern, dtype, Ms=ROWS, tried=None):
+    """Check and time every candidate at every M, cold, and the best again in turn; returns the table for `kernels.use`.
+
+    Raises MeasurementError if a candidate writes other bytes than the reference.
+    """
+    entries = []
+    for M in Ms:
+        operands = Operands(M, K, pattern, dtype)
+        samplers = {}
+        for configuration in tried or candidates(K):
+            if not operands.right(configuration):
+                raise MeasurementError(
+                    f"quantise and lift is wrong at M={M} K={K} {pattern} {dtype} cut into {configuration}"
+                )
+            samplers[configuration] = timing_cuda.Launches(operands.call(configuration), operands.sets)
+        first = {name: min(samples) for name, samples in timing.measure(samplers, FIRST).items()}
+        best = sorted(first, key=first.get)[:FINALISTS]
+        finalists = {name: timing_cuda.Replays(operands.call(name), operands.sets) for name in best}
+        final = timing.measure(finalists, FINAL)
+        final = {name: median(samples) for name, samples in final.items()}
+        fastest = min(final, key=final.get)
+        entries.append(
+            {
+                "M": M,
+                "configuration": list(fastest),
+                "latency_us": final[fastest] * 1e6,
+                "bytes_moved": operands.bytes_moved,
+                "tried": [[*name, seconds * 1e6] for name, seconds in first.items()],
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "kernel": "quantize_lift",
+        "device": torch.cuda.get_device_name(),
+        "triton": triton.__version__,
+        "K": K,
+        "pattern": pattern,
+        "dtype": dtype,
+        "entries": entries,
+    }

@@ -1,0 +1,308 @@
+"""What is to be measured: the configuration checked and completed, and the matrix of points that it stands for.
+
+Planning runs inside the workflow's main process, so nothing heavy is imported here.
+"""
+
+import copy
+
+from slidesparse.errors import ConfigurationError
+from slidesparse.machine import hardware
+from slidesparse.plan import stock
+from slidesparse.plan.backends import BACKENDS, PEERS, STAGES
+from slidesparse.plan.cluster import further_options
+from slidesparse.plan.schema import SCHEMA, SOURCES, checked, listed, nearest, shown
+
+
+def validated(config, schema_path=SCHEMA):
+    """The configuration (a dict) with every default filled in; `config` itself is left as it is.
+
+    Raises ConfigurationError with one sentence for the first problem: unknown keys first, missing ones last.
+    """
+    schema = checked(config, schema_path)
+    defaults = {key: entry["default"] for key, entry in schema["properties"].items()}
+    full = _merged(defaults, config)
+    full["registry"] = {name: _entry(name, entry, full["registry"]) for name, entry in full["registry"].items()}
+    _check_models(full, "models", full["models"])
+    _check_models(full, "cpu.models", full["cpu"].get("models", []))
+    _check_measure(full, "")
+    _check_measure(_merged(full, full["cpu"]), "cpu.")
+    _check_auto(full, "gpu", "")
+    _check_auto(_merged(full, full["cpu"]), "cpu", "cpu.")
+    _check_cluster(full["cluster"])
+    return full
+
+
+def hardware_keys(config):
+    """Hardware keys that a validated configuration plans for; `auto` is this machine's own."""
+    asked = config["hardware"]
+    if asked == "auto":
+        return [hardware.key()]
+    return [asked] if isinstance(asked, str) else list(asked)
+
+
+def planned(config, hardware_key):
+    """The validated configuration as it holds on one hardware key.
+
+    On a CPU the section `cpu` is laid over the rest (sections merge, lists replace), also over what was given with
+    --configfile or --config: `cpu` is what to change there. Types that the hardware cannot run are gone from `dtypes`.
+    """
+    plan = _laid_over(config, hardware_key)
+    plan["dtypes"] = [dtype for dtype in plan["dtypes"] if not hardware.supports(hardware_key, dtype)]
+    return plan
+
+
+def _laid_over(config, hardware_key):
+    """A copy of the configuration for one hardware key: the section `cpu` merged in on a CPU, left out elsewhere."""
+    common = {key: value for key, value in config.items() if key != "cpu"} | {"hardware": hardware_key}
+    return _merged(common, {} if hardware.parse(hardware_key).cc else config["cpu"])
+
+
+def left_out(config, hardware_key):
+    """[{"dtype", "reason"}] of the configured types that the hardware cannot run."""
+    dtypes = _laid_over(config, hardware_key)["dtypes"]
+    reasons = {dtype: hardware.supports(hardware_key, dtype) for dtype in dtypes}
+    return [{"dtype": dtype, "reason": reason} for dtype, reason in reasons.items() if reason]
+
+
+def shapes(config):
+    """{model of a validated configuration's registry: the one that has its dimensions, itself or another}."""
+    registry = config["registry"].items()
+    return {name: entry["shape"] if isinstance(entry["shape"], str) else name for name, entry in registry}
+
+
+def entries(config):
+    """The registry of a validated configuration, each entry with its dimensions."""
+    registry = config["registry"]
+    return {name: registry[name] | {"shape": registry[other]["shape"]} for name, other in shapes(config).items()}
+
+
+def matrix(config, hardware_key):
+    """[(stage, model, dtype, backend, sparsity, M)] of all points of a validated configuration on one hardware key.
+
+    In the order of running: all kernel points, each under the model that has the dimensions, then one engine after the
+    other, each with its prefill and decode points. Dense backends have the sparsity `dense`, and those of
+    dense_on_pruned each pattern as well.
+    """
+    plan, shape = planned(config, hardware_key), shapes(config)
+    shaped = dict.fromkeys(shape[model] for model in plan["models"])
+    runs = {stage: _runs(plan, stage) for stage in STAGES}
+    return [
+        (stage, model, dtype, backend, sparsity, M)
+        for together, models in ((("kernel",), shaped), (("prefill", "decode"), plan["models"]))
+        for model in models
+        for dtype in plan["dtypes"]
+        for backend, sparsity in dict.fromkeys(run for stage in together for run in runs[stage])
+        for stage in together
+        if (backend, sparsity) in runs[stage] and measures(backend, stage, dtype)
+        for M in plan[stage]["M"]
+    ]
+
+
+def variants(rows, hardware_key):
+    """Rows as those of a matrix, but of the points among which the best ones of stock vLLM in the matrix are chosen.
+
+    In the order of running: one variant of a model and dtype after the other, each with its prefill and decode points.
+    """
+    processor, engines = hardware.parse(hardware_key).processor, {}
+    for stage, model, dtype, backend, sparsity, M in rows:
+        if backend == stock.BACKEND:
+            for name in stock.candidates(stage, M, processor):
+                row = (stage, model, dtype, name, sparsity, M)
+                engines.setdefault((model, dtype, name), []).append(row)
+    return [row for engine in engines.values() for row in engine]
+
+
+def plan(config, hardware_key):
+    """What a validated configuration asks of one hardware key, as it is stored for workers, gathering and reporting.
+
+    {"points": {stage: {"model/dtype/backend/sparsity": [M, …]}}, "variants": the same of `variants`, "left_out": as
+    `left_out`, "shapes": {model of the registry: another one, whose shape it has}, "parameters": measuring parameters
+    by stage, "share_host": stages that may share the host while measuring, "idle_s": seconds after which an idle worker
+    ends}
+    """
+    rows = matrix(config, hardware_key)
+    return {
+        "points": _by_stage(rows),
+        "variants": _by_stage(variants(rows, hardware_key)),
+        "left_out": left_out(config, hardware_key),
+        "shapes": {name: other for name, other in shapes(config).items() if other != name},
+        "parameters": planned(config, hardware_key)["measure"],
+        "share_host": config["share_host"],
+        "idle_s": config["resident"]["idle_s"],
+    }
+
+
+def _by_stage(rows):
+    """{stage: {"model/dtype/backend/sparsity": [M, …]}} of rows of a matrix."""
+    points = {}
+    for stage, *names, M in rows:
+        points.setdefault(stage, {}).setdefault("/".join(names), []).append(M)
+    return points
+
+
+def peers(root, hardware_key, model, dtype, backend):
+    """{dense backend that a kernel point of `backend` is measured in turn with: path of its tuning table, or None}.
+
+    root: where results lie, such as `results`.
+    """
+    known = PEERS[BACKENDS[backend].processor] if backend in BACKENDS else {}
+    return {
+        peer: f"{root}/{hardware_key}/tuning/{model}/{dtype}/{peer}/dense.json" if searched else None
+        for peer, searched in known.items()
+        if peer != backend
+    }
+
+
+def seats(keys, count):
+    """{key: number of its seat, below `count`} of (hardware, model, dtype, backend, sparsity, is of the kernel stage).
+
+    Kernel points have their rivals beside them and take any seat, in turn. Engines are divided by one another: those of
+    a model and dtype have one seat, or as many as there are for each.
+    """
+    engines = [key for key in keys if not key[-1]]
+    groups = list(dict.fromkeys(key[:3] for key in engines))
+    found = {key: i % count for i, key in enumerate(key for key in keys if key[-1])}
+    for i, group in enumerate(groups):
+        own = range(i, count, len(groups)) if len(groups) <= count else [i % count]
+        members = [key for key in engines if key[:3] == group]
+        found |= {key: own[n % len(own)] for n, key in enumerate(members)}
+    return found
+
+
+def measures(backend, stage, dtype):
+    """Whether a stage measures a backend with a type of weights."""
+    known = BACKENDS[backend]
+    return stage in known.stages and (stage == "kernel" or dtype in known.engine_dtypes)
+
+
+def compared(hardware_key, sparsity):
+    """[(backend, sparsity)] of the kernel points from which `auto` chooses its kernels for a pruned checkpoint.
+
+    Those of the sparse backend, which its peers are measured in turn with, and of dense backends that are no peers.
+    """
+    return _compared(hardware.parse(hardware_key).processor, sparsity)
+
+
+def _compared(processor, sparsity):
+    measured = {name: one for name, one in BACKENDS.items() if one.processor == processor and "kernel" in one.stages}
+    points = [(name, sparsity) for name, one in measured.items() if one.sparse]
+    return points + [
+        (name, "dense") for name, one in measured.items() if not one.sparse and name not in PEERS[processor]
+    ]
+
+
+def candidates(root, hardware_key, model, dtype, sparsity, dense):
+    """{backend that `auto` may choose for a pruned checkpoint: path of its tuning table, or None}, as `peers`.
+
+    dense: the configured dense backends. A peer that is not among them, and has no algorithms to search, is none: how
+    it does inside a model is not measured beside `auto`.
+    """
+    found = {}
+    for backend, weights in compared(hardware_key, sparsity):
+        found[backend] = f"{root}/{hardware_key}/tuning/{model}/{dtype}/{backend}/{weights}.json"
+        rivals = peers(root, hardware_key, model, dtype, backend)
+        found |= {name: table for name, table in rivals.items() if table or name in dense}
+    return {backend: table for backend, table in found.items() if measures(backend, "prefill", dtype)}
+
+
+def _runs(plan, stage):
+    """[(backend, sparsity)] of a stage."""
+    backends, patterns = plan["backends"], plan[stage]["sparsity"]
+    runs = [(backend, "dense") for backend in backends["dense"]]
+    runs += [(backend, pattern) for backend in backends["sparse"] for pattern in patterns]
+    if stage != "kernel":
+        runs += [(backend, pattern) for backend in backends["dense_on_pruned"] for pattern in patterns]
+    return [run for run in runs if stage in BACKENDS[run[0]].stages]
+
+
+def _merged(base, change):
+    """A copy of `base` with `change` laid over it: sections merge, everything else is replaced."""
+    if not (isinstance(base, dict) and isinstance(change, dict)):
+        return copy.deepcopy(change)
+    both = {key: _merged(base[key], change[key]) if key in change else copy.deepcopy(base[key]) for key in base}
+    return both | {key: copy.deepcopy(change[key]) for key in change if key not in base}
+
+
+def _entry(name, entry, registry):
+    """A registry entry without the keys of other sources; raises ConfigurationError for an impossible shape."""
+    shape = entry["shape"]
+    if isinstance(shape, str):
+        _check_other(f"registry.{name}.shape", name, shape, registry)
+    else:
+        _check_dimensions(name, shape)
+    return {key: value for key, value in entry.items() if key in ("source", "shape", *SOURCES[entry["source"]])}
+
+
+def _check_other(path, name, other, registry):
+    """Raise ConfigurationError unless `other` is another model than `name`, with dimensions of its own."""
+    _check_model(path, other, registry)
+    theirs = registry[other]["shape"]
+    if other == name:
+        raise ConfigurationError(
+            f"{path} is {shown(other)}, but must be its dimensions, or the name of another model that has them"
+        )
+    if isinstance(theirs, str):
+        raise ConfigurationError(
+            f"{path} is {shown(other)}, but must be the name of a model with dimensions of its own, and {other} has the"
+            f" shape of {shown(theirs)}"
+        )
+
+
+def _check_dimensions(name, shape):
+    for part, whole in (("num_attention_heads", "hidden_size"), ("num_key_value_heads", "num_attention_heads")):
+        if shape[whole] % shape[part]:
+            raise ConfigurationError(
+                f"registry.{name}.shape.{part} is {shape[part]}, but it must divide {whole}, which is {shape[whole]}"
+            )
+
+
+def _check_models(config, path, models):
+    for i, model in enumerate(models):
+        _check_model(f"{path}[{i}]", model, config["registry"])
+
+
+def _check_model(path, model, registry):
+    if model not in registry:
+        raise ConfigurationError(
+            f"{path} is {shown(model)}, but the registry has {listed(registry)}{nearest(model, registry)}"
+        )
+
+
+def _check_measure(config, prefix):
+    for name, of in (("kernel", "samples"), ("tune", "samples"), ("prefill", "repeats"), ("decode", "repeats")):
+        least, most = (config["measure"][name][f"{bound}_{of}"] for bound in ("min", "max"))
+        if least > most:
+            raise ConfigurationError(
+                f"{prefix}measure.{name}.min_{of} is {least}, but it must be at most max_{of}, which is {most}"
+            )
+    cap = config["measure"]["prefill"]["prompt_cap"]
+    for i, M in enumerate(config["prefill"]["M"]):
+        if cap < M and M % cap:
+            raise ConfigurationError(
+                f"{prefix}prefill.M[{i}] is {M}, but an M above measure.prefill.prompt_cap must be a multiple of it,"
+                f" which is {cap}, or no step carries exactly M tokens"
+            )
+
+
+def _check_auto(config, processor, prefix):
+    """Raise ConfigurationError if auto is to run a pattern whose kernels are not measured."""
+    measured = _runs(config, "kernel")
+    runs = [(stage, *run) for stage in ("prefill", "decode") for run in _runs(config, stage)]
+    for stage, pattern in [(stage, pattern) for stage, backend, pattern in runs if backend == "auto"]:
+        for backend, sparsity in _compared(processor, pattern):
+            if (backend, sparsity) not in measured:
+                raise ConfigurationError(
+                    f"{prefix}{stage} runs auto/{pattern}, which takes the fastest kernel measured, but the kernel"
+                    f" stage does not measure {backend}/{sparsity}: {prefix}backends.sparse must have {backend}, and"
+                    f' {prefix}kernel.sparsity "{sparsity}"'
+                )
+
+
+def _check_cluster(cluster):
+    jobs = {"cpu": cluster["cpu"], "gpu": cluster["gpu"]}
+    for key, job in (jobs | {f"hardware.{key}": job for key, job in cluster["hardware"].items()}).items():
+        further_options(job.get("options", []), f"cluster.{key}.options")
+    for key, job in {"cpu": cluster["cpu"], **cluster["hardware"]}.items():
+        if "gpu" in job and (key == "cpu" or not hardware.parse(key).cc):
+            path = key if key == "cpu" else f"hardware.{key}"
+            raise ConfigurationError(f"cluster.{path}.gpu is {shown(job['gpu'])}, but this needs no GPU: leave it out")

@@ -1,0 +1,112 @@
+"""The choices of the backend `auto`: for each linear and M of a pruned checkpoint the fastest kernel measured.
+
+Kernels are compared by what a whole linear costs inside the fused model: quantising (and lifting), the product, the
+scales. Where an epilogue applies both scales, that is the time of the whole linear. Elsewhere the consumer of the
+product applies them in the pass that it makes anyway, so the time of a pass that only copies is left out, which the
+point gives as the difference between its own whole linear and its folded one; reading an INT32 product, of twice the
+bytes, stays in. Without a folded figure, as on CPUs, the whole linear counts for all.
+
+Sparse kernels cost something where none of them runs, too: GPUs that have run one in a process keep a lower clock. So
+a table has them only if the linears of all M together gain enough by them.
+"""
+
+import math
+import os
+from pathlib import Path
+from statistics import geometric_mean
+
+from slidesparse.errors import RecordError
+from slidesparse.files import sha256_file, write_json
+from slidesparse.plan.backends import BACKENDS
+from slidesparse.points import records
+from slidesparse.points.validate import read_point
+from slidesparse.report.tables.gather import expected_digests
+from slidesparse.tuning.choices import SCHEMA
+
+LEAST_GAIN = 1.02
+"""Geometric mean over M of what linears gain by sparse kernels, below which none is chosen. Measured on H100s: sparse
+products that gained 0.7 % (2:8, INT8) made engines 2 to 4 % slower at large M, some that gained 2.8 % (2:6) did not."""
+
+
+def choose(output, points, candidates, parameters):
+    """Write the choices at `output`; the same inputs give the same bytes.
+
+    points: paths of kernel points, of any backends and M. candidates: {backend that may be chosen: path of its tuning
+    table, or None}. parameters: measuring parameters of the kernel stage.
+
+    An M that did not fit into memory is left out. Raises RecordError if a point is damaged or answers another request
+    than the one that it has now, or if no candidate was measured at all.
+    """
+    place = Path(output).parent
+    entries = {}
+    for path in sorted(points, key=str):
+        M = records.key_of(path)["M"]
+        point = read_point(path, expected_digests([path], parameters)[M])
+        for linear in point["results"].get("gemms", []):
+            algorithms = {peer["backend"]: peer["algorithm"] for peer in linear.get("peers", [])}
+            found = entries.setdefault((linear["name"], linear["N"], linear["K"], M), {})
+            for backend, us in _costs(linear).items():
+                if backend in candidates:
+                    found[backend] = us, None if candidates[backend] else algorithms[backend]
+    entries = {key: found for key, found in sorted(entries.items()) if found}
+    gain = _gain(entries)
+    entries = [_entry(*key, found, sparse=gain >= LEAST_GAIN) for key, found in entries.items()]
+    if not entries:
+        raise RecordError(f"{output} cannot be made: no kernel that can be chosen was measured at any M")
+    files = {_relative(file, place): sha256_file(file) for file in [*points, *filter(None, candidates.values())]}
+    write_json(
+        output,
+        {
+            "schema": SCHEMA,
+            "made_from": dict(sorted(files.items())),
+            "tables": {name: table and _relative(table, place) for name, table in candidates.items()},
+            "sparse_gain": round(gain, 4) if math.isfinite(gain) else None,
+            "entries": entries,
+        },
+    )
+
+
+def _gain(entries):
+    """Time of the linears with the fastest dense kernels over that with the fastest kernels, the geometric mean over M.
+
+    entries: {(linear, N, K, M): {backend: (microseconds, algorithm or None)}}. Infinite if a linear has no dense kernel
+    at some M, and without entries.
+    """
+    dense, all_kernels = {}, {}
+    for (_, _, _, M), found in entries.items():
+        rivals = [us for backend, (us, _) in found.items() if not BACKENDS[backend].sparse]
+        dense[M] = dense.get(M, 0.0) + min(rivals, default=math.inf)
+        all_kernels[M] = all_kernels.get(M, 0.0) + min(us for us, _ in found.values())
+    return geometric_mean(dense[M] / all_kernels[M] for M in dense) if dense else math.inf
+
+
+def _entry(linear, N, K, M, found, sparse):
+    """The choice for a linear at M among {backend: (microseconds, algorithm or None)}; sparse: among sparse ones, too.
+
+    Of kernels that are equally fast it is the first one in backends.BACKENDS.
+    """
+    ranked = sorted(found, key=lambda backend: (found[backend][0], list(BACKENDS).index(backend)))
+    best = next(backend for backend in ranked if sparse or not BACKENDS[backend].sparse)
+    return {
+        "linear": linear,
+        "N": N,
+        "K": K,
+        "M": M,
+        "backend": best,
+        "algorithm": found[best][1],
+        "us": {backend: found[backend][0] for backend in ranked},
+    }
+
+
+def _costs(linear):
+    """{backend: microseconds that a linear of a kernel point costs inside the fused model}."""
+    wholes = linear.get("whole", [])
+    folded = wholes and wholes[0].get("folded")
+    copying = max(0.0, wholes[0]["cold"]["median_s"] - folded["median_s"]) if folded else 0.0
+    spared = {"in the epilogue": 0.0, "a pass of their own": copying}
+    return {each["backend"]: round(1e6 * (each["cold"]["median_s"] - spared[each["scales"]]), 3) for each in wholes}
+
+
+def _relative(path, place):
+    """A path as it is written in the choices, from their folder."""
+    return Path(os.path.relpath(path, place)).as_posix()

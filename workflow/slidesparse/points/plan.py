@@ -1,0 +1,51 @@
+"""What a run was asked for, `{root}/{hardware}/plan.json`: which M of which configuration, and what was left out.
+
+{"points": {stage: {"model/dtype/backend/sparsity": [M, …]}}, "left_out": [{"dtype", "reason"}],
+"parameters": {stage: measuring parameters}, "shapes": {model: another one, whose shape it has}}
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slidesparse.errors import RecordError
+from slidesparse.files import is_plain
+from slidesparse.points.strict import read_json
+from slidesparse.report.sources.rows import Configuration
+
+
+@dataclass(frozen=True)
+class Plan:
+    """points: stage -> Configuration -> set of M. left_out: [{"dtype", "reason"}]. parameters: by stage. shapes: model
+    -> the one whose tuning tables and kernel points it shares.
+    """
+
+    points: dict = field(default_factory=dict)
+    left_out: list = field(default_factory=list)
+    parameters: dict = field(default_factory=dict)
+    shapes: dict = field(default_factory=dict)
+
+    def of_stage(self, stage):
+        """Configuration -> set of M of one stage."""
+        return self.points.get(stage, {})
+
+
+def read_plan(root, hardware):
+    """The plan of one hardware key below a root, or None if there is none. Raises RecordError if it is damaged."""
+    path = Path(root, hardware, "plan.json")
+    if not path.is_file():
+        return None
+    plan = read_json(path)
+    try:
+        points = {
+            stage: {Configuration(*name.split("/")): {int(M) for M in Ms} for name, Ms in names.items()}
+            for stage, names in plan["points"].items()
+        }
+        left_out = [{"dtype": item["dtype"], "reason": item["reason"]} for item in plan.get("left_out", [])]
+        shapes = dict(plan.get("shapes", {}))
+        parameters = {stage: dict(how) for stage, how in plan.get("parameters", {}).items()}
+        names = [*shapes, *shapes.values(), *(part for held in points.values() for name in held for part in name)]
+        if not all(map(is_plain, [*points, *names])):
+            raise ValueError("a name")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise RecordError(f"{path} is damaged: it is no plan of points by stage and configuration") from None
+    return Plan(points, left_out, parameters, shapes)

@@ -1,0 +1,275 @@
+"""What is done, missing, in flight and failed of a plan, and how long it took: from files alone, on one screen.
+
+Reads plan.json, the points beside it with the records of failures, and the TSV files of Snakemake's `benchmark:`.
+"""
+
+import atexit
+import csv
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from statistics import median
+
+from slidesparse.errors import RecordError
+from slidesparse.files import inside, printable, read_json, read_text
+from slidesparse.points import records
+
+SHOWN = 8
+"""Failures, and configurations with missing points, that a screen names."""
+
+WIDTH = 20
+"""Characters of a bar."""
+
+EVERY_S = {True: 1.0, False: 30.0}
+"""Seconds between two lines of `follow`, on a terminal and elsewhere."""
+
+
+@dataclass
+class Stage:
+    """The planned points of one stage: paths in the order of the plan, by what became of them."""
+
+    planned: list = field(default_factory=list)
+    done: dict = field(default_factory=dict)
+    """path: seconds that the point took."""
+    no_memory: int = 0
+    failed: dict = field(default_factory=dict)
+    """path: the record of its failure."""
+    flying: dict = field(default_factory=dict)
+    """path: the record of a failure that holds if its program ends."""
+
+    @property
+    def missing(self):
+        """Paths of the points that nobody has begun."""
+        return [path for path in self.planned if path not in self.done | self.failed | self.flying]
+
+    @property
+    def left_s(self):
+        """Seconds that the rest will take if it takes what is there took; None if nothing is there."""
+        left = len(self.planned) - len(self.done)
+        return left * median(self.done.values()) if self.done else None if left else 0.0
+
+
+def plans(results, hardware=None):
+    """{hardware key: content of its plan.json} below a folder of results; RecordError if there is none."""
+    found = {path.parent.name: _plan(path) for path in sorted(Path(results).glob(f"{hardware or '*'}/plan.json"))}
+    if not found:
+        raise RecordError(f"{Path(results, hardware or '*', 'plan.json')} is not there: nothing has been run yet")
+    return found
+
+
+def _plan(path):
+    plan = read_json(path, RecordError)
+    try:
+        valid = all(isinstance(M, int) for names in plan["points"].values() for Ms in names.values() for M in Ms)
+        [(item["dtype"], item["reason"]) for item in plan.get("left_out", [])]
+    except (KeyError, TypeError, AttributeError):
+        valid = False
+    if not valid:
+        raise RecordError(f"{path} is no plan of points by stage and configuration: the next run writes it anew")
+    return plan
+
+
+def read(results, key, plan):
+    """{stage: Stage} of one hardware key."""
+    stages = {}
+    for stage, configurations in plan["points"].items():
+        state = stages[stage] = Stage()
+        for name, Ms in configurations.items():
+            for M in Ms:
+                path = inside(results, key, stage, *name.split("/"), f"M{M}.json")
+                state.planned.append(path)
+                _look(path, state)
+    return stages
+
+
+def _look(path, state):
+    """Note in `state` what became of the point at `path`; a damaged one has failed.
+
+    One of stock vLLM is in flight, or has failed, with the first of its candidates that is or has.
+    """
+    with suppress(FileNotFoundError):
+        seconds, status = _of_point(path, path.stat().st_mtime_ns)
+        if seconds is None:
+            state.failed[path] = {"reason": f"{path} is damaged; delete it and it is measured again"}
+        else:
+            state.done[path] = seconds
+            state.no_memory += status == "out_of_memory"
+        return
+    for name, place in {"": path, **records.candidates(path)}.items():
+        try:
+            if not records.failure_of(place).exists():
+                continue
+            failure = read_json(records.failure_of(place), RecordError)
+            flying = records.in_flight(failure)
+        except (RecordError, AttributeError, TypeError):
+            failure, flying = {"reason": f"{records.failure_of(place)} is damaged"}, False
+        said = failure | {"reason": f"{name}: {failure.get('reason')}"} if name else failure
+        (state.flying if flying else state.failed)[path] = said
+        return
+
+
+@cache
+def _of_point(path, changed):
+    """(seconds, status) of the point at `path`, last `changed` then; Nones if it is damaged."""
+    try:
+        point = read_json(path, RecordError)
+        return float(point["run"]["seconds"]), str(point["status"])
+    except (RecordError, KeyError, TypeError, ValueError):
+        return None, None
+
+
+def screen(results="results", hardware=None):
+    """Everything on one screen, as text, of one hardware key or of all that have a plan."""
+    parts = [_of_one(results, key, plan) for key, plan in plans(results, hardware).items()]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _of_one(results, key, plan):
+    stages = read(results, key, plan)
+    lines = [f"{key}: {_sum(stages)}"]
+    for name, stage in stages.items():
+        took = f"{duration(sum(stage.done.values()))} measured" if stage.done else "nothing measured"
+        lines.append(f"  {name:8}{_bar(stage)}  {took}{_to_go(stage)}")
+    lines += ["  " + printable(f"{item['dtype']} is left out: {item['reason']}") for item in plan.get("left_out", [])]
+    flying = [(path, failure) for stage in stages.values() for path, failure in stage.flying.items()]
+    failed = [(path, failure) for stage in stages.values() for path, failure in stage.failed.items()]
+    lines += [f"in flight: {_name(path)}, since {printable(failure.get('utc'))}" for path, failure in flying]
+    if failed:
+        lines.append("failed:")
+        lines += [f"  {_name(path)}: {_why(failure)}" for path, failure in failed[:SHOWN]] + _more(failed)
+    missing = _grouped(path for stage in stages.values() for path in stage.missing)
+    if missing:
+        lines.append("missing:")
+        lines += [f"  {name}: M={', '.join(Ms)}" for name, Ms in missing[:SHOWN]] + _more(missing)
+    tasks = durations(results, key)
+    if tasks:
+        lines.append("tasks: " + ", ".join(f"{rule} {n} in {duration(s)}" for rule, (n, s) in tasks.items()))
+    return lines
+
+
+def _sum(stages):
+    count = Counter()
+    for stage in stages.values():
+        count.update(
+            planned=len(stage.planned), done=len(stage.done), failed=len(stage.failed), flying=len(stage.flying)
+        )
+        count.update({"without memory": stage.no_memory})
+    missing = count["planned"] - count["done"] - count["failed"] - count["flying"]
+    text = f"{count['done']} of {count['planned']} points are there"
+    for number, what in (
+        (count["without memory"], "of them out of memory"),
+        (count["flying"], "in flight"),
+        (count["failed"], "failed"),
+        (missing, "missing"),
+    ):
+        text += f", {number} {what}" * bool(number)
+    return text
+
+
+def _bar(stage):
+    share = len(stage.done) * WIDTH // len(stage.planned) if stage.planned else WIDTH
+    return f"[{'#' * share:.<{WIDTH}}] {len(stage.done)}/{len(stage.planned)}"
+
+
+def _to_go(stage):
+    return f", about {duration(stage.left_s)} to go" if stage.left_s else ""
+
+
+def _more(items):
+    return [f"  and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
+
+
+def _name(path):
+    stage, *names = path.parts[-6:-1]
+    return f"{stage} {'/'.join(names)} M={path.stem[1:]}"
+
+
+def _why(failure):
+    log = f" ({failure['log']})" if failure.get("log") else ""
+    return printable(f"{failure.get('reason') or 'no reason was recorded'}{log}")
+
+
+def _grouped(paths):
+    """[(stage and configuration, [M, …])] of points."""
+    groups = {}
+    for path in paths:
+        name, _, M = _name(path).partition(" M=")
+        groups.setdefault(name, []).append(M)
+    return list(groups.items())
+
+
+def durations(results, key):
+    """{rule: (number of its jobs, their seconds)} of what one hardware key needed, points apart."""
+    found = {}
+    tables = Path(results, key, "tuning").rglob("*.tsv")
+    files = [("choose_kernels" if path.parent.name == "auto" else "tune_backend", path) for path in tables]
+    files += [(path.stem, path) for path in Path(results, "tasks").rglob("*.tsv")]
+    for rule, path in files:
+        try:
+            rows = csv.DictReader(read_text(path).splitlines(), delimiter="\t")
+            seconds = [float(row["s"]) for row in rows]
+        except (OSError, ValueError, KeyError, TypeError):  # it is being written, or damaged: only a duration is lost
+            continue
+        n, total = found.get(rule, (0, 0.0))
+        found[rule] = (n + 1, total + sum(seconds))
+    return dict(sorted(found.items()))
+
+
+def duration(seconds):
+    """Seconds as people say them: 0.4 s, 12 s, 3 min 5 s, 2 h 10 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def line(stages):
+    """How far a run is, in one line: every stage with its bar, what is left, what is in flight, what failed."""
+    parts = [f"{name} {_bar(stage)}" for name, stage in stages.items()]
+    left = [stage.left_s for stage in stages.values()]
+    if any(seconds is None for seconds in left):
+        parts.append("time left unknown yet")
+    elif any(left):
+        parts.append(f"about {duration(sum(left))} left")
+    done = {path: seconds for stage in stages.values() for path, seconds in stage.done.items()}
+    if done:
+        last = max(done, key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
+        parts.append(f"last {_name(last)} in {duration(done[last])}")
+    parts += [f"now {_name(path)}" for stage in stages.values() for path in stage.flying]
+    failed = sum(len(stage.failed) for stage in stages.values())
+    return " | ".join([*parts, *([f"{failed} failed"] if failed else [])])
+
+
+def follow(results, keys, stream=sys.stderr):
+    """Print `line` of each hardware key whenever it changes, until the process is ended (see program.run, --owner)."""
+    shown, pause = {}, EVERY_S[stream.isatty()]
+    while True:
+        for key, plan in plans(results).items():
+            text = line(read(results, key, plan)) if key in keys else None
+            if text and shown.get(key) != text:
+                print(f"{key}: {text}" if len(keys) > 1 else text, file=stream, flush=True)
+                shown[key] = text
+        time.sleep(pause)
+
+
+def accompany(program, results, keys):
+    """Let `program` (see `follow`) print how far this process is with hardware `keys`; at its end print the screen."""
+    command = ["python3", program, "--results", results, "--owner", str(os.getpid()), "--follow", *keys]
+    follower = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+    def end():
+        follower.kill()
+        follower.wait()
+        for key in keys:
+            with suppress(RecordError, OSError):
+                print(screen(results, key), end="", file=sys.stderr)
+
+    atexit.register(end)

@@ -1,0 +1,55 @@
+"""Documents -> files: figures, CSVs of tables, Markdown and HTML; what would not change stays untouched."""
+
+from slidesparse.errors import RecordError
+from slidesparse.files import inside, is_own, leads_out, mark_own
+from slidesparse.report.document import drawing
+from slidesparse.report.document.model import Figure, Table, file_name
+from slidesparse.report.document.render import to_csv, to_html, to_markdown
+from slidesparse.report.tables.gather import write_if_changed
+
+
+def publish(document, directory, stem, languages):
+    """Write a document: `{stem}.{language}.{md,html}`, and its figures and the CSVs of its tables in `{stem}/`.
+
+    Figures are drawn here: one that lies in the folder is kept only if this user's programs drew these very bytes.
+    Raises RecordError if the folder is a link, or holds files to be replaced that this program did not make.
+    """
+    texts = {f"{table.name}.csv": to_csv(table) for table in tables(document)}
+    names = {figure.name for figure in document.walk(Figure)}
+    folder = own_folder(directory / stem, {*texts, *(f"{name}.{kind}" for name in names for kind in ("svg", "png"))})
+    for name, text in texts.items():
+        write_if_changed(inside(folder, name), text)
+    drawings = {}
+    for figure in document.walk(Figure):
+        drawings[figure.name] = drawing.drawn(figure, inside(folder, f"{figure.name}.svg"))
+    for language in languages:
+        write_if_changed(directory / f"{stem}.{language}.md", to_markdown(document, language, stem))
+        page = to_html(document, language, stem, stem, drawings, languages)
+        write_if_changed(directory / f"{stem}.{language}.html", page)
+
+
+def own_folder(folder, names):
+    """The folder of a document, made if it is not there, without tables and figures that are not among `names`."""
+    if folder.is_symlink() or (folder.exists() and leads_out(folder.parent, folder)):
+        raise RecordError(f"{folder} is a link, through which nothing is written: remove it")
+    stale = [
+        path for path in sorted(folder.glob("*")) if path.suffix in (".csv", ".svg", ".png") and path.name not in names
+    ]
+    if stale and not is_own(folder):
+        raise RecordError(f"{stale[0]} was not made by this program, which deletes nothing of others: move it away")
+    for path in stale:
+        path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    mark_own(folder)
+    return folder
+
+
+def tables(document):
+    """Every table of a document, those behind figures too."""
+    return [*document.walk(Table), *(figure.table for figure in document.walk(Figure))]
+
+
+def prefix_tables(section, prefix):
+    """Let the names of the tables of a section begin with `prefix`, so that sources do not meet in one file."""
+    for table in section.walk(Table):
+        table.name = file_name(f"{prefix}_{table.name}")

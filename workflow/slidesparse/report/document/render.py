@@ -1,0 +1,192 @@
+"""A document -> Markdown, one HTML page that needs nothing else, and the CSV of every table."""
+
+import csv
+import hashlib
+import html
+import io
+import re
+from base64 import b64encode
+from functools import cache
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from slidesparse.files import printable
+from slidesparse.report.document.languages import available, speaker
+from slidesparse.report.document.model import Bullets, Figure, Number, Section, Table, plain
+from slidesparse.report.tables.columns import cell
+
+TEMPLATES = Path(__file__).parent / "templates"
+NAMES = {"en": "English", "zh": "中文"}
+WRAPPED, LONG = 44, ' class="w"'
+"""Characters beyond which a cell wraps, and how."""
+
+SHOWN_DEPTH, SHOWN_LENGTH = 3, 40
+"""Deepest level and longest title of the sections that the page's navigation shows."""
+
+
+@cache
+def environment():
+    """Jinja with what the templates need; a name that they misspell is an error."""
+    jinja = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=lambda name: name is not None and ".html" in name,
+        keep_trailing_newline=True,
+    )
+    jinja.filters |= {"code": code, "markdown": markdown_block}
+    jinja.globals |= {"kind": kind, "Section": Section, "names": NAMES}
+    return jinja
+
+
+SPECIAL = re.compile(r"[&<>\"'`]")
+
+
+def kind(block):
+    """What a template does with a block."""
+    kinds = {Section: "section", Table: "table", Bullets: "bullets", Figure: "figure"}
+    return kinds.get(type(block), "text")
+
+
+def code(text):
+    """HTML of a text in which `this` is code."""
+    text = str(text) if str(text).isprintable() else printable(text)
+    text = html.escape(text) if SPECIAL.search(text) else text
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", text) if "`" in text else text)
+
+
+SPAN = re.compile(r"(?<!`)`([^`<>&|\\]+)`(?!`)")
+LINE_START = re.compile("[#+*=~-]")
+MARKUP = re.compile(r"[&<>`\[\]|\\]|(?<=[A-Za-z]):(?=//)|(?<=www)\.|@")
+
+
+def markdown(text):
+    """Markdown of a text in which `this` is code, on one line: what names of others hold is no markup and no link."""
+    parts = SPAN.split(printable(text))
+    parts[::2] = [MARKUP.sub(_escaped, part) for part in parts[::2]]
+    parts[1::2] = [f"`{part}`" for part in parts[1::2]]
+    return "".join(parts)
+
+
+def _escaped(mark):
+    return "\\|" if mark[0] == "|" else f"&#{ord(mark[0])};"
+
+
+def markdown_block(text):
+    """`markdown` of a text that begins a line, so that it is no heading and no list."""
+    line = markdown(text)
+    return f"&#{ord(line[0])};{line[1:]}" if LINE_START.match(line) else line
+
+
+def markdown_cell(value):
+    """Anything as one cell of a Markdown table."""
+    return markdown(plain(value)) if type(value) is not Number else str(value)
+
+
+def markdown_table(table, say):
+    """A table in Markdown."""
+    rules = ["---" if table.side(column) == "l" else "---:" for column in range(len(table.headers))]
+    heads, *rows = [[markdown_cell(say(value)) for value in line] for line in (table.headers, *table.rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, rules, *rows))
+
+
+def html_table(table, say):
+    """A table in HTML, whose columns' heads are buttons."""
+    sides = [' class="r"' if table.side(column) == "r" else "" for column in range(len(table.headers))]
+    heads = [
+        f'<th scope="col"{s}><button>{code(say(h))}</button></th>' for s, h in zip(sides, table.headers, strict=True)
+    ]
+    lines = [f"<table><thead><tr>{''.join(heads)}</tr></thead>", "<tbody>"]
+    for row in table.rows:
+        cells = []
+        for side, value in zip(sides, row, strict=True):
+            text = value if type(value) is Number else code(plain(say(value)))
+            cells.append(f"<td{side or (LONG if len(text) > WRAPPED else '')}>{text}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return Markup("\n".join([*lines, "</tbody></table>"]))
+
+
+def to_markdown(document, language, folder):
+    """The document as Markdown; figures lie in `folder`, relative to it."""
+    say = speaker(language)
+    text = (
+        environment()
+        .get_template("report.md.jinja")
+        .render(document=document, say=say, folder=folder, markdown_table=lambda table: markdown_table(table, say))
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def to_html(document, language, folder, stem, drawings, languages=None):
+    """The document as one page. drawings: name of a figure -> its SVG. stem: name of the file without language."""
+    say = speaker(language)
+    script = f"\n{TEMPLATES.joinpath('report.js').read_text()}"
+    anchors, depths = {}, {}
+
+    def number(section, depth=1):
+        for block in section.blocks:
+            if isinstance(block, Section):
+                anchors[id(block)], depths[id(block)] = f"s{len(anchors) + 1}", depth + 1
+                number(block, depth + 1)
+
+    number(document)
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            document=document,
+            say=say,
+            language=language,
+            languages=languages or [language],
+            folder=folder,
+            stem=stem,
+            style=Markup(TEMPLATES.joinpath("report.css").read_text()),
+            script=Markup(script),
+            script_hash=f"sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
+            html_table=lambda table: html_table(table, say),
+            drawing=lambda figure: Markup(f"<div>{inline(drawings[figure.name])}</div>"),
+            anchor=lambda section: anchors[id(section)],
+            shown=lambda section: depths[id(section)] <= SHOWN_DEPTH and len(str(say(section.title))) <= SHOWN_LENGTH,
+            depth=lambda section: depths[id(section)],
+        )
+    )
+
+
+def inline(svg):
+    """The <svg> element of a file, without what only a file of its own needs; ink takes the colour of the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    return svg.replace("#1b1f24", "currentColor")
+
+
+def to_csv(table):
+    """The CSV of a table: English heads, numbers with all their digits, nothing for what is missing."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    say = speaker("en")
+    writer.writerow([say(header) for header in table.headers])
+    writer.writerows([[raw(say(value)) for value in row] for row in table.rows])
+    return stream.getvalue()
+
+
+FORMULA = ("=", "+", "-", "@")
+"""What a text begins with that a spreadsheet would take for a formula."""
+
+
+def raw(value):
+    """What a CSV has for a cell."""
+    if isinstance(value, Number):
+        return cell(value.value)
+    text = "" if value in (None, "—") else plain(value)
+    return f"'{text}" if text[:1] in FORMULA else text
+
+
+def check_languages(languages):
+    """Languages as they were asked for; RecordError for one that there is not."""
+    from slidesparse.errors import RecordError
+
+    for language in languages:
+        if language not in available():
+            raise RecordError(f"there is no report in {language}: there is {', '.join(available())}")
+    return list(dict.fromkeys(languages))

@@ -1,0 +1,1 @@
+"""Rows -> the parts of a report."""

@@ -1,0 +1,273 @@
+"""Figures that cannot be taken at their word, found by rule and named."""
+
+from slidesparse.plan.backends import STAGES
+from slidesparse.report.document.model import Bullets, Table, fixed, number, say
+from slidesparse.report.sections.performance import step_value
+from slidesparse.report.sections.ratios import of_layers
+from slidesparse.report.sources.rows import by_configuration, caches_of, configuration_order, grouped
+from slidesparse.sparsity.patterns import Pattern
+
+FLAT = 1.15
+"""A step that takes less than this times longer for at least `GROWTH` times the tokens does not depend on M."""
+GROWTH = 1.8
+DISAGREE = 0.10
+"""Share by which two figures of one point may differ."""
+OUT_OF_LINE = 1.25
+"""How much longer than both neighbouring patterns a sparse kernel may take."""
+WIDE = 0.05
+"""Largest relative half-width of a confidence interval that goes unnamed."""
+CLOCK = 0.03
+"""Share by which the clocks of what is compared at one M may differ."""
+SHOWN = 12
+"""Findings of one rule that are named one by one."""
+
+
+def anomalies(source, comparisons, others=()):
+    """[(rule, what it means, findings)] of everything that looks wrong in a source; others: sources of the same
+    hardware.
+
+    A finding is (where, M, sentence).
+    """
+    found = [
+        (
+            say("Flat step time"),
+            say("the time of a step does not depend on M, so a ratio there compares hosts, not kernels"),
+            flat_steps(source),
+        ),
+        (say("Decode window that did not hold M sequences"), say("no figure of M sequences at once"), windows(source)),
+        (say("Step that did not hold M tokens"), say("no figure of M tokens a step"), token_counts(source)),
+        (
+            say("Above the bound"),
+            say("the dense side is not as efficient as the sparse one, or the figure is wrong"),
+            bounds(comparisons),
+        ),
+        (
+            say("Out of line with the neighbouring patterns"),
+            say("a kernel was badly chosen, or the figure is wrong"),
+            out_of_line(source),
+        ),
+        (say("Repeat that disagrees"), say("two sources have different figures of one point"), repeats(source, others)),
+        (say("Wide confidence interval"), say("the median is not well known"), wide(source)),
+        (
+            say("Different clocks at one M"),
+            say("part of a ratio of figures that did not take turns is the clock's"),
+            clocks(source),
+        ),
+        (say("Not exact where it should be"), say("INT32 products are exact or wrong"), inexact(source)),
+    ]
+    return [item for item in found if item[2]]
+
+
+def anomaly_blocks(found):
+    """What the rules found: how often and what it means, then every finding; those of one rule beyond `SHOWN` are
+    counted.
+    """
+    if not found:
+        return [say("None found by rule.")]
+    items = [
+        say("{rule} ({n}): {meaning}.", rule=rule, n=len(findings), meaning=meaning)
+        for rule, meaning, findings in found
+    ]
+    rows = []
+    for rule, _, findings in found:
+        rows += [(rule, where, M, sentence) for where, M, sentence in findings[:SHOWN]]
+        if len(findings) > SHOWN:
+            rows.append((rule, None, None, say("{n} more", n=len(findings) - SHOWN)))
+    return [Bullets(items), Table("anomalies", ("rule", "where", "M", "finding"), rows, "llrl")]
+
+
+def at(M):
+    """A cell for M."""
+    return number(str(M), M)
+
+
+def flat_steps(source):
+    """Steps of prefill that take as long for twice the tokens, and steps that say that the host bounds them."""
+    found = []
+    for stage in ("prefill", "decode"):
+        for name, rows in by_configuration(source.stage(stage)).items():
+            where = f"{stage} {'/'.join(name)}"
+            found += [
+                (where, at(row.M), say("bound by the host: the GPU waited"))
+                for row in rows
+                if row.values.get("host_bound")
+            ]
+            steps = [(row.M, step_value(row)[0]) for row in rows if step_value(row)]
+            flat = []
+            for (M, step), (more, longer) in zip(steps, steps[1:], strict=False):
+                if stage == "prefill" and more / M >= GROWTH and longer / step < FLAT:
+                    flat += [(M, step), (more, longer)]
+            if flat:
+                flat = list(dict.fromkeys(flat))
+                values = ", ".join(fixed(step, 1) for _, step in flat)
+                Ms = ", ".join(str(M) for M, _ in flat)
+                found.append((where, Ms, say("steps of {values} ms", values=values)))
+    return found
+
+
+def windows(source):
+    """Decode points in which fewer than M sequences ran at once, as recorded or as elapsed times show."""
+    found = []
+    for name, rows in by_configuration(source.stage("decode")).items():
+        where = f"decode {'/'.join(name)}"
+        good = [row for row in rows if row.status == "ok"]
+        for row in good:
+            least = row.values.get("sequences_min")
+            if least is not None and least < row.M:
+                found.append((where, at(row.M), say("{least} sequences at least", least=least)))
+        for row, more in zip(good, good[1:], strict=False):
+            times = [each.values.get("elapsed_time_s") for each in (row, more)]
+            if row.values.get("step_ms") is not None or None in times:
+                continue
+            growth, longer = more.M / row.M, times[1] / times[0]
+            gain = more.values["tokens_per_s"] / row.values["tokens_per_s"]
+            if growth >= GROWTH and longer >= 0.95 * growth:
+                sentence = say(
+                    "{longer} times as long as M={less} for {gain} times the tokens/s, as when "
+                    "sequences run in two waves",
+                    longer=fixed(longer, 2),
+                    less=row.M,
+                    gain=fixed(gain, 2),
+                )
+                found.append((where, at(more.M), sentence))
+    return found
+
+
+def token_counts(source):
+    """Prefill points whose steps carried another number of tokens than M."""
+    found = []
+    for row in source.stage("prefill"):
+        least, most = row.values.get("tokens_min"), row.values.get("tokens_max")
+        if least is not None and most is not None and (least, most) != (row.M, row.M):
+            sentence = say("steps of {least} to {most} tokens", least=least, most=most)
+            found.append((f"prefill {'/'.join(row.configuration)}", at(row.M), sentence))
+    return found
+
+
+def bounds(comparisons):
+    """Speed-ups above the bound of their pattern."""
+    found = []
+    for comparison in comparisons:
+        for name, M in comparison.above_bound():
+            values = {
+                "ratio": fixed(comparison.ratios[name, M].value, 2),
+                "bound": fixed(Pattern(name.sparsity).bound, 2),
+            }
+            sentence = say(
+                "{ratio} times {over}, bound {bound} ({what})", over=comparison.over, what=comparison.what, **values
+            )
+            found.append((f"{comparison.stage} {'/'.join(name)}", at(M), sentence))
+    return found
+
+
+def out_of_line(source):
+    """Kernel sums that take far longer than those of the next milder and the next stricter pattern."""
+    found = []
+    for (model, dtype), rows in grouped(source.stage("kernel")).items():
+        sums = of_layers(source, model, dtype, "latency_us")
+        caches = say(caches_of(rows))
+        for backend in sorted({name.backend for name, _ in sums if name.sparse_kernel}):
+            names = sorted({n for n, _ in sums if n.backend == backend and n.sparse_kernel}, key=configuration_order)
+            for M in sorted({M for _, M in sums}):
+                line = [(name, sums[name, M].value) for name in names if (name, M) in sums]
+                for (_, before), (name, value), (_, after) in zip(line, line[1:], line[2:], strict=False):
+                    if value > OUT_OF_LINE * max(before, after):
+                        values = {"value": fixed(value, 1), "before": fixed(before, 1), "after": fixed(after, 1)}
+                        sentence = say(
+                            "{value} µs a layer ({caches}), its neighbours {before} and {after} µs",
+                            caches=caches,
+                            **values,
+                        )
+                        found.append((f"kernel {'/'.join(name)}", at(M), sentence))
+    return found
+
+
+def repeats(source, others):
+    """Points that another source of the same hardware has with another figure."""
+    found = []
+    for stage, column, unit in (
+        ("prefill", "tokens_per_s", "tokens/s"),
+        ("decode", "tokens_per_s", "tokens/s"),
+        ("kernel", "latency_us", "µs"),
+    ):
+        mine = {
+            (row.configuration, row.M, row.linear): row
+            for row in source.stage(stage)
+            if row.values.get(column) and row.status == "ok"
+        }
+        for other in others:
+            for row in other.stage(stage):
+                own = mine.get((row.configuration, row.M, row.linear))
+                value = row.values.get(column) if row.status == "ok" else None
+                if (
+                    own
+                    and value
+                    and caches_of([own]) == caches_of([row])
+                    and abs(own.values[column] / value - 1) > DISAGREE
+                ):
+                    sentence = say(
+                        "{mine} against {theirs} {unit} in {root}",
+                        mine=fixed(own.values[column], 1, True),
+                        theirs=fixed(value, 1, True),
+                        unit=unit,
+                        root=f"`{other.root}`",
+                    )
+                    linear = f" {row.linear}" if row.linear else ""
+                    found.append((f"{stage} {'/'.join(row.configuration)}{linear}", at(row.M), sentence))
+    return found
+
+
+def wide(source):
+    """Points whose confidence interval is wide."""
+    found = []
+    for row in source.rows:
+        column, unit = ("latency_us", "µs") if row.stage == "kernel" else ("step_ms", "ms")
+        value, low, high = (row.values.get(name) for name in (column, f"{column}_ci_low", f"{column}_ci_high"))
+        if value and low is not None and high is not None and (high - low) / 2 > WIDE * value:
+            linear = f" {row.linear}" if row.linear else ""
+            sentence = say(
+                "{value} {unit}, interval {low} to {high}",
+                value=fixed(value, 3),
+                unit=unit,
+                low=fixed(low, 3),
+                high=fixed(high, 3),
+            )
+            found.append((f"{row.stage} {'/'.join(row.configuration)}{linear}", at(row.M), sentence))
+    return found
+
+
+def clocks(source):
+    """Where configurations of one M were measured at different clocks; the slowest and the fastest are named."""
+    groups = {}
+    for stage in STAGES:
+        for row in source.stage(stage):
+            if row.values.get("clock_mhz"):
+                name = row.configuration
+                key = f"{stage} {name.model}/{name.dtype}", row.M
+                groups.setdefault(key, []).append((row.values["clock_mhz"], name.column))
+    found = []
+    for (where, M), rows in groups.items():
+        (low, slow), (high, fast) = min(rows), max(rows)
+        if high / low - 1 > CLOCK:
+            sentence = say(
+                "{low} MHz with {slow} to {high} MHz with {fast}",
+                low=fixed(low, 0),
+                slow=slow,
+                high=fixed(high, 0),
+                fast=fast,
+            )
+            found.append((where, at(M), sentence))
+    return found
+
+
+def inexact(source):
+    """INT32 products that differ from the reference."""
+    return [
+        (
+            f"kernel {'/'.join(row.configuration)} {row.linear}",
+            at(row.M),
+            say("an INT32 product is wrong by up to {error}", error=f"{row.values.get('error_max_abs') or 0:g}"),
+        )
+        for row in source.stage("kernel")
+        if row.values.get("output") == "INT32" and row.values.get("exact") is False
+    ]

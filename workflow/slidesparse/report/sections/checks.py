@@ -1,0 +1,118 @@
+"""Sections that say what passed, and what is missing, failed, in flight, out of memory or left out, and why."""
+
+from slidesparse.plan.backends import STAGES
+from slidesparse.report.document.model import Bullets, Table, say
+from slidesparse.report.sections.ratios import linears_of
+from slidesparse.report.sources.rows import configuration_order, configurations
+
+WORDS = {"ok": "ok", "failed": "failed", "in_flight": "being measured", "out_of_memory": "out of memory"}
+
+
+def names_of(source, stage):
+    """Configurations of a stage that were measured or planned, sorted."""
+    return sorted({*configurations(source.stage(stage)), *source.planned(stage)}, key=configuration_order)
+
+
+def passed(source, stage):
+    """Configuration -> (points that passed, points asked for) of a stage; a kernel point counts once per linear.
+
+    What is not in the plan counts as asked for if it is there.
+    """
+    there, good = {}, {}
+    for row in source.stage(stage):
+        there.setdefault(row.configuration, set()).add(row.M)
+        if row.status == "ok":
+            good.setdefault(row.configuration, set()).add((row.M, row.linear))
+    counts = {}
+    each = {name.model: linears_of(source, name.model) if stage == "kernel" else 1 for name in names_of(source, stage)}
+    for name in names_of(source, stage):
+        Ms = source.planned(stage).get(name) or there.get(name, set())
+        counts[name] = sum(M in Ms for M, _ in good.get(name, ())), len(Ms) * each[name.model]
+    return counts
+
+
+def check_blocks(source):
+    """n/n passed for every dtype, backend and sparsity of every stage."""
+    blocks = []
+    for stage in ("prefill", "decode", "kernel"):
+        counts = passed(source, stage)
+        if not counts:
+            blocks.append(say("{stage}: nothing measured.", stage=stage))
+            continue
+        groups = list(dict.fromkeys(name[:2] for name in counts))
+        totals = [(group, add(counts[n] for n in counts if n[:2] == group)) for group in groups]
+        summary = [f"{' '.join(group)} {ratio(total)}" for group, total in totals]
+        total = ratio(add(counts.values()))
+        blocks.append(say("{stage}: {summary}; total {total}", stage=stage, summary=summary, total=total))
+        columns = list(dict.fromkeys(name.column for name in counts))
+        rows = []
+        for group, total in totals:
+            cells = {name.column: ratio(counts[name]) for name in counts if name[:2] == group}
+            rows.append((" ".join(group), *(cells.get(column) for column in columns), ratio(total)))
+        blocks.append(Table(f"passed_{stage}", (stage, *columns, "total"), rows, "l"))
+    return blocks
+
+
+def add(pairs):
+    """Sum of (passed, asked for) pairs."""
+    pairs = list(pairs)
+    return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+
+
+def ratio(pair):
+    """passed/asked for."""
+    return f"{pair[0]}/{pair[1]}"
+
+
+def problem_blocks(source):
+    """What is missing, failed (with its log), in flight, out of memory, unsupported, refused, or not gathered."""
+    blocks = []
+    titles = {
+        "failed": say("Failed:"),
+        "in_flight": say("Being measured:"),
+        "out_of_memory": say("Out of memory:"),
+    }
+    for status, title in titles.items():
+        rows = [row for row in source.rows if row.status == status]
+        if rows:
+            cells = [
+                (row.stage, "/".join(row.configuration), str(row.M), row.linear, reason_of(row), row.log)
+                for row in sorted(
+                    rows, key=lambda row: (STAGES.index(row.stage), configuration_order(row.configuration), row.M)
+                )
+            ]
+            headers = ("stage", "configuration", "M", "linear", "reason", "log")
+            blocks += [title, Table(status, headers, cells, "llrlll")]
+    missing = missing_points(source)
+    if missing:
+        cells = [(stage, "/".join(name), ", ".join(map(str, Ms))) for stage, name, Ms in missing]
+        blocks += [say("Not measured:"), Table("missing", ("stage", "configuration", "M"), cells, "lll")]
+    if source.plan and source.plan.left_out:
+        sentences = [f"{item['dtype']}: {item['reason']}" for item in source.plan.left_out]
+        blocks += [say("Left out, because this hardware cannot run it:"), Bullets(sentences)]
+    if source.refused:
+        blocks += [say("Refused, nothing of it is in this report:"), Bullets(source.refused)]
+    if source.ungathered:
+        blocks += [say("Points that are in no CSV yet:"), Bullets(source.ungathered)]
+    if not blocks:
+        blocks = [say("Nothing failed, ran out of memory, or was refused.")]
+    if source.plan is None:
+        blocks.append(say("What was asked for is not recorded in this source; only what is there is counted."))
+    return blocks
+
+
+def reason_of(row):
+    """Why a point has no figures, or since when it is being measured."""
+    return say("since {utc}", utc=row.utc) if row.status == "in_flight" else row.reason
+
+
+def missing_points(source):
+    """(stage, configuration, [M]) of what was asked for and is not there in any form."""
+    found = []
+    for stage in STAGES:
+        there = {(row.configuration, row.M) for row in source.stage(stage)}
+        for name, asked in sorted(source.planned(stage).items(), key=lambda item: configuration_order(item[0])):
+            Ms = [M for M in sorted(asked) if (name, M) not in there]
+            if Ms:
+                found.append((stage, name, Ms))
+    return found

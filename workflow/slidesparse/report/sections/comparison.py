@@ -1,0 +1,377 @@
+"""All hardware keys side by side: what they can run, what was measured, and how they compare."""
+
+from dataclasses import dataclass, field
+from statistics import geometric_mean
+
+from slidesparse.errors import HardwareError
+from slidesparse.machine import hardware
+from slidesparse.report.document.model import NONE, Bullets, Figure, Section, Table, fixed, number, say, whole
+from slidesparse.report.sections import checks, overview
+from slidesparse.report.sections.performance import step_value
+from slidesparse.report.sections.ratios import of_layers
+from slidesparse.report.sections.speedups import marks_of
+from slidesparse.report.sources.rows import DTYPES, caches_of, configuration_order, grouped
+
+SHOWN_BARS = 12
+"""Columns of hardware that a figure shows."""
+
+
+@dataclass
+class Summary:
+    """What the comparison keeps of one source of one hardware key.
+
+    values: (stage, metric, model, dtype) -> {(Configuration, M): value}; a kernel metric says its caches. ratios:
+    (stage, what, over, model, dtype) -> Comparison. passed: stage -> (passed, asked for). problems: status -> points.
+    found: number of anomalies. span: first and last time.
+    """
+
+    key: str
+    root: str
+    names: list
+    provenance: list
+    span: tuple | None
+    passed: dict
+    problems: dict
+    found: int
+    values: dict = field(default_factory=dict)
+    ratios: dict = field(default_factory=dict)
+
+
+def summary(key, source, compared, found):
+    """The Summary of one source, its comparisons and its anomalies."""
+    kept = Summary(
+        key,
+        source.root,
+        sorted({row.provenance.gpu_name for row in source.rows} - {""}),
+        sorted({row.provenance.machine[1:4] for row in source.rows if any(row.provenance.machine[1:4])}),
+        overview.dates(source),
+        {stage: checks.add(checks.passed(source, stage).values()) for stage in ("prefill", "decode", "kernel")},
+        {
+            word: len({(r.stage, r.configuration, r.M) for r in source.rows if r.status == word})
+            for word in ("failed", "out_of_memory")
+        },
+        sum(len(findings) for *_, findings in found),
+    )
+    for stage in ("prefill", "decode"):
+        for (model, dtype), rows in grouped(source.stage(stage)).items():
+            good = [row for row in rows if row.status == "ok"]
+            tokens = {
+                (r.configuration, r.M): r.values["tokens_per_s"]
+                for r in good
+                if r.values.get("tokens_per_s") is not None
+            }
+            steps = {(r.configuration, r.M): step_value(r)[0] for r in good if step_value(r)}
+            kept.values[stage, "tokens/s", model, dtype] = tokens
+            kept.values[stage, "step (ms)", model, dtype] = steps
+    for (model, dtype), rows in grouped(source.stage("kernel")).items():
+        for column, caches in (("latency_us", caches_of(rows)), ("latency_hot_us", "hot")):
+            sums = {key: value.value for key, value in of_layers(source, model, dtype, column).items()}
+            if sums:
+                kept.values["kernel", f"{caches} GEMMs of a layer (µs)", model, dtype] = sums
+    for one in compared:
+        if one.kind in ("dense", "best_dense", "linear") and one.ratios:
+            over = str(one.over)
+            kept.ratios[one.stage, str(one.what), over, one.model, one.dtype] = one
+    return kept
+
+
+def capability_table(keys):
+    """What every hardware key says of itself, and which types it can run."""
+    rows = []
+    for key in keys:
+        try:
+            parts = hardware.parse(key)
+        except HardwareError:
+            rows.append((key, *[NONE] * 5, *[NONE] * len(DTYPES)))
+            continue
+        capability = number(f"{parts.cc / 10:.1f}", parts.cc / 10) if parts.cc else say("none: a CPU")
+        cuda = f"{parts.cuda // 10}.{parts.cuda % 10}" if parts.cuda else NONE
+        python = f"{str(parts.python)[0]}.{str(parts.python)[1:]}"
+        runs = [hardware.supports(key, dtype) or "yes" for dtype in DTYPES]
+        rows.append((key, parts.gpu, capability, python, cuda, parts.arch, *runs))
+    headers = ("hardware", "GPU", "compute capability", "Python", "CUDA", "machine", *DTYPES)
+    return Table("capability", headers, rows, "l" * 8)
+
+
+def labels_of(summaries):
+    """A short, unique name for every summary: the GPU, what else of the key differs, and its source where it has
+    several.
+    """
+    labels = []
+    for item in summaries:
+        gpu = item.key.partition("_cc")[0]
+        same = {other.key for other in summaries if other.key.partition("_cc")[0] == gpu}
+        name = gpu if len(same) == 1 else item.key
+        if sum(other.key == item.key for other in summaries) > 1:
+            name += f" ({item.root})"
+        labels.append(name)
+    return labels
+
+
+def document(summaries):
+    """The comparison of all summaries."""
+    labels = labels_of(summaries)
+    keys = list(dict.fromkeys(item.key for item in summaries))
+    blocks = [
+        Bullets([say("Hardware keys: {n}. Sources: {m}.", n=len(keys), m=len({item.root for item in summaries}))]),
+        Section(say("What each can run"), [capability_table(keys)]),
+        Section(say("What was measured"), [measured_table(summaries, labels)]),
+        Section(
+            say("Conclusions"),
+            [Bullets(conclusions(summaries, labels) or [say("Nothing to conclude: there is nothing to compare.")])],
+        ),
+        Section(say("Figures"), comparison_figures(summaries, labels) or [say("Nothing to draw.")]),
+        Section(say("Speed-up"), speedup_sections(summaries, labels) or [say("Nothing measured.")]),
+        Section(say("Absolute figures"), value_sections(summaries, labels) or [say("Nothing measured.")]),
+    ]
+    return Section(say("Hardware compared"), blocks)
+
+
+def measured_table(summaries, labels):
+    """Names, dates, software, and how many points passed, for every source of every key."""
+    rows = []
+    for item, label in zip(summaries, labels, strict=True):
+        software = [", ".join(filter(None, words)) for words in item.provenance]
+        rows.append(
+            (
+                label,
+                ", ".join(item.names) or say("name not recorded"),
+                f"`{item.root}`",
+                "; ".join(software) or say("not recorded"),
+                item.span[0][:10] if item.span else say("not recorded"),
+                item.span[1][:10] if item.span else say("not recorded"),
+                *(checks.ratio(item.passed[stage]) for stage in ("prefill", "decode", "kernel")),
+                whole(item.problems["failed"]),
+                whole(item.problems["out_of_memory"]),
+                whole(item.found),
+            )
+        )
+    headers = (
+        "hardware",
+        "name",
+        "source",
+        "driver, torch, vLLM",
+        "first point",
+        "last point",
+        "prefill passed",
+        "decode passed",
+    )
+    headers += ("kernel passed", "failed", "out of memory", "anomalies")
+    return Table("measured", headers, rows, "l" * 9)
+
+
+def shared(summaries, attribute):
+    """Keys of an attribute's dictionary in the order of stages, model and dtype."""
+    order = ("prefill", "decode", "kernel")
+    found = dict.fromkeys(key for item in summaries for key in getattr(item, attribute))
+    return sorted(found, key=lambda key: (order.index(key[0]), *configuration_order((*key[-2:], "", "")), key[1:-2]))
+
+
+def speedup_sections(summaries, labels):
+    """For every comparison a row for each hardware and configuration, a column for each M."""
+    sections = []
+    for key in shared(summaries, "ratios"):
+        having = [
+            (item.ratios[key], label) for item, label in zip(summaries, labels, strict=True) if key in item.ratios
+        ]
+        Ms = sorted({M for one, _ in having for _, M in one.ratios})
+        rows = []
+        for one, label in having:
+            for name in one.names():
+                values = one.of(name)
+                cells = [values.get(M) for M in Ms]
+                mean = geometric_mean([value.value for value in values.values()])
+                shown = [cell and number(fixed(cell.value, 2) + marks_of(cell), cell.value) for cell in cells]
+                rows.append((label, name.column, *shown, fixed(mean, 2)))
+        stage, _, _, model, dtype = key
+        title = say(
+            "{stage} {model} {dtype}, {what}, over {over}",
+            stage=stage,
+            model=model,
+            dtype=dtype,
+            what=having[0][0].what,
+            over=having[0][0].over,
+        )
+        headers = ("hardware", "backend/sparsity", *(f"M={M}" for M in Ms), "geometric mean")
+        kind = "paired" if having[0][0].over == "cublaslt" else having[0][0].kind
+        name = f"speedup_{stage}_{model}_{dtype}_{having[0][0].metric}_{kind}"
+        sections.append(Section(title, [Table(name, headers, rows, "ll")], folded=len(sections) > 3))
+    return sections
+
+
+def value_sections(summaries, labels):
+    """The figures themselves: a row for each hardware and configuration, a column for each M."""
+    sections = []
+    for key in shared(summaries, "values"):
+        having = [
+            (item.values[key], label) for item, label in zip(summaries, labels, strict=True) if item.values.get(key)
+        ]
+        if not having:
+            continue
+        stage, metric, model, dtype = key
+        digits = 0 if metric == "tokens/s" else 3
+        Ms = sorted({M for values, _ in having for _, M in values})
+        rows = []
+        for values, label in having:
+            for name in sorted({name for name, _ in values}, key=configuration_order):
+                rows.append((label, name.column, *(fixed(values.get((name, M)), digits, True) for M in Ms)))
+        headers = ("hardware", "backend/sparsity", *(f"M={M}" for M in Ms))
+        slug = {"tokens/s": "tokens", "step (ms)": "step"}.get(metric, metric.partition(" ")[0])
+        table = Table(f"{stage}_{model}_{dtype}_{slug}", headers, rows, "ll")
+        title = say("{stage} {model} {dtype}, {metric}", stage=stage, model=model, dtype=dtype, metric=say(metric))
+        note = [say("Elapsed time over steps where no step was measured.")] if metric == "step (ms)" else []
+        sections.append(Section(title, [*note, table], folded=True))
+    return sections
+
+
+def best_dense(values):
+    """M -> dense value of the first dense configuration other than stock vLLM."""
+    dense = {name for name, _ in values if name.sparsity == "dense" and not name.stock}
+    names = sorted(dense, key=configuration_order)
+    return {M: values[name, M] for name, M in values if names and name == names[0]}
+
+
+def conclusions(summaries, labels):
+    """Computed sentences: dense throughput relative to the slowest, and each pattern's mean speed-up by hardware."""
+    sentences = []
+    for key in shared(summaries, "values"):
+        stage, metric, model, dtype = key
+        if metric != "tokens/s":
+            continue
+        dense = {label: best_dense(item.values.get(key, {})) for item, label in zip(summaries, labels, strict=True)}
+        dense = {label: values for label, values in dense.items() if values}
+        if len(dense) > 1:
+            Ms = set.intersection(*(set(values) for values in dense.values()))
+            if Ms:
+                M = max(Ms)
+                ranked = sorted(dense, key=lambda label: -dense[label][M])
+                parts = ", ".join(f"{label} {fixed(dense[label][M], 0, True)}" for label in ranked)
+                ratio = fixed(dense[ranked[0]][M] / dense[ranked[-1]][M], 2)
+                sentences.append(
+                    say(
+                        "{stage} {model} {dtype}, dense, tokens/s at M={M}: {parts}; {first} is {ratio} times {last}.",
+                        stage=stage,
+                        model=model,
+                        dtype=dtype,
+                        M=M,
+                        parts=parts,
+                        first=ranked[0],
+                        last=ranked[-1],
+                        ratio=ratio,
+                    )
+                )
+    for key in shared(summaries, "ratios"):
+        having = [
+            (item.ratios[key], label) for item, label in zip(summaries, labels, strict=True) if key in item.ratios
+        ]
+        if len(having) < 2:
+            continue
+        patterns = sorted(
+            {name for one, _ in having for name in one.names() if name.sparse_kernel}, key=configuration_order
+        )
+        for name in [name for name in patterns if name.sparsity in ("2_4", "2_8")]:
+            there = [(one, label) for one, label in having if name in one.names()]
+            Ms = set.intersection(*(set(one.of(name)) for one, _ in there)) if len(there) > 1 else set()
+            if Ms:
+                means = {label: geometric_mean([one.of(name)[M].value for M in Ms]) for one, label in there}
+                parts = ", ".join(
+                    f"{label} {fixed(value, 2)}" for label, value in sorted(means.items(), key=lambda item: -item[1])
+                )
+                first = having[0][0]
+                sentences.append(
+                    say(
+                        "{stage} {model} {dtype} {pattern}, {what}, over {over}, geometric mean of "
+                        "the {n} M that all have: {parts}.",
+                        stage=key[0],
+                        model=key[3],
+                        dtype=key[4],
+                        pattern=name.column,
+                        what=first.what,
+                        over=first.over,
+                        n=len(Ms),
+                        parts=parts,
+                    )
+                )
+    return sentences
+
+
+def comparison_figures(summaries, labels):
+    """Dense throughput by hardware, and the mean speed-up of each pattern by hardware."""
+    panels, rows = [], []
+    for key in shared(summaries, "values"):
+        stage, metric, model, dtype = key
+        if metric != "tokens/s":
+            continue
+        series = []
+        for i, (item, label) in enumerate(zip(summaries, labels, strict=True)):
+            dense = sorted(best_dense(item.values.get(key, {})).items())
+            if dense:
+                series.append(
+                    {"label": label, "style": (i,), "x": [M for M, _ in dense], "y": [value for _, value in dense]}
+                )
+                rows += [(stage, model, dtype, label, number(str(M), M), fixed(value, 0, True)) for M, value in dense]
+        if series:
+            panels.append(
+                {
+                    "kind": "lines",
+                    "title": f"{stage} {model} {dtype}, dense",
+                    "y": "tokens/s",
+                    "log": True,
+                    "series": series,
+                }
+            )
+    found = []
+    if panels:
+        table = Table("comparison_throughput", ("stage", "model", "dtype", "hardware", "M", "tokens/s"), rows, "llll")
+        found.append(
+            Figure(
+                "comparison_throughput",
+                say("Dense tokens/s of the published protocol over M, by hardware."),
+                panels,
+                table,
+            )
+        )
+    panels, rows = [], []
+    for key in shared(summaries, "ratios"):
+        having = [
+            (item.ratios[key], label) for item, label in zip(summaries, labels, strict=True) if key in item.ratios
+        ]
+        one = having[0][0]
+        if one.kind != "dense" or one.metric in ("step_ms", "gpu_step_ms"):
+            continue
+        patterns = sorted(
+            {name for other, _ in having for name in other.names() if name.sparse_kernel}, key=configuration_order
+        )
+        if not patterns:
+            continue
+        series = []
+        for name in patterns[:4]:
+            means = [
+                geometric_mean([v.value for v in other.of(name).values()]) if name in other.names() else None
+                for other, _ in having[:SHOWN_BARS]
+            ]
+            series.append({"label": name.sparsity, "y": means})
+            rows += [
+                (key[0], one.what, one.model, one.dtype, label, name.column, fixed(mean, 3))
+                for (_, label), mean in zip(having, means, strict=False)
+            ]
+        names = [label for _, label in having[:SHOWN_BARS]]
+        title = f"{key[0]} {one.dtype}" + (f", {one.caches}" if one.caches else "")
+        turn = 0 if len(names) <= 4 and all(len(name) < 16 for name in names) else 90
+        panels.append(
+            {
+                "kind": "grouped",
+                "title": title,
+                "y": one.axis,
+                "one": True,
+                "labels": names,
+                "series": series,
+                "turn": turn,
+            }
+        )
+    if panels:
+        headers = ("stage", "figure", "model", "dtype", "hardware", "backend/sparsity", "geometric mean")
+        table = Table("comparison_speedup", headers, rows, "llllll")
+        caption = say("Speed-up over the dense backend by hardware: geometric mean over the M that were measured.")
+        found.append(Figure("comparison_speedup", caption, panels, table))
+    return found

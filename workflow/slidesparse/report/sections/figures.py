@@ -1,0 +1,378 @@
+"""Which figures a source gives, as panels that slidesparse.report.drawing draws, each with the table behind it."""
+
+from slidesparse.report.document.model import Figure, Table, fixed, number, say
+from slidesparse.report.sections.performance import PARTS, step_value
+from slidesparse.report.sections.ratios import beside_best, beside_cublaslt
+from slidesparse.report.sources.rows import (
+    DENSE_BACKENDS,
+    caches_of,
+    configuration_order,
+    grouped,
+    linear_order,
+    pattern_length,
+)
+from slidesparse.sparsity.patterns import Pattern
+
+PATTERN_COLOURS = {"2_4": 1, "2_6": 2, "2_8": 3, "2_10": 4, "2_12": 5, "2_14": 6, "2_16": 7, "2_inf": 8}
+"""The colour of a pattern is the same in every figure."""
+DENSE_COLOURS = (0, 9, 10, 11)
+"""Colours of dense backends."""
+OUTPUT_BYTES = {"INT32": 4, "FP32": 4, "BF16": 2}
+SHOWN_BARS = 36
+"""Bars that a panel has at most."""
+
+
+def look(name, names):
+    """(colour, form) of a configuration among those of a figure: the first backend of a pattern has the plain form."""
+    alike = [other for other in names if other.sparsity == name.sparsity]
+    place = alike.index(name)
+    if name.sparsity == "dense":
+        return DENSE_COLOURS[place % len(DENSE_COLOURS)], 0
+    return PATTERN_COLOURS.get(name.sparsity, pattern_length(name.sparsity) % 10), place
+
+
+def figures(source, comparisons, prefix):
+    """All figures of a source; the names of their files begin with `prefix`."""
+    models = sorted({row.configuration.model for row in source.rows})
+    found = []
+    for model in models:
+        found += throughput_figure(source, model, f"{prefix}_{model}")
+        found += speedup_figures([c for c in comparisons if c.model == model], f"{prefix}_{model}")
+        found += roofline_figure(source, model, f"{prefix}_{model}")
+        found += heat_figures(source, model, f"{prefix}_{model}")
+        found += step_figure(source, model, f"{prefix}_{model}")
+    return found
+
+
+def throughput_figure(source, model, prefix):
+    """tokens/s over M, a panel for every stage and dtype."""
+    panels, rows = [], []
+    for stage in ("prefill", "decode"):
+        for (name, dtype), group in grouped(source.stage(stage)).items():
+            good = [row for row in group if row.status == "ok" and row.values.get("tokens_per_s") is not None]
+            if name != model or not good:
+                continue
+            names = sorted({row.configuration for row in good}, key=configuration_order)
+            series = []
+            for configuration in names:
+                mine = sorted((row.M, row.values["tokens_per_s"]) for row in good if row.configuration == configuration)
+                series.append(line(configuration, names, [M for M, _ in mine], [value for _, value in mine]))
+                rows += [
+                    (stage, dtype, configuration.column, number(str(M), M), fixed(value, 0, True)) for M, value in mine
+                ]
+            panels.append(
+                {"kind": "lines", "title": f"{stage} {dtype}", "y": "tokens/s", "log": True, "series": series}
+            )
+    if not panels:
+        return []
+    table = Table(f"{prefix}_throughput", ("stage", "dtype", "backend/sparsity", "M", "tokens/s"), rows, "lll")
+    caption = say("Tokens/s of the published protocol over M, {model}. Both axes are logarithmic.", model=model)
+    return [Figure(f"{prefix}_throughput", caption, panels, table)]
+
+
+def line(configuration, names, x, y, **more):
+    """A series of a configuration."""
+    return {"label": configuration.column, "style": look(configuration, names), "x": x, "y": y, **more}
+
+
+def speedup_figures(comparisons, prefix):
+    """Speed-up over M with bound and noise: a figure for every stage and denominator, a panel for every dtype."""
+    together = {}
+    for comparison in drawn(comparisons):
+        if comparison.ratios:
+            key = (comparison.stage, comparison.metric, comparison.kind, str(comparison.over))
+            together.setdefault(key, []).append(comparison)
+    found = []
+    for (stage, metric, kind, _), same in together.items():
+        panels, rows = [], []
+        for comparison in same:
+            names, series = comparison.names(), []
+            for name in names:
+                values = comparison.of(name)
+                bands = [None if value.low is None else [value.low, value.high] for value in values.values()]
+                bound = (
+                    Pattern(name.sparsity).bound
+                    if name.sparse_kernel and name.sparsity != "2_inf" and kind != "linear"
+                    else None
+                )
+                y = [value.value for value in values.values()]
+                series.append(line(name, names, list(values), y, band=bands if any(bands) else None, bound=bound))
+                for M, value in values.items():
+                    rows.append(
+                        (
+                            comparison.dtype,
+                            name.column,
+                            number(str(M), M),
+                            fixed(value.value, 3),
+                            fixed(value.low, 3),
+                            fixed(value.high, 3),
+                            fixed(bound, 3),
+                        )
+                    )
+            title = f"{stage} {comparison.dtype}" + (f", {comparison.caches}" if comparison.caches else "")
+            panels.append(
+                {
+                    "kind": "lines",
+                    "title": title,
+                    "y": comparison.axis,
+                    "one": True,
+                    "series": series,
+                }
+            )
+        first = same[0]
+        name = "_".join(
+            dict.fromkeys((prefix, "speedup", stage, metric, kind, *(["paired"] if first.over == "cublaslt" else [])))
+        )
+        caption = say(
+            "{stage} {model}, {what}: speed-up over {over}. Thin lines: the bound L/(L-2) of each "
+            "pattern; bands: 95 % confidence interval, where it is known.",
+            stage=stage,
+            model=first.model,
+            what=first.what,
+            over=first.over,
+        )
+        headers = ("dtype", "backend/sparsity", "M", "speed-up", "95 % CI, low", "95 % CI, high", "bound")
+        found.append(Figure(name, caption, panels, Table(name, headers, rows, "ll")))
+    return found
+
+
+def drawn(comparisons):
+    """The comparisons that get a figure: of those that say the same of a model and dtype, the one that says it best.
+
+    Steady-state steps rather than the published protocol's tokens/s, products that took turns rather than those of two
+    processes, cold caches rather than hot ones; nothing over 2:4 or stock vLLM.
+    """
+    best = {}
+    for comparison in comparisons:
+        if comparison.kind not in ("half", "stock") and comparison.ratios:
+            place = (comparison.stage, comparison.model, comparison.dtype, comparison.kind)
+            rank = (comparison.metric == "step_ms", comparison.over == "cublaslt", comparison.metric == "latency_us")
+            if place not in best or rank > best[place][0]:
+                best[place] = rank, comparison
+    return [comparison for _, comparison in best.values()]
+
+
+def roofline_figure(source, model, prefix):
+    """Useful operations/s over operations per byte of every linear, a panel for every dtype."""
+    panels, rows, caches = [], [], "cold"
+    for (name, dtype), group in grouped(source.stage("kernel")).items():
+        good = [row for row in group if row.status == "ok" and row.values.get("N") and row.values.get("K")]
+        if name != model or not good:
+            continue
+        caches = caches_of(good)
+        names = sorted({row.configuration for row in good}, key=configuration_order)
+        shown = [n for n in names if n.sparsity in ("dense", "2_4", "2_8", "2_inf")] or names
+        series = []
+        for configuration in names:
+            found, roof = [], []
+            for row in good:
+                if row.configuration == configuration:
+                    intensity, tops, best = roofline_point(row)
+                    found.append((intensity, tops))
+                    roof += [(intensity, best)] if best else []
+                    rows.append(
+                        (
+                            dtype,
+                            configuration.column,
+                            row.linear,
+                            number(str(row.M), row.M),
+                            fixed(intensity, 1),
+                            fixed(tops, 2),
+                            fixed(best, 2),
+                            fixed(row.values.get("roofline_pct"), 1),
+                        )
+                    )
+            if configuration in shown:
+                x, y = zip(*found, strict=True)
+                series.append(line(configuration, names, x, y, roof=sorted(roof)))
+        panels.append(
+            {
+                "kind": "points",
+                "title": f"kernel {dtype}, {caches}",
+                "x": "useful operations per byte",
+                "y": "useful TOPS",
+                "series": series,
+            }
+        )
+    if not panels:
+        return []
+    headers = (
+        "dtype",
+        "backend/sparsity",
+        "linear",
+        "M",
+        "operations per byte",
+        "useful TOPS",
+        "roof (TOPS)",
+        "of the roofline (%)",
+    )
+    table = Table(f"{prefix}_roofline", headers, rows, "lll")
+    known = any(series["roof"] for panel in panels for series in panel["series"])
+    values = {"model": model, "caches": say(caches)}
+    caption = (
+        say(
+            "Useful TOPS (2·M·N·K of the unpruned product over {caches} latency) over useful "
+            "operations per byte of operands and product, {model}. Lines: the roof of each "
+            "configuration at the clock that was read.",
+            **values,
+        )
+        if known
+        else say(
+            "Useful TOPS (2·M·N·K of the unpruned product over {caches} latency) over useful "
+            "operations per byte of operands and product, {model}. No roof: this source records "
+            "neither peak nor clock.",
+            **values,
+        )
+    )
+    return [Figure(f"{prefix}_roofline", caption, panels, table)]
+
+
+def roofline_point(row):
+    """(useful operations per byte, useful TOPS, roof in TOPS or None) of a linear; weights and inputs are bytes."""
+    values = row.values
+    operations = 2 * row.M * values["N"] * values["K"]
+    slid = values.get("K_slid") or values["K"]
+    weights = values["N"] * (
+        slid if row.configuration.sparsity == "dense" or row.configuration.backend in DENSE_BACKENDS else slid * 0.75
+    )
+    moved = weights + row.M * slid + row.M * values["N"] * OUTPUT_BYTES.get(values.get("output"), 2)
+    best = operations / values["roofline_us"] / 1e6 if values.get("roofline_us") else None
+    return operations / moved, operations / values["latency_us"] / 1e6, best
+
+
+def heat_figures(source, model, prefix):
+    """Speed-up of every linear (N x K) and M: a figure for every dtype, a panel for every pattern."""
+    found = []
+    for (name, dtype), group in grouped(source.stage("kernel")).items():
+        if name != model:
+            continue
+        ratios, over = linear_ratios(group)
+        if not ratios:
+            continue
+        names = sorted({key[0] for key in ratios}, key=configuration_order)
+        Ms = sorted({key[2] for key in ratios})
+        linears = sorted({key[1] for key in ratios}, key=linear_order)
+        shape = {row.linear: (row.values.get("N"), row.values.get("K")) for row in group if row.linear}
+        top = max(1.5, *(max(value, 1 / value) for value in ratios.values()))
+        panels = [
+            {
+                "kind": "heat",
+                "title": configuration.column,
+                "rows": [f"{shape[linear][0]}×{shape[linear][1]}" for linear in linears],
+                "columns": Ms,
+                "values": [[ratios.get((configuration, linear, M)) for M in Ms] for linear in linears],
+                "top": round(top, 2),
+            }
+            for configuration in names
+        ]
+        rows = [
+            (n.column, linear, *(number(str(v), v) for v in shape[linear]), number(str(M), M), fixed(value, 3))
+            for (n, linear, M), value in sorted(
+                ratios.items(), key=lambda i: (configuration_order(i[0][0]), linear_order(i[0][1]), i[0][2])
+            )
+        ]
+        table = Table(f"{prefix}_heat_{dtype}", ("backend/sparsity", "linear", "N", "K", "M", "speed-up"), rows, "ll")
+        caption = say(
+            "{model} {dtype}: speed-up of every linear, N×K (down) by M (across), over {over}, "
+            "{caches}. Purple: sparse is faster; orange: slower.",
+            model=model,
+            dtype=dtype,
+            over=over,
+            caches=say(caches_of(group)),
+        )
+        found.append(Figure(f"{prefix}_heat_{dtype}", caption, panels, table))
+    return found
+
+
+def linear_ratios(rows):
+    """({(configuration, linear, M): speed-up}, denominator): paired where rivals took turns, else over the dense
+    backend.
+    """
+    good = [row for row in rows if row.status == "ok" and row.linear and row.values.get("latency_us")]
+    for sides, over in ((beside_best, say("the fastest dense library")), (beside_cublaslt, "cublaslt")):
+        found = {}
+        for row in good:
+            mine, theirs, *_ = sides(row.values)
+            if mine and theirs and row.configuration.sparse_kernel:
+                found[row.configuration, row.linear, row.M] = theirs / mine
+        if found:
+            return found, over
+    dense = sorted(
+        {row.configuration for row in good if row.configuration.sparsity == "dense"},
+        key=lambda n: DENSE_BACKENDS.index(n.backend) if n.backend in DENSE_BACKENDS else 99,
+    )
+    if not dense:
+        return {}, ""
+    base = {(row.linear, row.M): row.values["latency_us"] for row in good if row.configuration == dense[0]}
+    return {
+        (row.configuration, row.linear, row.M): base[row.linear, row.M] / row.values["latency_us"]
+        for row in good
+        if row.configuration.sparse_kernel and (row.linear, row.M) in base
+    }, dense[0].column
+
+
+def at_some_M(rows, most):
+    """At most `most` of rows that are sorted by M: all of as many M, evenly spread, as there is room for."""
+    by_M = {}
+    for row in rows:
+        by_M.setdefault(row.M, []).append(row)
+    Ms, room = list(by_M), max(1, most // max(map(len, by_M.values())))
+    if room < len(Ms):
+        last = len(Ms) - 1
+        Ms = [Ms[round(i * last / (room - 1))] for i in range(room)] if room > 1 else Ms[-1:]
+    return [row for M in Ms for row in by_M[M]][:most]
+
+
+def step_figure(source, model, prefix):
+    """What a step is made of, or step times over M where it was not taken apart."""
+    panels, rows = [], []
+    for stage in ("prefill", "decode"):
+        for (name, dtype), group in grouped(source.stage(stage)).items():
+            if name != model:
+                continue
+            taken = [row for row in group if row.values.get("gemm_ms") is not None]
+            taken.sort(key=lambda row: (row.M, configuration_order(row.configuration)))
+            if taken:
+                shown = at_some_M(taken, SHOWN_BARS)
+                labels = [f"M={row.M} {row.configuration.column}" for row in shown]
+                parts = {part[:-3]: [1000 * (row.values.get(part) or 0.0) / row.M for row in shown] for part in PARTS}
+                panels.append(
+                    {"kind": "bars", "title": f"{stage} {dtype}", "y": "µs per token", "labels": labels, "parts": parts}
+                )
+                rows += [
+                    (
+                        stage,
+                        dtype,
+                        row.configuration.column,
+                        number(str(row.M), row.M),
+                        part[:-3],
+                        fixed(row.values.get(part), 3),
+                    )
+                    for row in taken
+                    for part in PARTS
+                ]
+                continue
+            steps = {(row.configuration, row.M): step_value(row) for row in group}
+            steps = {key: value[0] for key, value in steps.items() if value}
+            names = sorted({key[0] for key in steps}, key=configuration_order)
+            series = []
+            for configuration in names:
+                mine = sorted((M, value) for (n, M), value in steps.items() if n == configuration)
+                series.append(line(configuration, names, [M for M, _ in mine], [value for _, value in mine]))
+                rows += [
+                    (stage, dtype, configuration.column, number(str(M), M), "step", fixed(value, 3))
+                    for M, value in mine
+                ]
+            if series:
+                panels.append(
+                    {"kind": "lines", "title": f"{stage} {dtype}", "y": "step (ms)", "log": True, "series": series}
+                )
+    if not panels:
+        return []
+    table = Table(f"{prefix}_steps", ("stage", "dtype", "backend/sparsity", "M", "part", "ms"), rows, "lll")
+    caption = say(
+        "What a step takes, {model}: its parts per token, at the smallest and the largest M and as many between as"
+        " there is room for; its whole time over M where parts were not recorded.",
+        model=model,
+    )
+    return [Figure(f"{prefix}_steps", caption, panels, table)]

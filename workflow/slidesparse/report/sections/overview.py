@@ -1,0 +1,157 @@
+"""Sections about the run: tasks, models and checkpoints, result files, provenance."""
+
+from collections import Counter
+from pathlib import Path
+
+from slidesparse.plan.backends import STAGES
+from slidesparse.report.document.model import NONE, Bullets, Table, fixed, say, whole
+from slidesparse.report.sources.rows import Provenance, configuration_order
+
+STATUS = ("success", "failed", "skipped", "missing")
+
+
+def provenance_labels(sources):
+    """(root, provenance) -> P1, P2, … of everything that was measured, in a fixed order."""
+    found = {(source.root, row.provenance) for source in sources for row in source.rows if row.measured}
+    order = [source.root for source in sources]
+    ranked = sorted(found, key=lambda item: (order.index(item[0]), item[1]))
+    return {item: f"P{number}" for number, item in enumerate(ranked, start=1)}
+
+
+def dates(source):
+    """First and last ISO time in a source, or None."""
+    known = sorted({row.utc for row in source.rows if row.utc} | set(source.dates))
+    return (known[0], known[-1]) if known else None
+
+
+def task_blocks(source):
+    """Overview of tasks with status and duration, and their totals."""
+    if not source.tasks:
+        return [say("No task table: durations of tasks are not recorded in this source.")]
+    rows = [
+        (f"Task {row['task']}", row["status"], fixed(row["seconds"], 1), items(row), row["note"])
+        for row in source.tasks
+    ]
+    count = Counter(row["status"] for row in source.tasks)
+    known = [row["seconds"] for row in source.tasks if row["seconds"] is not None]
+    unknown = sum(row["seconds"] is None and row["status"] in ("success", "failed") for row in source.tasks)
+    words = [say("{n} " + word, n=count[word]) for word in STATUS if count[word] or word in ("success", "failed")]
+    values = {"words": words, "seconds": fixed(sum(known), 1), "hours": fixed(sum(known) / 3600, 2)}
+    total = say("{words}; total {seconds} s ({hours} h).", **values)
+    if unknown:
+        total = say(
+            "{words}; total {seconds} s ({hours} h), without {n} tasks of unknown duration.", **values, n=unknown
+        )
+    return [Table("tasks", ("task", "status", "duration (s)", "items", "note"), rows, "llrrl"), total]
+
+
+def items(row):
+    """`ok/expected` of a task, with what failed."""
+    if row["items_expected"] is None:
+        return NONE
+    passed = f"{row['items_ok']}/{row['items_expected']}"
+    return say("{passed} ({n} failed)", passed=passed, n=row["items_failed"]) if row["items_failed"] else passed
+
+
+def model_blocks(source):
+    """Base models, and what quantising, pruning and sliding changed."""
+    if not source.models and not source.checkpoints:
+        return [say("This source holds no manifests of models or checkpoints.")]
+    blocks = []
+    if source.models:
+        rows = [
+            (item["model"], origin(item.get("source")), whole(len(files(item))), whole(total_bytes(item)))
+            for item in source.models
+        ]
+        blocks.append(Table("models", ("base model", "source", "files", "bytes"), rows, "ll"))
+    if source.checkpoints:
+        order = sorted(
+            source.checkpoints, key=lambda c: configuration_order((c["model"], c["dtype"], "", c["sparsity"]))
+        )
+        headers = ("checkpoint", "weights", "zeros before", "changed by pruning", "changed (%)", "bytes")
+        blocks.append(Table("checkpoints", headers, [checkpoint_row(item) for item in order], "l"))
+    return blocks
+
+
+def checkpoint_row(item):
+    """One checkpoint: weights, zeros that were there, weights that pruning changed."""
+    weights, changed = item.get("weights"), item.get("changed")
+    share = fixed(100 * changed / weights, 3) if weights and changed is not None else NONE
+    name = f"{item['model']}/{item['dtype']}/{item['sparsity']}"
+    return name, whole(weights), whole(item.get("zeros_before")), whole(changed), share, whole(total_bytes(item))
+
+
+def origin(source):
+    """Where a base model came from, in words."""
+    source = source or {}
+    if source.get("kind") == "hub":
+        return say("{name} at {revision}", name=source.get("repository"), revision=source.get("revision"))
+    if source.get("kind") == "generated":
+        return say("generated from seed {seed}", seed=source.get("seed"))
+    return say("local directory {path}", path=source.get("path")) if source.get("kind") == "local" else NONE
+
+
+def files(manifest):
+    """Files of a manifest: name -> {size, sha256}."""
+    return manifest.get("files") or {}
+
+
+def total_bytes(manifest):
+    """Size of all files of a manifest."""
+    return sum(file.get("size", 0) for file in files(manifest).values())
+
+
+def file_blocks(source):
+    """Every file that the figures come from."""
+    root = Path(source.root)
+    rows = [(f"`{Path(path).relative_to(root).as_posix()}`", whole(count)) for path, count in sorted(source.files)]
+    if not rows:
+        return [say("None.")]
+    return [Table("files", (say("file below {root}", root=f"`{source.root}`"), "rows"), rows, "l")]
+
+
+def provenance_blocks(sources, labels):
+    """One line for every distinct provenance, with what was measured under it, and clocks where they were recorded."""
+    under = {}
+    for source in sources:
+        for row in source.rows:
+            if row.measured:
+                under.setdefault((source.root, row.provenance), []).append(row)
+    rows = []
+    for (root, provenance), label in labels.items():
+        mine = under[root, provenance]
+        stages = [stage for stage in STAGES if any(row.stage == stage for row in mine)]
+        points = {(row.stage, row.configuration, row.M) for row in mine}
+        times = sorted(row.utc for row in mine if row.utc)
+        known = [value or say("not recorded") for value in provenance]
+        first, last = (times[0], times[-1]) if times else (say("not recorded"), say("not recorded"))
+        clocks = span_of(mine, "clock_mhz", 0)
+        power = span_of(mine, "power_limit_w", 0)
+        rows.append((label, root, ", ".join(stages), *known, clocks, power, first, last, whole(len(points))))
+    headers = ("label", "source", "stages", "hardware", "driver", "torch", "vLLM", "protocol", "commit", "uncommitted")
+    headers += ("GPU, hashed", "clock (MHz)", "power limit (W)", "first point", "last point", "points")
+    return [Table("provenance", headers, rows, "l" * 15), Bullets(differences(labels))]
+
+
+def span_of(rows, column, digits):
+    """Smallest and largest value of a column in words."""
+    values = sorted(row.values[column] for row in rows if row.values.get(column) is not None)
+    if not values:
+        return say("not recorded")
+    low, high = fixed(values[0], digits), fixed(values[-1], digits)
+    return low if low == high else say("{low} to {high}", low=low, high=high)
+
+
+def differences(labels):
+    """A sentence for every recorded property that differs within one source."""
+    sentences = []
+    for root in dict.fromkeys(root for root, _ in labels):
+        for name in Provenance._fields:
+            values = sorted({getattr(provenance, name) for place, provenance in labels if place == root} - {""})
+            if len(values) > 1:
+                sentences.append(
+                    say(
+                        "{root} holds points of different {name}: {values}.", root=f"`{root}`", name=name, values=values
+                    )
+                )
+    return sentences

@@ -1,0 +1,326 @@
+"""Speed-ups: the same figure of two configurations divided, always over a named denominator, with what is known of
+noise.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from slidesparse.report.document.model import Text, say
+from slidesparse.report.sources.rows import DENSE_BACKENDS, caches_of, configuration_order, grouped
+from slidesparse.sparsity.patterns import Pattern
+
+ACROSS = " ⇄"
+"""Mark of a ratio whose sides were measured on two GPUs."""
+
+ACROSS_NOTE = say("⇄ marks ratios of points that two GPUs measured: GPUs of one name differ by some percent.")
+
+HALF = "2_4"
+"""The pattern that sparse tensor cores are made for."""
+
+
+class Quantity(NamedTuple):
+    """A figure, the ends of its 95 % confidence interval (None where nobody knows them), and where it was measured.
+
+    kind: what must be the same on both sides of a ratio, such as the type of a GEMM's product. gpu_uuid: of the GPU,
+    hashed; empty where it is not known. across: of a ratio, whether its sides were measured on two GPUs of one name.
+    host_bound: whether the host bounds it, or a side of it.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    machine: tuple = ()
+    kind: str = ""
+    gpu_uuid: str = ""
+    across: bool = False
+    host_bound: bool = False
+
+    @property
+    def spread(self):
+        """Half the width of the interval over the value, or None."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2 / self.value
+
+    @property
+    def inside_noise(self):
+        """True for a ratio whose interval holds 1."""
+        return self.low is not None and self.high is not None and self.low <= 1 <= self.high
+
+
+def around(value, spread, machine=(), kind="", gpu_uuid=""):
+    """A quantity with a relative half-width, or without one."""
+    ends = (value * (1 - spread), value * (1 + spread)) if spread is not None else (None, None)
+    return Quantity(value, *ends, machine, kind, gpu_uuid)
+
+
+def both(first, second):
+    """Relative half-width of a ratio of two independent figures."""
+    return None if first is None or second is None else math.hypot(first, second)
+
+
+def quotient(first, second):
+    """First over second, two independent figures."""
+    across = bool(first.gpu_uuid and second.gpu_uuid) and first.gpu_uuid != second.gpu_uuid
+    marks = {"across": across, "host_bound": first.host_bound or second.host_bound}
+    return around(first.value / second.value, both(first.spread, second.spread))._replace(**marks)
+
+
+@dataclass
+class Comparison:
+    """Ratios of one model and dtype at one stage over one denominator.
+
+    what, over: the figure that is compared, and the denominator. kind: dense, best_dense, half, linear or stock.
+    caches: cold or hot for kernels. ratios: (Configuration, M) -> Quantity. sides: the same -> (own value,
+    denominator's). unit of these. apart: ratios left out because hardware, driver, versions or protocol differ.
+    """
+
+    stage: str
+    model: str
+    dtype: str
+    what: Text
+    over: object
+    kind: str
+    unit: str
+    metric: str
+    caches: str = ""
+    ratios: dict = field(default_factory=dict)
+    sides: dict = field(default_factory=dict)
+    apart: int = 0
+
+    @property
+    def in_turn(self):
+        """True where sparse products took turns with the denominator, in one process."""
+        return self.over in ("cublaslt", BEST, BEST_LINEAR)
+
+    @property
+    def axis(self):
+        """Title of an axis of its ratios."""
+        short = {"best_dense": "the fastest dense", "linear": "the fastest dense linear"}
+        return f"speed-up over {short.get(self.kind, self.over)}"
+
+    def names(self):
+        """Configurations with a ratio, in order."""
+        return sorted({name for name, _ in self.ratios}, key=configuration_order)
+
+    def of(self, name):
+        """M -> ratio of one configuration."""
+        return {M: self.ratios[other, M] for other, M in sorted(self.ratios, key=lambda key: key[1]) if other == name}
+
+    def above_bound(self):
+        """(configuration, M) whose ratio is above the bound of its pattern, and its noise does not explain it."""
+        return [
+            (name, M)
+            for (name, M), ratio in sorted(
+                self.ratios.items(), key=lambda item: (configuration_order(item[0][0]), item[0][1])
+            )
+            if self.kind in ("dense", "best_dense")
+            and name.sparse_kernel
+            and (ratio.value if ratio.low is None else ratio.low) > Pattern(name.sparsity).bound
+        ]
+
+
+def linears_of(source, model):
+    """Number of linears of a model: from its shape, else from what was measured, else 1."""
+    if model in source.linears:
+        return source.linears[model]
+    rows = [row for row in source.stage("kernel") if row.configuration.model == model and row.linear]
+    return len({row.linear for row in rows}) or 1
+
+
+def of_points(rows, column):
+    """(configuration, M) -> Quantity of a column of prefill or decode rows.
+
+    GPU time of stock vLLM is that of the variant that takes the least, where it is known.
+    """
+    least = "least_gpu_step_ms" if column == "gpu_step_ms" else column
+    return {
+        (row.configuration, row.M): Quantity(
+            row.values.get(least) or row.values[column],
+            row.values.get(f"{column}_ci_low"),
+            row.values.get(f"{column}_ci_high"),
+            row.provenance.machine,
+            gpu_uuid=row.provenance.gpu_uuid,
+            host_bound=bool(row.values.get("host_bound")) and column != "gpu_step_ms",
+        )
+        for row in rows
+        if row.status == "ok" and row.values.get(column) is not None
+    }
+
+
+def of_layers(source, model, dtype, column):
+    """(configuration, M) -> Quantity of a column summed over a layer's linears, where all of them were measured."""
+    if (model, dtype, column) not in source.sums:
+        points, need = {}, linears_of(source, model)
+        for row in grouped(source.stage("kernel")).get((model, dtype), ()):
+            if row.status == "ok" and row.values.get(column) is not None:
+                points.setdefault((row.configuration, row.M), []).append(of_row(row, column))
+        sums = {key: summed(found) for key, found in points.items() if len(found) == need}
+        source.sums[model, dtype, column] = sums
+    return source.sums[model, dtype, column]
+
+
+def of_row(row, column):
+    """Quantity of a column of one row."""
+    values = row.values
+    ends = values.get(f"{column}_ci_low"), values.get(f"{column}_ci_high")
+    return Quantity(values[column], *ends, row.provenance.machine, values.get("output") or "", row.provenance.gpu_uuid)
+
+
+def summed(quantities):
+    """Sum of independent figures."""
+    total = sum(quantity.value for quantity in quantities)
+    spreads = [quantity.spread for quantity in quantities]
+    known = (
+        None
+        if None in spreads
+        else math.hypot(*(s * q.value for s, q in zip(spreads, quantities, strict=True))) / total
+    )
+    return around(total, known, quantities[0].machine, quantities[0].kind, quantities[0].gpu_uuid)
+
+
+TOKENS = ("tokens_per_s", say("tokens/s of the published protocol"), "tokens/s")
+WALL = ("step_ms", say("steady-state step time"), "ms")
+FIGURES = {"prefill": (TOKENS, WALL), "decode": (TOKENS, WALL, ("gpu_step_ms", say("GPU time of a step"), "ms"))}
+"""stage -> (column, its name, its unit) of what is compared: a decode step may take the host longer than the GPU."""
+
+
+def comparisons(source):
+    """Every Comparison that the rows of a source allow."""
+    found = []
+    for stage, columns in FIGURES.items():
+        for (model, dtype), rows in grouped(source.stage(stage)).items():
+            for column, what, unit in columns:
+                values = of_points(rows, column)
+                new = Comparison(stage, model, dtype, what, "", "dense", unit, column)
+                found += divided(new, values, higher=column == "tokens_per_s")
+    for (model, dtype), rows in grouped(source.stage("kernel")).items():
+        for column, caches in (("latency_us", caches_of(rows)), ("latency_hot_us", "hot")):
+            values = of_layers(source, model, dtype, column)
+            what = say("sum of {caches} GEMM latencies of a layer", caches=say(caches))
+            found += divided(
+                Comparison("kernel", model, dtype, what, "", "dense", "µs", column, caches), values, higher=False
+            )
+        for kind, what, over, sides in (
+            ("dense", say("{caches} GEMMs of a layer in turn", caches=say("cold")), "cublaslt", beside_cublaslt),
+            ("best_dense", say("{caches} GEMMs of a layer in turn", caches=say("cold")), BEST, beside_best),
+            (
+                "linear",
+                say("{caches} whole linears of a layer in turn", caches=say("cold")),
+                BEST_LINEAR,
+                beside_best_linear,
+            ),
+        ):
+            metric = "linear_us" if kind == "linear" else "latency_us"
+            found += paired(
+                source, rows, Comparison("kernel", model, dtype, what, over, kind, "µs", metric, "cold"), sides
+            )
+    return found
+
+
+BEST = say("the fastest dense library of each linear")
+BEST_LINEAR = say("the fastest dense library of each whole linear")
+STOCK = say("stock vLLM (fusion and sparsity together)")
+
+
+def dense_base(values):
+    """The dense configuration that is the denominator of speed-ups, or None."""
+    dense = {name for name, _ in values if name.sparsity == "dense" and name.backend in DENSE_BACKENDS}
+    return min(dense, key=lambda name: DENSE_BACKENDS.index(name.backend), default=None)
+
+
+def divided(empty, values, higher):
+    """Comparisons of measured values with the dense backend, with the fastest dense backend, with 2:4, and with stock
+    vLLM, which is no dense backend here: only those with the same fusion say what sparsity gives.
+    """
+    stock = next((name for name, _ in values if name.stock), None)
+    everything, values = values, {key: value for key, value in values.items() if not key[0].stock}
+    base = dense_base(values)
+    dense = sorted({name for name, _ in values if name.sparsity == "dense"}, key=configuration_order)
+    found = []
+    if base:
+        found.append(ratios(replace(empty, over=base.column), values, lambda name, M: base, higher))
+    if len(dense) > 1:
+        pick = max if higher else min
+
+        def best(name, M):
+            kind = values[name, M].kind
+            there = [other for other in dense if (other, M) in values and values[other, M].kind == kind]
+            return pick(there, key=lambda other: values[other, M].value) if there and name not in dense else None
+
+        found.append(
+            ratios(
+                replace(empty, over=say("the fastest dense backend of each M"), kind="best_dense"), values, best, higher
+            )
+        )
+    sparse = {name.backend: name for name, _ in values if name.sparsity == HALF and name.sparse_kernel}
+    if sparse:
+        over = ", ".join(sorted(name.column for name in sparse.values()))
+        new = replace(empty, over=over, kind="half")
+        found.append(ratios(new, values, lambda name, M: sparse.get(name.backend), higher))
+    if stock:
+        found.append(ratios(replace(empty, over=STOCK, kind="stock"), everything, lambda name, M: stock, higher))
+    return [comparison for comparison in found if comparison.ratios or comparison.apart]
+
+
+def ratios(empty, values, base_of, higher):
+    """A Comparison filled with the ratios of (configuration, M) -> Quantity to the configuration that base_of names.
+
+    GEMMs whose products have different types are not compared.
+    """
+    filled = replace(empty, ratios={}, sides={})
+    for (name, M), mine in values.items():
+        base = base_of(name, M)
+        theirs = values.get((base, M))
+        if base in (None, name) or theirs is None or theirs.kind != mine.kind:
+            continue
+        if theirs.machine != mine.machine:
+            filled.apart += 1
+            continue
+        filled.ratios[name, M] = quotient(mine, theirs) if higher else quotient(theirs, mine)
+        filled.sides[name, M] = mine.value, theirs.value
+    return filled
+
+
+def beside_cublaslt(values):
+    """(own latency, cuBLASLt's, interval of the ratio) of one linear, both with the same type of product."""
+    interval = values.get("speedup_cublaslt_ci_low"), values.get("speedup_cublaslt_ci_high")
+    if values.get("latency_int32_us") and values.get("cublaslt_int32_us"):
+        return values["latency_int32_us"], values["cublaslt_int32_us"], *interval
+    return values.get("latency_us"), values.get("cublaslt_us"), *interval
+
+
+def beside_best(values):
+    """The same against the fastest dense library."""
+    interval = values.get("speedup_best_dense_ci_low"), values.get("speedup_best_dense_ci_high")
+    ratio = values.get("speedup_best_dense")
+    theirs = values.get("best_dense_us")
+    return (theirs / ratio if ratio and theirs else None), theirs, *interval
+
+
+def beside_best_linear(values):
+    """The same for the whole linear: quantising, lifting, GEMM, scales."""
+    interval = values.get("speedup_linear_ci_low"), values.get("speedup_linear_ci_high")
+    return values.get("linear_us"), values.get("best_dense_linear_us"), *interval
+
+
+def paired(source, rows, empty, sides):
+    """The Comparison of sums over a layer's linears that took turns with a rival, in a list; empty without rivals.
+
+    Of sparse configurations only: a dense one is a rival itself.
+    """
+    points = {}
+    for row in rows:
+        sparse = row.status == "ok" and row.configuration.sparse_kernel
+        mine, theirs, low, high = sides(row.values) if sparse else (None, None, None, None)
+        if mine and theirs:
+            points.setdefault((row.configuration, row.M), []).append((mine, theirs, low, high))
+    need = linears_of(source, empty.model)
+    for key, linears in points.items():
+        if len(linears) != need:
+            continue
+        mine, theirs = sum(item[0] for item in linears), sum(item[1] for item in linears)
+        halves = [None if None in item[2:] else (item[3] - item[2]) / 2 * item[0] for item in linears]
+        spread = None if None in halves else math.hypot(*halves) / theirs
+        empty.ratios[key] = around(theirs / mine, spread)
+        empty.sides[key] = mine, theirs
+    return [empty] if empty.ratios else []

@@ -1,0 +1,258 @@
+"""Sections on speed-up: ratios with denominator, noise and bound, and what the search for algorithms was worth."""
+
+from statistics import median
+
+from slidesparse.report.document.model import NONE, Section, Table, fixed, interval, number, say, whole
+from slidesparse.report.sections.ratios import ACROSS, ACROSS_NOTE, FIGURES, of_points, quotient
+from slidesparse.report.sources.rows import configuration_order, grouped
+from slidesparse.report.tables.columns import RIVALS
+from slidesparse.sparsity.patterns import Pattern
+
+GAINS = ("M", "variant", "stock vLLM (ms)", "best dense", "best dense (ms)", "gain of fusion and graphs")
+GAINS += ("backend/sparsity", "step (ms)", "gain of sparsity", "total gain")
+
+NOISE = " ≈"
+"""Mark of a ratio whose confidence interval holds 1."""
+
+HOST = " †"
+"""Mark of a ratio of which the host bounds a side."""
+
+HOST_NOTE = say(
+    "† marks ratios of which a side is bound by the host, its step longer than 1.1 times the GPU's work: they say as"
+    " much of the host as of the kernels."
+)
+
+TURN_TITLE = say("What turns with sparse products cost dense ones")
+
+TURN_NOTE = say(
+    "Libraries that take turns share a GPU's power and a process in which sparse products run: dense ones may take"
+    " longer than alone, and over those alone sparse ones gain that much less (where it was measured: “{title}”).",
+    title=TURN_TITLE,
+)
+
+
+def speedup_blocks(source, comparisons):
+    """What fusion and sparsity give, each; then a table for every comparison, with the bound of each pattern."""
+    blocks = [block for comparison in comparisons if comparison.ratios for block in comparison_section(comparison)]
+    dense = {comparison.stage for comparison in comparisons if comparison.kind == "dense"}
+    notes = [
+        say(
+            "{stage}: no speed-up over dense, because no dense backend{but} was measured.",
+            stage=stage,
+            but=but(source, stage),
+        )
+        for stage in ("prefill", "decode", "kernel")
+        if stage not in dense and any(row.configuration.sparse_kernel for row in source.stage(stage))
+    ]
+    if not comparisons and not notes:
+        notes = [say("No speed-up: nothing was measured beside a dense backend or 2:4.")]
+    apart = [
+        say(
+            "{stage} {dtype}: left out are {n} ratios of points that differ in hardware name, driver,"
+            " versions or protocol.",
+            stage=comparison.stage,
+            dtype=comparison.dtype,
+            n=comparison.apart,
+        )
+        for comparison in comparisons
+        if comparison.apart and comparison.kind == "dense" and not comparison.ratios
+    ]
+    return notes + apart + gain_blocks(source) + blocks
+
+
+def but(source, stage):
+    """What the sentence that no dense backend was measured must leave out."""
+    return say(" other than stock vLLM") if any(row.configuration.stock for row in source.stage(stage)) else ""
+
+
+def gain_blocks(source):
+    """Steps of stock vLLM, of the fastest dense backend with our fusion, and of every sparse one, with the gains
+    between them: a table for every stage, model and dtype, a row for every M and sparse configuration.
+    """
+    blocks = []
+    times = [(stage, *figure) for stage, figures in FIGURES.items() for figure in figures if figure[2] == "ms"]
+    for stage, column, what, _ in times:
+        for (model, dtype), rows in grouped(source.stage(stage)).items():
+            named = ("least_gpu_variant", "variant") if column == "gpu_step_ms" else ("variant",)
+            variants = {
+                row.M: next(filter(None, map(row.values.get, named)), None) for row in rows if row.configuration.stock
+            }
+            values = of_points(rows, column)
+            cells = gain_rows(values, variants)
+            if cells:
+                notes = [
+                    say(
+                        "The best dense backend of each M is one of those that run as the sparse ones do: over it a"
+                        " sparse one shows what sparsity gives, and it shows over stock vLLM what fusion and graphs"
+                        " give."
+                    )
+                ]
+                notes += [ACROSS_NOTE] * (len({step.gpu_uuid for step in values.values()}) > 1)
+                notes += [HOST_NOTE] * any(step.host_bound for step in values.values())
+                name = f"gains_{stage}_{model}_{dtype}" + "_gpu" * (column == "gpu_step_ms")
+                title = say(
+                    "{stage} {model} {dtype}, {what}, from stock vLLM to sparse",
+                    stage=stage,
+                    model=model,
+                    dtype=dtype,
+                    what=what,
+                )
+                blocks.append(Section(title, [*notes, Table(name, GAINS, cells, "rlrlrrlrr")]))
+    return blocks
+
+
+def gain_rows(values, variants):
+    """Rows of the table of gains from (configuration, M) -> Quantity of step times, and M -> variant of stock vLLM."""
+    rows = []
+    stock = {M: step for (name, M), step in values.items() if name.stock}
+    for M, before in sorted(stock.items()):
+        same = {name: step for (name, m), step in values.items() if m == M and step.machine == before.machine}
+        dense = [name for name in same if name.sparsity == "dense" and not name.stock]
+        if not dense:
+            continue
+        fastest = min(dense, key=lambda name: same[name].value)
+        between = same[fastest]
+        first = (number(str(M), M), variants[M], fixed(before.value, 3), fastest.column, fixed(between.value, 3))
+        first += (cell(quotient(before, between)),)
+        sparse = sorted((name for name in same if name.sparse_kernel), key=configuration_order)
+        for name in sparse:
+            gains = cell(quotient(between, same[name])), cell(quotient(before, same[name]))
+            rows.append((*first, name.column, fixed(same[name].value, 3), *gains))
+        if not sparse:
+            rows.append((*first, NONE, NONE, NONE, NONE))
+    return rows
+
+
+def title_of(comparison):
+    """Heading of a comparison."""
+    return say(
+        "{stage} {model} {dtype}, {what}, over {over}",
+        stage=comparison.stage,
+        model=comparison.model,
+        dtype=comparison.dtype,
+        what=comparison.what,
+        over=comparison.over,
+    )
+
+
+def name_of(comparison):
+    """Name of a comparison's CSV."""
+    parts = ("speedup", comparison.stage, comparison.model, comparison.dtype, comparison.metric, comparison.kind)
+    turn = ("paired",) if comparison.over == "cublaslt" or comparison.kind == "linear" else ()
+    return "_".join(dict.fromkeys((*parts, *turn)))
+
+
+def cell(ratio):
+    """A ratio with its interval and its marks."""
+    if ratio is None:
+        return None
+    shown, marks = interval(ratio.value, ratio.low, ratio.high, 2), marks_of(ratio)
+    return number(shown + marks, ratio.value) if marks else shown
+
+
+def marks_of(ratio):
+    """What stands behind a ratio."""
+    return NOISE * ratio.inside_noise + ACROSS * ratio.across + HOST * ratio.host_bound
+
+
+def comparison_section(comparison):
+    """The table of one comparison, in a list."""
+    names = comparison.names()
+    Ms = sorted({M for _, M in comparison.ratios})
+    rows = [(number(str(M), M), *(cell(comparison.ratios.get((name, M))) for name in names)) for M in Ms]
+    bounded = comparison.kind in ("dense", "best_dense") and any(name.sparse_kernel for name in names)
+    if bounded:
+        bounds = [fixed(Pattern(n.sparsity).bound, 2) if n.sparse_kernel else None for n in names]
+        rows.append(("bound", *bounds))
+    notes = [say("Denominator: {over} of the same M.", over=comparison.over)]
+    if bounded:
+        notes = [say("Denominator: {over} of the same M. Bound: L/(L-2).", over=comparison.over)]
+    known = [ratio for ratio in comparison.ratios.values() if ratio.low is not None]
+    if known:
+        noise = sum(ratio.inside_noise for ratio in known)
+        notes.append(
+            say(
+                "In brackets the 95 % confidence interval; ≈ marks the {n} of {total} ratios whose interval holds 1: "
+                "no difference beyond the noise.",
+                n=noise,
+                total=len(known),
+            )
+        )
+    else:
+        notes.append(say("One figure a point, no repeats: how much of a ratio is noise is not known."))
+    notes += [TURN_NOTE] * (comparison.in_turn and any(name.backend == "cusparselt" for name in names))
+    notes += [ACROSS_NOTE] * any(ratio.across for ratio in comparison.ratios.values())
+    notes += [HOST_NOTE] * any(ratio.host_bound for ratio in comparison.ratios.values())
+    above = [say("{name} at M={M}", name=name.column, M=M) for name, M in comparison.above_bound()]
+    if above:
+        notes.append(say("Above the bound, which supposes GEMMs of equal efficiency: {above}.", above=above))
+    if comparison.apart:
+        notes.append(
+            say(
+                "Left out: {n} ratios of points that differ in hardware name, driver, versions or protocol.",
+                n=comparison.apart,
+            )
+        )
+    table = Table(name_of(comparison), ("M", *(name.column for name in names)), rows)
+    return [Section(title_of(comparison), [*notes, table], folded=comparison.kind in ("half", "stock"))]
+
+
+def search_blocks(source):
+    """What searching was worth: the chosen algorithm against the library's default and against its own search."""
+    rows = []
+    for name in sorted({item["configuration"] for item in source.tuning}, key=configuration_order):
+        best = [item for item in source.tuning if item["configuration"] == name and item["rank"] == 1]
+        gains = [item["default_us"] / item["latency_us"] for item in best if item["default_us"] and item["latency_us"]]
+        own = [item["library_us"] / item["latency_us"] for item in best if item["library_us"] and item["latency_us"]]
+        rows.append(
+            (
+                "/".join(name),
+                whole(len(best)),
+                fixed(median(gains), 3) if gains else NONE,
+                fixed(max(gains), 3) if gains else NONE,
+                fixed(median(own), 3) if own else NONE,
+                fixed(max(own), 3) if own else NONE,
+            )
+        )
+    if not rows:
+        return []
+    headers = ("configuration", "searches", "default ÷ found, median", "largest")
+    headers += ("library's own search ÷ found, median", "largest of these")
+    note = say(
+        "Cold latency of the library's default algorithm, and of what its own search picks, over that"
+        " of the algorithm that the search found."
+    )
+    return [Section(say("What the search for algorithms was worth"), [note, Table("searches", headers, rows, "l")])]
+
+
+def turn_blocks(source):
+    """Dense products in turn with sparse ones against the same in a process without these, on one GPU, by M."""
+    kernels = [row for row in source.stage("kernel") if row.status == "ok"]
+    alone = {turn_key(row, rival_column(row)): row.values["latency_us"] for row in kernels if row.values.get("process")}
+    ratios = {}
+    for row in kernels:
+        for rival in RIVALS if row.configuration.sparse_kernel else ():
+            mine, theirs = row.values.get(f"{rival}_us"), alone.get(turn_key(row, f"{rival}_us"))
+            if mine and theirs:
+                group = row.configuration.model, row.configuration.dtype, row.M
+                ratios.setdefault(group, []).append(mine / theirs)
+    rows = [
+        (model, dtype, number(str(M), M), whole(len(each)), *(fixed(of(each), 3) for of in (min, median, max)))
+        for (model, dtype, M), each in sorted(ratios.items())
+    ]
+    if not rows:
+        return []
+    headers = ("model", "dtype", "M", "products", "smallest", "median", "largest")
+    note = say("Cold latency in turn over that of the same product and library in a process without sparse products.")
+    return [Section(TURN_TITLE, [note, Table("turns", headers, rows, "ll")])]
+
+
+def turn_key(row, column):
+    """What a product in turn and one alone have in common. column: of the library and the type of its product."""
+    name = row.configuration
+    return name.model, name.dtype, row.linear, row.M, column, row.provenance.machine, row.provenance.gpu_uuid
+
+
+def rival_column(row):
+    """The column that has a dense product's library and type as a rival's."""
+    return f"{row.configuration.backend}{'_int32' * (row.values.get('output') == 'INT32')}_us"

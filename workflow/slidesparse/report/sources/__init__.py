@@ -1,0 +1,1 @@
+"""Files of either layout -> rows, the one tidy form."""

@@ -1,0 +1,255 @@
+"""Our layout, `{root}/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/{model}-{dtype}_{stage}.csv` -> rows."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from slidesparse.errors import RecordError
+from slidesparse.plan import stock
+from slidesparse.points import records
+from slidesparse.points.plan import read_plan
+from slidesparse.points.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
+from slidesparse.report.sources.rows import Configuration, Provenance, Row
+from slidesparse.report.tables.columns import COLUMNS, M_COLUMN, POSITIVE, PUBLISHED, TASKS, cell
+from slidesparse.report.tables.gather import configuration_directories, point_files
+
+REQUIRED = {
+    "prefill": ("tokens_per_s", "step_ms"),
+    "decode": ("tokens_per_s", "step_ms"),
+    "kernel": ("latency_us",),
+}
+"""An ok row has at least one of these."""
+
+
+TUNING = {
+    "linear": str,
+    "N": int,
+    "K": int,
+    "K_slid": int,
+    "M": int,
+    "output": str,
+    "algorithms": int,
+    "rank": int,
+    "algorithm": str,
+    "name": str,
+    "latency_us": float,
+    "default_us": float,
+    "library_us": float,
+    "workspace": int,
+    "kernels": str,
+}
+"""Columns of the CSV beside a tuning table."""
+
+STEP = ("step_ms", "step_ms_p5", "step_ms_p95", "step_ms_ci_low", "step_ms_ci_high", "samples", "steady_tokens_per_s")
+LATENCY = ("latency_us", "latency_us_p5", "latency_us_p95", "latency_us_ci_low", "latency_us_ci_high", "latency_hot_us")
+RUN = ("status", "reason", "utc", "seconds", "git_commit", "git_dirty", "request_digest", "protocol")
+MACHINE = ("gpu_name", "driver", "torch", "vllm")
+FIRST = {
+    "prefill": (*PUBLISHED["prefill"], *STEP, *RUN, *MACHINE),
+    "decode": (*PUBLISHED["decode"], *STEP, *RUN, *MACHINE),
+    "kernel": (
+        *("M", "N", "K", "linear", "K_slid", "alg_count", "alg_id", *LATENCY, "effective_tops", "output", "exact"),
+        *("error_max_abs", "samples", *RUN, *MACHINE),
+    ),
+}
+"""Columns that every CSV of ours has had; those that came later may be missing in an old one."""
+
+
+def read(source, hardware):
+    """Add what our layout holds of one hardware key to `source`; refused files become sentences in it."""
+    root = Path(source.root)
+    try:
+        source.plan = read_plan(root, hardware)
+        source.shapes = source.plan.shapes if source.plan else {}
+    except RecordError as error:
+        source.refused.append(str(error))
+    for directory in configuration_directories(root, hardware):
+        stage, model, dtype, backend, sparsity = directory.parts[-5:]
+        configuration = Configuration(model, dtype, backend, sparsity)
+        expected = directory / f"{model}-{dtype}_{stage}.csv"
+        for path in sorted(directory.glob("*.csv")):
+            try:
+                if path != expected:
+                    raise RecordError(f"{path} does not belong there: the CSV of this folder is {expected.name}")
+                rows = read_configuration(path, hardware, stage, configuration)
+            except RecordError as error:
+                source.refused.append(str(error))
+                continue
+            source.rows += rows
+            source.files.append((str(path), len(rows)))
+        if not expected.is_file() and point_files(directory):
+            source.ungathered.append(str(directory))
+        source.rows += failures(directory, hardware, stage, configuration)
+    source.rows += failures_of_variants(root, hardware, source.rows)
+    for path in sorted((root / hardware / "tuning").glob("*/*/*/*.csv")):
+        name = Configuration(*path.with_suffix("").parts[-4:])
+        collect(
+            source, "tuning", path, lambda path, name=name: [row | {"configuration": name} for row in read_tuning(path)]
+        )
+    tasks = root / hardware / "tasks.csv"
+    if tasks.is_file():
+        collect(source, "tasks", tasks, read_tasks)
+
+
+def read_configuration(path, hardware, stage, configuration):
+    """Rows of one gathered CSV. Raises RecordError if the file is not whole and sound."""
+    later = [column for column in COLUMNS[stage] if column not in FIRST[stage]]
+    table, _ = read_csv(path, COLUMNS[stage], optional=later)
+    if not table:
+        raise RecordError(f"{path} is truncated: it holds no rows")
+    M = M_COLUMN[stage]
+    for number, row in enumerate(table, start=1):
+        if row[M] is None or row["status"] not in ("ok", "out_of_memory"):
+            raise RecordError(f"{path} is damaged: row {number} has no M or an unknown status")
+        if row["status"] == "ok" and all(row[column] is None for column in REQUIRED[stage]):
+            raise RecordError(f"{path} is damaged: row {number} is ok but has no {' or '.join(REQUIRED[stage])}")
+        if stage == "kernel" and row["status"] == "ok" and not (row["linear"] and row["N"] and row["K"]):
+            raise RecordError(f"{path} is damaged: row {number} does not name its linear, N and K")
+    refuse_duplicates(path, table, (M, "linear") if stage == "kernel" else (M,))
+    refuse_zeros(path, table, POSITIVE[stage])
+    if stage == "kernel":
+        refuse_partial(path, table)
+    return [to_row(hardware, stage, configuration, row) for row in table]
+
+
+def refuse_partial(path, table):
+    """Raise RecordError unless every M that was measured has every linear."""
+    linears = {row["linear"] for row in table if row["status"] == "ok"}
+    for M in sorted({row["M"] for row in table if row["status"] == "ok"}):
+        missing = linears - {row["linear"] for row in table if row["M"] == M}
+        if missing:
+            raise RecordError(f"{path} is truncated: M={M} lacks {', '.join(sorted(missing))}")
+
+
+def to_row(hardware, stage, configuration, row):
+    """One CSV row in the tidy form."""
+    names = ("gpu_name", "driver", "torch", "vllm", "protocol", "git_commit", "git_dirty", "gpu_uuid")
+    return Row(
+        hardware,
+        stage,
+        configuration,
+        row[M_COLUMN[stage]],
+        row["status"],
+        row,
+        Provenance(*(cell(row[name]) for name in names)),
+        row.get("linear"),
+        row["reason"] or "",
+        utc=row["utc"] or "",
+        seconds=row["seconds"],
+    )
+
+
+def failures(directory, hardware, stage, configuration):
+    """A row for every `M{m}.failed.json` beside which there is no point: it has failed, or is being measured."""
+    rows = []
+    for path in directory.glob("M*.failed.json"):
+        M = re.fullmatch(r"M([0-9]{1,12})\.failed\.json", path.name)
+        if not M or (directory / f"M{M[1]}.json").exists():
+            continue
+        try:
+            record = read_json(path)
+        except RecordError as error:
+            record = {"reason": str(error)}
+        flying = records.in_flight(record)
+        reason = "" if flying else str(record.get("reason") or "no reason was recorded")
+        rows.append(
+            Row(
+                hardware,
+                stage,
+                configuration,
+                int(M[1]),
+                "in_flight" if flying else "failed",
+                {},
+                reason=" ".join(reason.split()),
+                log=str(record.get("log") or ""),
+                utc=str(record.get("utc") or ""),
+            )
+        )
+    return sorted(rows, key=lambda row: row.M)
+
+
+def failures_of_variants(root, hardware, rows):
+    """A row for every point of stock vLLM that is not among `rows` because a variant of it failed, with its reason, or
+    is being measured.
+    """
+    there = {(row.stage, row.configuration, row.M) for row in rows}
+    found = {}
+    for directory in configuration_directories(root, hardware, variants=True):
+        stage, model, dtype, variant, sparsity = directory.parts[-5:]
+        configuration = Configuration(model, dtype, stock.BACKEND, sparsity)
+        for row in failures(directory, hardware, stage, configuration):
+            if (stage, configuration, row.M) not in there:
+                row = replace(row, reason=row.reason and f"{variant}: {row.reason}")
+                found.setdefault((stage, configuration, row.M), row)
+    return list(found.values())
+
+
+def read_tuning(path):
+    """Rows of the CSV beside a tuning table."""
+    table, _ = read_csv(path, TUNING)
+    refuse_duplicates(path, table, ("linear", "M", "output", "rank"))
+    refuse_zeros(path, table, ("latency_us",))
+    return table
+
+
+def read_tasks(path):
+    """Rows of a tasks.csv."""
+    table, _ = read_csv(path, TASKS)
+    refuse_duplicates(path, table, ("task",))
+    return table
+
+
+def read_manifests(source):
+    """Add shapes, model manifests and checkpoint manifests of the models that were measured or planned; without any,
+    of all that lie below the source's root.
+    """
+    root, models = Path(source.root), source.model_names()
+
+    def named(pattern):
+        paths = sorted(root.glob(pattern))
+        return [path for path in paths if not models or path.relative_to(root).parts[1] in models]
+
+    for path in named("models/*/shape.json"):
+        collect(source, None, path, lambda path: read_shape(source, path))
+    for path in named("models/*/manifest.json"):
+        collect(source, "models", path, lambda path: [read_manifest(path) | {"model": path.parent.name}])
+    for path in named("checkpoints/*/*/*.json"):
+        model, dtype, sparsity = path.parts[-3], path.parts[-2], path.stem
+        key = {"model": model, "dtype": dtype, "sparsity": sparsity}
+        collect(source, "checkpoints", path, lambda path, key=key: [read_manifest(path) | key])
+
+
+def read_manifest(path):
+    """The manifest of a model or checkpoint, whose parts are of the right types where they are there."""
+    manifest = read_json(path)
+    files, origin = manifest.get("files") or {}, manifest.get("source") or {}
+    counts = [manifest.get(name) for name in ("weights", "zeros_before", "changed")]
+    if isinstance(files, dict):
+        counts += [file.get("size") if isinstance(file, dict) else "" for file in files.values()]
+    numbers = all(count is None or type(count) is int and 0 <= count < 1 << 62 for count in counts)
+    if not (numbers and isinstance(files, dict) and isinstance(origin, dict)):
+        raise RecordError(f"{path} is damaged: it is no manifest with files, source and counts")
+    return manifest
+
+
+def read_shape(source, path):
+    """Note how many linears a layer of a model has, and how many layers the model."""
+    shape = read_json(path)
+    linears = shape.get("linears")
+    if not isinstance(linears, list) or not linears:
+        raise RecordError(f"{path} is damaged: it lists no linears")
+    source.linears[path.parent.name] = len(linears)
+    if isinstance(shape.get("num_hidden_layers"), int):
+        source.layers[path.parent.name] = shape["num_hidden_layers"]
+
+
+def collect(source, name, path, read):
+    """Add what `read(path)` returns to the list `name` of the source, or its refusal."""
+    try:
+        found = read(path)
+    except RecordError as error:
+        source.refused.append(str(error))
+        return
+    if name:
+        getattr(source, name).extend(found)
+        source.files.append((str(path), len(found)))

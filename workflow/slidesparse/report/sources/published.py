@@ -1,0 +1,268 @@
+"""The layout of the published system (repository bcacdwk/vllmbench) -> rows.
+
+throughput_benchmark_results/{stage}/{GPU}_{cc}_{dtype}_{py}_{cu}_{arch}/{backend}[/{sparsity}]/{model}-{dtype}_{stage}.csv
+benchmark_kernel/{library}/alg_search_results/{hardware}/{dtype}/alg_search_{model}-{any dtype}[_{sparsity}].csv
+vllm_bench_logs/{GPU}/*_status.json
+
+Its kernels were timed back to back on the same operands, so their caches were hot.
+"""
+
+import re
+from ast import literal_eval
+from pathlib import Path
+
+from slidesparse.errors import RecordError
+from slidesparse.points.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
+from slidesparse.report.sources.rows import HARDWARE, LINEARS, Configuration, Provenance, Row
+from slidesparse.report.tables.columns import M_COLUMN, POSITIVE, PUBLISHED
+from slidesparse.report.tables.tasks import NAMES, entry, point_status, task_of
+
+FOLDERS = (".", "slidesparse", "slidesparse/tools")
+"""Where the layout begins below a root: in a folder of its own, or in a checkout of the repository."""
+
+THROUGHPUT_FOLDER = re.compile(r"(?P<gpu>.+)_(?P<cc>cc\d+)_(?P<dtype>[A-Z0-9]+)_(?P<rest>py\d+_cu\d+_\w+)")
+KERNEL_FILE = re.compile(r"alg_search_(?P<model>.+)-(?:INT8|FP8|BF16|FP16)(?:_(?P<sparsity>2_(?:\d+|inf)))?\.csv")
+TOP = 3
+"""Algorithms of each search that a kernel file holds."""
+
+FAILED = -1
+
+
+def bases(root, folder):
+    """Directories called `folder` that this layout has below a root."""
+    return [path for base in FOLDERS if (path := Path(root, base, folder)).is_dir()]
+
+
+def throughput_folders(root):
+    """(hardware, dtype, stage, directory) of every throughput folder below a root, sorted."""
+    found = []
+    for base in bases(root, "throughput_benchmark_results"):
+        for directory in sorted(base.glob("*/*")):
+            match = THROUGHPUT_FOLDER.fullmatch(directory.name)
+            if match and directory.parent.name in PUBLISHED:
+                hardware = f"{match['gpu']}_{match['cc']}_{match['rest']}"
+                found.append((hardware, short_dtype(match["dtype"]), directory.parent.name, directory))
+    return found
+
+
+def kernel_folders(root):
+    """(hardware, library, directory) of every folder of GEMM searches below a root, sorted."""
+    return [
+        (directory.name, directory.parts[-3], directory)
+        for base in bases(root, "benchmark_kernel")
+        for directory in sorted(base.glob("*/alg_search_results/*"))
+        if HARDWARE.fullmatch(directory.name)
+    ]
+
+
+def hardware_keys(root):
+    """Hardware keys that this layout has below a root, sorted."""
+    return sorted({item[0] for item in throughput_folders(root)} | {item[0] for item in kernel_folders(root)})
+
+
+def short_dtype(name):
+    """FP8E4M3 is called FP8 here."""
+    return "FP8" if name == "FP8E4M3" else name
+
+
+def read(source, hardware):
+    """Add what the published layout holds of one hardware key to `source`; refused files become sentences in it."""
+    files = {}
+    for key, dtype, stage, directory in throughput_folders(source.root):
+        if key == hardware:
+            for path in sorted(directory.glob(f"**/*_{stage}.csv")):
+                add(source, files, stage, path, lambda path, s=stage, d=dtype: read_throughput(path, hardware, s, d))
+    for key, library, directory in kernel_folders(source.root):
+        if key == hardware:
+            for path in sorted(directory.glob("*/alg_search_*.csv")):
+                if KERNEL_FILE.fullmatch(path.name):  # searches of square shapes belong to no model
+                    add(source, files, "kernel", path, lambda path, b=library: read_kernel(path, hardware, b.lower()))
+    fill_dense_K(source.rows)
+    read_status(source, hardware)
+
+
+def fill_dense_K(rows):
+    """Give kernel rows the K of the weight before sliding, where a file with K' = K of the same model tells it."""
+    known = {
+        (row.configuration.model, row.linear): row.values["K_slid"]
+        for row in rows
+        if row.stage == "kernel" and row.configuration.sparsity in ("dense", "2_4") and "K_slid" in row.values
+    }
+    for row in rows:
+        if row.stage == "kernel" and row.values:
+            row.values.setdefault("K", known.get((row.configuration.model, row.linear)))
+
+
+def add(source, files, stage, path, read):
+    """Add the rows of one file, unless it is refused or another file has the same configuration."""
+    try:
+        rows = read(path)
+        first = files.setdefault((stage, rows[0].configuration), path)
+        if first != path:
+            raise RecordError(f"{path} holds the same configuration as {first}; keep one of them")
+    except RecordError as error:
+        source.refused.append(str(error))
+        return
+    source.rows += rows
+    source.files.append((str(path), len(rows)))
+
+
+def read_throughput(path, hardware, stage, dtype):
+    """Rows of one throughput CSV. Raises RecordError if the file is not whole and sound."""
+    folder = path.parent
+    backend, sparsity = folder.name, "dense"
+    if re.fullmatch(r"2_(\d+|inf)", folder.name):
+        backend, sparsity = folder.parent.name, folder.name
+    model, _, suffix = path.name.removesuffix(f"_{stage}.csv").rpartition("-")
+    if not model or suffix != dtype:
+        raise RecordError(f"{path} does not belong there: it is not called {{model}}-{dtype}_{stage}.csv")
+    table, _ = read_csv(path, PUBLISHED[stage])
+    M = M_COLUMN[stage]
+    refuse_empty(path, table, PUBLISHED[stage])
+    refuse_duplicates(path, table, (M,))
+    refuse_zeros(path, table, [column for column in POSITIVE[stage] if column in PUBLISHED[stage]])
+    configuration = Configuration(model, dtype, backend, sparsity)
+    rows = []
+    for row in table:
+        failed = row["tokens_per_s"] == FAILED or row["requests_per_s"] == FAILED or row["elapsed_time_s"] == FAILED
+        reason = "the file records it as failed (-1)" if failed else ""
+        status = "failed" if failed else "ok"
+        rows.append(Row(hardware, stage, configuration, row[M], status, row, reason=reason))
+        refuse_negative(path, row, () if failed else ("tokens_per_s", "requests_per_s", "elapsed_time_s"))
+    return rows
+
+
+def read_kernel(path, hardware, backend):
+    """Rows of one GEMM search. Raises RecordError if the file is not whole, sound, and what its place says."""
+    match = KERNEL_FILE.fullmatch(path.name)
+    sparsity = match["sparsity"] or "dense"
+    split = backend == "cusparselt"
+    columns = {"M": int, "N": int, "K": int, "alg_count": int}
+    for rank in range(1, TOP + 1):
+        columns |= {f"tops_{rank}": float, f"lat_us_{rank}": float, f"alg_id_{rank}": int}
+        columns |= {f"split_k_{rank}": int} if split else {}
+        columns |= {f"workspace_{rank}": int}
+    table, header = read_csv(path, columns, ended=False)
+    shapes, Ms = check_header(path, header, hardware, backend, sparsity)
+    refuse_empty(path, table, ("M", "N", "K", "alg_count"))
+    refuse_duplicates(path, table, ("M", "N", "K"))
+    if len(table) < len(shapes) * len(Ms):
+        raise RecordError(f"{path} is truncated: it holds {len(table)} of {len(shapes) * len(Ms)} announced rows")
+    refuse_zeros(path, table, ("M", "N", "K", "tops_1", "lat_us_1"))
+    provenance = origin(header)
+    configuration = Configuration(match["model"], short_dtype(path.parent.name), backend, sparsity)
+    rows = []
+    for row in table:
+        failed = row["lat_us_1"] in (None, FAILED)
+        if (row["N"], row["K"]) not in shapes or row["M"] not in Ms:
+            raise RecordError(f"{path} is damaged: its header does not announce M={row['M']} N={row['N']} K={row['K']}")
+        refuse_negative(path, row, () if failed else ("tops_1", "lat_us_1"))
+        index = shapes.index((row["N"], row["K"]))
+        values = {
+            "N": row["N"],
+            "K_slid": row["K"],
+            "alg_count": row["alg_count"],
+            "alg_id": str(row["alg_id_1"]) + (f"/split {row['split_k_1']}" if split else ""),
+            "latency_us": None if failed else row["lat_us_1"],
+            "caches": "hot",
+        }
+        rows.append(
+            Row(
+                hardware,
+                "kernel",
+                configuration,
+                row["M"],
+                "failed" if failed else "ok",
+                values,
+                provenance,
+                LINEARS[index] if len(shapes) == len(LINEARS) else f"linear {index + 1}",
+                "the search found no algorithm" if failed else "",
+                utc=header.get("Time", ""),
+            )
+        )
+    return rows
+
+
+def origin(header):
+    """Provenance of what stands below the leading words of a file."""
+    driver = header.get("driver", "") or header.get("CUDA driver", "").replace("runtime: ", "runtime ")
+    name = f"CUDA {driver}" if "CUDA driver" in header else driver
+    return Provenance(header.get("GPU", ""), name, header.get("torch", ""))
+
+
+def check_header(path, header, hardware, backend, sparsity):
+    """(list of (N, K'), list of M) that a kernel file announces; its other words must agree with its place."""
+    words = {
+        "CC": (header.get("CC"), re.search(r"_(cc\d+)_", hardware)[1]),
+        "Backend": (header.get("Backend", "").lower(), backend),
+        "Sparsity": (header.get("Sparsity", "dense").split(" ")[0], sparsity),
+    }
+    for word, (said, placed) in words.items():
+        if said != placed:
+            raise RecordError(f"{path} does not belong there: its header says {word} {said}, its place says {placed}")
+    try:
+        shapes, Ms = literal_eval(header["NK_list"]), literal_eval(header["M_list"])
+        return [(int(N), int(K)) for N, K in shapes], [int(M) for M in Ms]
+    except (KeyError, ValueError, TypeError, SyntaxError):
+        raise RecordError(f"{path} is damaged: its header has no readable M_list and NK_list") from None
+
+
+def refuse_empty(path, table, columns):
+    """Raise RecordError if the file has no rows or a cell of these columns is empty."""
+    if not table:
+        raise RecordError(f"{path} is truncated: it holds no rows")
+    for number, row in enumerate(table, start=1):
+        empty = [column for column in columns if row[column] is None]
+        if empty:
+            raise RecordError(f"{path} is damaged: row {number} has no {', '.join(empty)}")
+
+
+def refuse_negative(path, row, columns):
+    """Raise RecordError if a measured value is negative."""
+    for column in columns:
+        if row[column] < 0:
+            raise RecordError(f"{path} is damaged: it has {column} = {row[column]:g}, below zero")
+
+
+def read_status(source, hardware):
+    """The task table from the newest complete status file of this GPU, if there is one."""
+    gpu = hardware.partition("_cc")[0]
+    found = []
+    for base in bases(source.root, "vllm_bench_logs"):
+        for path in sorted(Path(base, gpu).glob("bitnet_bench_*_status.json")):
+            try:
+                status = read_json(path)
+                rows = status_rows(path, status, source)
+            except RecordError as error:
+                source.refused.append(str(error))
+                continue
+            found.append((bool(status.get("completed")), str(status.get("timestamp", "")), str(path), rows))
+    if found:
+        _, timestamp, path, source.tasks = max(found, key=lambda item: item[:3])
+        source.dates += [timestamp] if timestamp else []
+        source.files.append((path, len(source.tasks)))
+
+
+def status_rows(path, status, source):
+    """Rows of the task table from a status file. Raises RecordError if it is none."""
+    results = status.get("results")
+    if not isinstance(results, dict) or not all(isinstance(result, dict) for result in results.values()):
+        raise RecordError(f"{path} is damaged: it has no results of tasks")
+    rows = []
+    for index in range(len(NAMES)):
+        result = results.get(str(index))
+        if result is None:
+            rows.append(entry(index, "missing", note="not in the status file"))
+        elif result.get("skipped"):
+            rows.append(entry(index, "skipped", note="already there"))
+        else:
+            seconds = result.get("duration")
+            if not isinstance(seconds, int | float) or seconds < 0:
+                raise RecordError(f"{path} is damaged: task {index + 1} has no duration")
+            points = point_status(
+                [row for row in source.rows if index >= 3 and task_of(row.stage, row.configuration) == index]
+            )
+            ok, failed = (list(points.values()).count(word) for word in ("ok", "failed"))
+            counts = (ok, failed, len(points)) if points else (None, None, None)
+            rows.append(entry(index, "success" if result.get("success") else "failed", float(seconds), "", *counts))
+    return rows

@@ -1,0 +1,26 @@
+"""One root of files, in our layout or the published one or both -> everything it holds of one hardware key."""
+
+from pathlib import Path
+
+from slidesparse.report.sources import measured, published, tidy
+from slidesparse.report.sources.rows import Source
+from slidesparse.report.tables.gather import hardware_directories
+
+
+def read_source(root, hardware):
+    """Source of one root. Files that are refused are named in it, and nothing of them is used."""
+    source = Source(str(root))
+    measured.read(source, hardware)
+    published.read(source, hardware)
+    tidy.read(source, hardware)
+    if source.model_names():
+        measured.read_manifests(source)
+    return source
+
+
+def hardware_keys(roots):
+    """Hardware keys of which any root holds something, sorted."""
+    keys = set()
+    for root in roots:
+        keys |= {*hardware_directories(root), *published.hardware_keys(Path(root)), *tidy.hardware_keys(root)}
+    return sorted(keys)

@@ -1,0 +1,177 @@
+"""Published figures that are at hand only as tidy tables,
+`{root}/tidy/{hardware}/{kernel,throughput,quant_kernels}.csv`.
+
+Leading lines `# key: value` name the GPU, torch, driver and source of all rows. resources/published/README.md says
+where the tables come from and what they lack.
+"""
+
+from pathlib import Path
+
+from slidesparse.errors import RecordError
+from slidesparse.points.strict import read_csv, refuse_duplicates, refuse_zeros
+from slidesparse.report.sources.published import origin
+from slidesparse.report.sources.rows import HARDWARE, LINEARS, Configuration, Row
+from slidesparse.report.tables.columns import M_COLUMN
+
+KEY = {"gpu": str, "cc": int}
+TABLES = {
+    "kernel": {
+        **KEY,
+        "dtype": str,
+        "model": str,
+        "backend": str,
+        "sparsity": str,
+        "M": int,
+        "N": int,
+        "K": int,
+        "K_expanded": int,
+        "latency_us": float,
+        "tops": float,
+        "eff_tops": float,
+        "alg_id": int,
+        "split_k": int,
+        "workspace": int,
+        "alg_count": int,
+    },
+    "throughput": {
+        **KEY,
+        "stage": str,
+        "dtype": str,
+        "model": str,
+        "backend": str,
+        "sparsity": str,
+        "M": int,
+        "prompt_len": int,
+        "output_len": int,
+        "max_num_seqs": int,
+        "num_prompts": int,
+        "requests_per_s": float,
+        "tokens_per_s": float,
+        "elapsed_s": float,
+        "steps": int,
+        "ms_per_step": float,
+        "total_tokens": int,
+        "source": str,
+    },
+    "quant_kernels": {
+        **KEY,
+        "dtype": str,
+        "model": str,
+        "kernel": str,
+        "sparsity": str,
+        "M": int,
+        "K": int,
+        "K_out": int,
+        "latency_us": float,
+        "ratio_to_memcpy": float,
+        "GBps_rw": float,
+        "GBps_incl_memset": float,
+    },
+}
+IDENTITY = {
+    "kernel": ("dtype", "model", "backend", "sparsity", "M", "N", "K"),
+    "throughput": ("stage", "dtype", "model", "backend", "sparsity", "M"),
+    "quant_kernels": ("dtype", "model", "kernel", "sparsity", "M"),
+}
+MEASURED = {
+    "kernel": ("M", "N", "K", "K_expanded", "latency_us", "eff_tops"),
+    "throughput": ("M", "requests_per_s", "tokens_per_s", "elapsed_s"),
+    "quant_kernels": ("M", "latency_us"),
+}
+"""Columns that every row has, and where a zero means that nothing was measured."""
+
+
+def hardware_keys(root):
+    """Hardware keys that have tidy tables below a root, sorted."""
+    return sorted({path.name for path in Path(root, "tidy").glob("*") if HARDWARE.fullmatch(path.name)})
+
+
+def read(source, hardware):
+    """Add the tidy tables of one hardware key to `source`; refused files become sentences in it."""
+    for name, to_rows in (("kernel", kernel_rows), ("throughput", throughput_rows), ("quant_kernels", None)):
+        path = Path(source.root, "tidy", hardware, f"{name}.csv")
+        if not path.is_file():
+            continue
+        try:
+            table, header = read_table(path, name, hardware)
+        except RecordError as error:
+            source.refused.append(str(error))
+            continue
+        source.files.append((str(path), len(table)))
+        if to_rows:
+            source.rows += to_rows(table, hardware, origin(header))
+        else:
+            source.lifts += table
+
+
+def read_table(path, name, hardware):
+    """(rows, header words) of one file. Raises RecordError if it is not whole, sound, and of this hardware."""
+    table, header = read_csv(path, TABLES[name])
+    if not table:
+        raise RecordError(f"{path} is truncated: it holds no rows")
+    refuse_duplicates(path, table, IDENTITY[name])
+    refuse_zeros(path, table, MEASURED[name])
+    for number, row in enumerate(table, start=1):
+        empty = [column for column in (*IDENTITY[name], *MEASURED[name]) if row[column] is None]
+        low = [column for column in MEASURED[name] if row[column] is not None and row[column] < 0]
+        if empty or low:
+            raise RecordError(f"{path} is damaged: row {number} has no usable {', '.join(empty + low)}")
+        if not hardware.startswith(f"{row['gpu']}_cc{row['cc']}_"):
+            raise RecordError(f"{path} does not belong there: row {number} is of {row['gpu']} cc{row['cc']}")
+        if name == "throughput" and row["stage"] not in ("prefill", "decode"):
+            raise RecordError(f"{path} is damaged: row {number} has the unknown stage {row['stage']}")
+    return table, header
+
+
+def kernel_rows(table, hardware, provenance):
+    """Rows of kernel.csv; linears are named by their place in a layer, which the order of (K, N) in a model tells."""
+    shapes = {}
+    for row in table:
+        shapes.setdefault(row["model"], set()).add((row["N"], row["K"]))
+    names = {model: linears(found) for model, found in shapes.items()}
+    rows = []
+    for row in table:
+        split = "" if row["split_k"] is None else f"/split {row['split_k']}"
+        values = {
+            "N": row["N"],
+            "K": row["K"],
+            "K_slid": row["K_expanded"],
+            "alg_count": row["alg_count"],
+            "alg_id": f"{row['alg_id']}{split}",
+            "latency_us": row["latency_us"],
+            "effective_tops": row["eff_tops"],
+            "caches": "hot",
+        }
+        configuration = Configuration(row["model"], row["dtype"], row["backend"].lower(), row["sparsity"])
+        linear = names[row["model"]][row["N"], row["K"]]
+        rows.append(Row(hardware, "kernel", configuration, row["M"], "ok", values, provenance, linear))
+    return rows
+
+
+def linears(shapes):
+    """(N, K) -> name of the linear, of the four of a layer; numbered where they are not four.
+
+    K is the hidden size h but for down, whose N is h: o is (h, h), and gate_up has more channels than qkv.
+    """
+    hidden = {K for _, K in shapes} & {N for N, _ in shapes}
+    if len(shapes) != len(LINEARS) or len(hidden) != 1:
+        return {shape: f"linear {number}" for number, shape in enumerate(sorted(shapes), start=1)}
+    (h,) = hidden
+    down = next(shape for shape in shapes if shape[1] != h)
+    qkv, gate_up = sorted(shape for shape in shapes if shape[1] == h and shape[0] != h)
+    return {qkv: "qkv", (h, h): "o", gate_up: "gate_up", down: "down"}
+
+
+def throughput_rows(table, hardware, provenance):
+    """Rows of throughput.csv, in the columns of the published layout."""
+    rows = []
+    for row in table:
+        stage = row["stage"]
+        values = {
+            name: row[name] for name in ("prompt_len", "max_num_seqs", "num_prompts", "requests_per_s", "tokens_per_s")
+        }
+        values |= {M_COLUMN[stage]: row["M"], "elapsed_time_s": row["elapsed_s"]}
+        values |= {"N_prefill": row["steps"]} if stage == "prefill" else {"output_len": row["output_len"]}
+        configuration = Configuration(row["model"], row["dtype"], row["backend"].lower(), row["sparsity"])
+        rows.append(Row(hardware, stage, configuration, row["M"], "ok", values, provenance))
+    return rows

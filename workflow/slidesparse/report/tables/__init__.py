@@ -1,0 +1,1 @@
+"""Points -> CSVs: gathered, of tasks, and in the published layout."""

@@ -1,0 +1,255 @@
+"""Our results -> the published layout, CSV and JSON, so that programs made for that layout read ours.
+
+Two things differ from the published files and stand in the head of each kernel file: whether caches were cold or hot,
+and the length of a slid row, whose column holds the published K' (padded to 32), by which those programs join dense and
+sparse rows, where ours is padded further.
+"""
+
+import csv
+import io
+import json
+import re
+import struct
+from base64 import b64decode
+from binascii import Error as Base64Error
+from math import ceil
+from pathlib import Path
+
+from slidesparse.errors import RecordError
+from slidesparse.files import inside, write_atomic
+from slidesparse.report.sources.published import FAILED, TOP
+from slidesparse.report.sources.read import read_source
+from slidesparse.report.sources.rows import by_configuration, linear_order
+from slidesparse.report.tables.columns import PUBLISHED
+from slidesparse.sparsity.patterns import Pattern
+
+LIBRARIES = {"cublaslt": "cuBLASLt", "cusparselt": "cuSPARSELt"}
+"""Backends whose kernel files the layout knows."""
+
+DTYPES = {"FP8": "FP8E4M3"}
+
+
+def export(root, hardware, output, caches="hot"):
+    """Write what `root` holds of one hardware key, in our layout, below `output` in the published one.
+
+    caches: hot, as the published kernels were timed, or cold. Returns one sentence for everything that the layout
+    cannot hold or that was refused. Raises RecordError if nothing was found.
+    """
+    source = read_source(root, hardware)
+    if not source.rows:
+        raise RecordError(f"{root} holds no results of hardware {hardware}")
+    left = list(source.refused)
+    for stage in ("prefill", "decode"):
+        for name, rows in by_configuration(source.stage(stage)).items():
+            left += export_throughput(Path(output), hardware, stage, name, rows)
+    for name, rows in by_configuration(source.stage("kernel")).items():
+        left += export_kernel(Path(output), hardware, name, rows, caches, source.tuning)
+    export_status(Path(output), hardware, source)
+    return left
+
+
+def export_throughput(output, hardware, stage, name, rows):
+    """One throughput CSV and a JSON for each M; returns what was left out."""
+    gpu, cc, rest = re.fullmatch(r"(.+)_(cc\d+)_(.+)", hardware).groups()
+    dtype = DTYPES.get(name.dtype, name.dtype)
+    folders = [f"{gpu}_{cc}_{dtype}_{rest}", name.backend, *([] if name.sparsity == "dense" else [name.sparsity])]
+    model = f"{name.model}-{name.dtype}"
+    folder = inside(output / "throughput_benchmark_results" / stage, *folders)
+    inside(folder, model)
+    left, lines = [], []
+    for row in rows:
+        values = row.values
+        numbers = [values.get(column) for column in PUBLISHED[stage]]
+        if row.status != "ok" or None in numbers:
+            left.append(
+                f"{stage} {'/'.join(name)} M={row.M}: {row.reason or 'lacks figures of the published protocol'}"
+            )
+            continue
+        lines.append([f"{number:.4f}" if isinstance(number, float) else number for number in numbers])
+        tokens = values["num_prompts"] * (values["prompt_len"] + values.get("output_len", 1))
+        figures = {
+            "elapsed_time": values["elapsed_time_s"],
+            "num_requests": values["num_prompts"],
+            "total_num_tokens": tokens,
+            "requests_per_second": values["requests_per_s"],
+            "tokens_per_second": values["tokens_per_s"],
+        }
+        write_atomic(folder / "json" / f"{model}_M{row.M}.json", json.dumps(figures, indent=4) + "\n")
+    if lines:
+        write_atomic(folder / f"{model}_{stage}.csv", to_csv(PUBLISHED[stage], lines))
+    return left
+
+
+def export_kernel(output, hardware, name, rows, caches, tuning):
+    """One kernel CSV and its JSON; returns what was left out."""
+    library = LIBRARIES.get(name.backend)
+    if library is None:
+        return [f"kernel {'/'.join(name)}: the published layout has no place for {name.backend}"]
+    column = "latency_hot_us" if caches == "hot" else "latency_us"
+    good = [row for row in rows if row.status == "ok" and row.values.get(column)]
+    left = [
+        f"kernel {'/'.join(name)} M={M}: {reason}"
+        for M, reason in sorted(
+            {(row.M, row.reason or f"no {caches} latency was measured") for row in rows if row not in good}
+        )
+    ]
+    if not good:
+        return left
+    split = name.backend == "cusparselt"
+    ranked = [candidates(row, good_tuning(tuning, name, row), row.values[column], split) for row in good]
+    folder = inside(output / "benchmark_kernel" / library / "alg_search_results", hardware, name.dtype)
+    stem = f"alg_search_{name.model}-INT8" + ("" if name.sparsity == "dense" else f"_{name.sparsity}")
+    inside(folder, stem)
+    header = ["M", "N", "K", "alg_count"]
+    for rank in range(1, TOP + 1):
+        header += [f"tops_{rank}", f"lat_us_{rank}", f"alg_id_{rank}", *([f"split_k_{rank}"] if split else [])]
+        header.append(f"workspace_{rank}")
+    lines = [kernel_line(row, found, name, split) for row, found in zip(good, ranked, strict=True)]
+    text = "".join(f"# {line}\n" for line in kernel_head(hardware, name, good, caches, library))
+    write_atomic(folder / f"{stem}.csv", text + to_csv(header, sorted(lines)))
+    meta = {"gpu_name": good[0].provenance.gpu_name, "gpu_short_name": hardware.partition("_cc")[0]}
+    meta |= {
+        "compute_capability": re.search(r"_(cc\d+)_", hardware)[1],
+        "model_name": f"{name.model}-INT8",
+        "mode": "model",
+    }
+    meta |= {"backend": library, "dtype": DTYPES.get(name.dtype, name.dtype), "caches": caches}
+    meta |= {"torch_version": good[0].provenance.torch, "time": max(row.utc for row in good)}
+    meta |= {"M_list": sorted({row.M for row in good}), "NK_list": [list(shape) for shape in shapes(good, name)]}
+    meta |= {"sparsity": name.sparsity} if split else {}
+    entries = {}
+    for row, found in zip(good, ranked, strict=True):
+        key = f"({row.values['N']},{published_K(row.values['K'], name.sparsity)})"
+        entry = entries.setdefault(key, {"m_thresholds": [], "alg_by_m": {}})
+        entry["m_thresholds"] = sorted({*entry["m_thresholds"], row.M})
+        best = found[0]
+        entry["alg_by_m"][str(row.M)] = {
+            "workspace": best["workspace"],
+            "tops": tops(row, best["us"], name),
+            "lat_us": best["us"],
+            "alg_id": best["id"],
+            **({"split_k": best["split"]} if split else {"algo_data": best["stored"]}),
+        }
+    write_atomic(folder / f"{stem}.json", json.dumps({"meta": meta, "nk_entries": entries}, indent=2) + "\n")
+    return left
+
+
+def kernel_head(hardware, name, rows, caches, library):
+    """The words at the head of a kernel CSV."""
+    row = rows[0]
+    lines = [
+        f"GPU: {row.provenance.gpu_name}",
+        f"CC: {re.search(r'_(cc[0-9]+)_', hardware)[1]}",
+        "Mode: model",
+        f"Model: {name.model}-INT8",
+        f"Backend: {library}",
+        f"dtype: {DTYPES.get(name.dtype, name.dtype)} -> {row.values.get('output') or 'not recorded'}",
+        f"alg_count: {max(row.values.get('alg_count') or 0 for row in rows)}, config_count: 0",
+        f"torch: {row.provenance.torch}",
+        f"driver: {row.provenance.driver}",
+        f"caches: {caches}",
+        f"M_list: {sorted({row.M for row in rows})}",
+        f"NK_list: {shapes(rows, name)}",
+    ]
+    if name.sparsity != "dense":
+        slid = sorted({(row.values["N"], row.values["K_slid"]) for row in rows})
+        lines += [f"NK_measured: {slid}", f"Sparsity: {name.sparsity} (K_factor={Pattern(name.sparsity).gamma:.3f})"]
+    return [*lines, f"Time: {max(row.utc for row in rows)}"]
+
+
+def shapes(rows, name):
+    """[(N, published K')] in the order of the linears."""
+    found = {row.linear: (row.values["N"], published_K(row.values["K"], name.sparsity)) for row in rows}
+    return [found[linear] for linear in sorted(found, key=linear_order)]
+
+
+def published_K(K, sparsity):
+    """K' as the published programs compute it: K gamma, cut to a whole number, padded to 32."""
+    return K if sparsity == "dense" else ceil(int(K * Pattern(sparsity).gamma) / 32) * 32
+
+
+def good_tuning(tuning, name, row):
+    """Rows of the tuning table for a linear and M with the same type of product, by rank."""
+    found = [
+        item
+        for item in tuning
+        if item["configuration"] == name
+        and (item["linear"], item["M"], item["output"]) == (row.linear, row.M, row.values.get("output"))
+    ]
+    return sorted(found, key=lambda item: item["rank"])
+
+
+def candidates(row, table, latency, split):
+    """The algorithm of a point and, from its tuning table, the next ones, as the layout numbers them."""
+    own = str(row.values["alg_id"])
+    workspace = next((item["workspace"] for item in table if item["algorithm"] == own), 0)
+    found = [(own, latency, workspace)]
+    found += [(item["algorithm"], item["latency_us"], item["workspace"]) for item in table if item["algorithm"] != own]
+    return [
+        {"stored": stored, "us": us, "workspace": workspace} | numbered(stored, split)
+        for stored, us, workspace in found[:TOP]
+    ]
+
+
+def numbered(stored, split):
+    """{id, split} of an algorithm as it is stored: `id:split`, a cuBLASLt algorithm in base64, or a number."""
+    id, _, parts = stored.partition(":")
+    if id.lstrip("-").isdigit():
+        return {"id": int(id), "split": int(parts) if split and parts.lstrip("-").isdigit() else 1}
+    try:
+        return {"id": struct.unpack("<I", b64decode(id, validate=True)[:4])[0], "split": 1}
+    except (Base64Error, struct.error, ValueError):
+        return {"id": FAILED, "split": 1}
+
+
+def tops(row, us, name):
+    """Operations/s as the layout counts them: with K', in 10^12."""
+    return 2 * row.M * row.values["N"] * published_K(row.values["K"], name.sparsity) / us / 1e6
+
+
+def kernel_line(row, found, name, split):
+    """One line of a kernel CSV."""
+    line = [
+        row.M,
+        row.values["N"],
+        published_K(row.values["K"], name.sparsity),
+        row.values.get("alg_count") or len(found),
+    ]
+    for item in found:
+        line += [f"{tops(row, item['us'], name):.6f}", f"{item['us']:.3f}", item["id"]]
+        line += [item["split"], item["workspace"]] if split else [item["workspace"]]
+    return line + [""] * ((5 if split else 4) * (TOP - len(found)))
+
+
+def export_status(output, hardware, source):
+    """The status of the eight tasks, if the source has a task table."""
+    if not source.tasks:
+        return
+    results = {}
+    for index, row in enumerate(source.tasks):
+        if row["status"] == "skipped":
+            results[str(index)] = {"skipped": True}
+        elif row["status"] in ("success", "failed"):
+            success = row["status"] == "success"
+            results[str(index)] = {"success": success, "duration": row["seconds"] or 0.0, "skipped": False}
+    count = {word: sum(row["status"] == word for row in source.tasks) for word in ("success", "failed", "skipped")}
+    total = sum(row["seconds"] or 0.0 for row in source.tasks)
+    timestamp = max((row.utc for row in source.rows), default="").rstrip("Z")
+    stamp = re.sub(r"[^0-9_]", "", timestamp.partition(".")[0].replace("T", "_"))
+    status = {
+        "completed": all(row["status"] != "missing" for row in source.tasks),
+        "results": results,
+        "summary": count | {"total_duration": total},
+        "timestamp": timestamp,
+    }
+    path = output / "vllm_bench_logs" / hardware.partition("_cc")[0] / f"bitnet_bench_{stamp}_status.json"
+    write_atomic(path, json.dumps(status, indent=2) + "\n")
+
+
+def to_csv(header, lines):
+    """CSV text."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    return stream.getvalue()

@@ -1,0 +1,323 @@
+"""The points of one configuration -> its CSV, one row a point (kernel: a row for every linear)."""
+
+import csv
+import io
+import re
+from functools import cache
+from pathlib import Path
+
+from slidesparse.errors import RecordError
+from slidesparse.files import canonical_json, inside, leads_out, write_atomic
+from slidesparse.plan import matrix as configuration
+from slidesparse.plan import stock
+from slidesparse.plan.backends import STAGES
+from slidesparse.points import records
+from slidesparse.points.plan import Plan, read_plan
+from slidesparse.points.validate import read_point
+from slidesparse.report.sources.rows import HARDWARE, Configuration, linear_order
+from slidesparse.report.tables.columns import COLUMNS, M_COLUMN, STEP, cell
+
+SHOWN = 5
+"""Refused points that one sentence names."""
+
+
+def gather(point_paths, output_csv, expected=None):
+    """Write the CSV of the points of one configuration, atomically; same points, same bytes.
+
+    point_paths: files `{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.json`, in any order.
+    expected: M -> request digest (hex, None unchecked) that the points must answer, all of them and no others; None
+    skips that.
+    Returns the number of rows. Raises RecordError, naming every refused point, and then writes nothing.
+    """
+    points, refused = read_points(point_paths, expected)
+    if refused:
+        more = f" (and {len(refused) - SHOWN} more)" if len(refused) > SHOWN else ""
+        raise RecordError("; ".join(refused[:SHOWN]) + more)
+    if expected is not None:
+        measured = {point["key"]["M"] for point in points}
+        for problem, values in (("lacks", set(expected) - measured), ("was not asked for", measured - set(expected))):
+            if values:
+                names = ", ".join(f"M={M}" for M in sorted(values))
+                raise RecordError(f"{output_csv} cannot be gathered: its configuration {problem} {names}")
+    text = to_csv(points)
+    write_atomic(output_csv, text)
+    return text.count("\n") - 1
+
+
+def expected_digests(point_paths, parameters):
+    """M -> digest of the request that the point at each path must answer now.
+
+    parameters: measuring parameters of its stage. The other reasons to measure again lie in the tree of the points:
+    shape or checkpoint manifest, and tuning table, which stock vLLM does without, and which is another model's if
+    plan.json says so; where one of them is gone the digest is None, which is not checked.
+    """
+    digests, plan_of = {}, cache(read_plan)
+    for path in point_paths:
+        key, root = records.key_of(path), Path(path).parents[6]
+        plan = plan_of(root, key["hardware"]) or Plan()
+        tuned = plan.shapes.get(key["model"], key["model"])
+        name = f"{key['sparsity']}.json"
+        shape = inside(root, "models", key["model"], "shape.json")
+        checkpoint = inside(root, "checkpoints", key["model"], key["dtype"], name)
+        basis = shape if key["stage"] == "kernel" else checkpoint
+        tuning = inside(root, key["hardware"], "tuning", tuned, key["dtype"], key["backend"], name)
+        where = (root, key["hardware"], tuned, key["dtype"], key["backend"])
+        tuning = None if key["backend"] == stock.BACKEND else tuning
+        peers = configuration.peers(*where) if key["stage"] == "kernel" else {}
+        known = all(Path(file).is_file() for file in filter(None, (basis, tuning, *peers.values())))
+        digests[key["M"]] = records.request(key, parameters, basis, tuning, peers)["digest"] if known else None
+    return digests
+
+
+def read_points(paths, expected=None):
+    """(valid points of one configuration sorted by M, one sentence per refused file)."""
+    points, refused = {}, []
+    for path in sorted(paths, key=str):
+        try:
+            point = read_point(path, expected.get(records.key_of(path)["M"]) if expected else None)
+            first = next(iter(points.values()), point)
+            if configuration_of(point) != configuration_of(first):
+                raise RecordError(f"{path} is of another configuration than the points beside it")
+            if point["key"]["M"] in points:
+                raise RecordError(f"{path} is a second point for M={point['key']['M']}")
+            points[point["key"]["M"]] = point
+        except RecordError as error:
+            refused.append(str(error))
+    return [points[M] for M in sorted(points)], refused
+
+
+def configuration_of(point):
+    """The key of a point without its M."""
+    return {name: value for name, value in point["key"].items() if name != "M"}
+
+
+def to_csv(points):
+    """CSV text of points of one configuration, sorted by M. Raises RecordError if there are none."""
+    if not points:
+        raise RecordError("there are no points to gather; measure one first")
+    stage = points[0]["key"]["stage"]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS[stage])
+    for point in points:
+        for row in kernel_rows(point) if stage == "kernel" else [throughput_row(point)]:
+            writer.writerow(cell(row.get(column)) for column in COLUMNS[stage])
+    return stream.getvalue()
+
+
+def tail(point):
+    """The columns that every stage has: status, when, from which commit, on what."""
+    run, request = point["run"], point["request"]
+    return {
+        "status": point["status"],
+        "reason": point["reason"],
+        "utc": run["utc"],
+        "seconds": float(run["seconds"]),
+        "git_commit": run["git"]["commit"],
+        "git_dirty": run["git"]["dirty"],
+        "request_digest": request["digest"],
+        "protocol": request["protocol"],
+        "gpu_name": point["hardware"]["name"],
+        "gpu_uuid": point["hardware"].get("uuid"),
+        "driver": point["hardware"].get("driver"),
+        "power_limit_w": as_float(point["hardware"].get("power_limit_w")),
+        "torch": point["software"].get("torch"),
+        "vllm": point["software"].get("vllm"),
+    }
+
+
+def throughput_row(point):
+    """The CSV row of a prefill or decode point."""
+    stage, results = point["key"]["stage"], point["results"]
+    row = {M_COLUMN[stage]: point["key"]["M"], f"N_{stage}": results.get("steps"), **tail(point)}
+    for name in ("prompt_len", "max_num_seqs", "num_prompts", "output_len"):
+        row[name] = results.get(name)
+    for name, result in (
+        ("requests_per_s", "requests_per_s"),
+        ("tokens_per_s", "tokens_per_s"),
+        ("elapsed_time_s", "elapsed_s"),
+        ("steady_tokens_per_s", "steady_tokens_per_s"),
+    ):
+        row[name] = as_float(results.get(result))
+    step = results.get("step_s") or {}
+    for name, statistic in (
+        ("step_ms", "median"),
+        ("step_ms_p5", "p5"),
+        ("step_ms_p95", "p95"),
+        ("step_ms_ci_low", "ci_low"),
+        ("step_ms_ci_high", "ci_high"),
+    ):
+        row[name] = as_float(step.get(statistic), 1e3)
+    times = {name: each.get("gpu_step_ms") for name, each in results.get("variants", {}).items()}
+    least = min((name for name in times if times[name]), key=times.get, default=None)
+    row |= {"least_gpu_variant": least, "least_gpu_step_ms": times.get(least)}
+    for name in ("tokens", "sequences"):
+        row[f"{name}_min"], row[f"{name}_max"] = results.get(name) or (None, None)
+    same = [name for name in STEP if name not in row]
+    return row | {name: results.get(name) for name in same} | {"samples": step.get("n"), "repeats": repeats_of(results)}
+
+
+def repeats_of(results):
+    """How often a prefill or decode point repeated its steps, or None."""
+    return len(results["repeats_s"]) if results.get("repeats_s") else None
+
+
+def kernel_rows(point):
+    """The CSV rows of a kernel point: one per linear, or one without a linear if nothing was measured."""
+    shared = {"M": point["key"]["M"], "process": point["request"].get("process"), **tail(point)}
+    gemms = point["results"].get("gemms") or []
+    if not gemms or point["status"] != "ok":
+        return [shared]
+    return [shared | gemm_columns(gemm) for gemm in sorted(gemms, key=lambda gemm: linear_order(gemm["name"]))]
+
+
+def gemm_columns(gemm):
+    """The columns of one linear."""
+    algorithm = gemm["algorithm"]
+    cold, hot, least = gemm["cold"], gemm.get("hot") or {}, gemm.get("roofline") or {}
+    return {
+        "N": gemm["N"],
+        "K": gemm["K"],
+        "linear": gemm["name"],
+        "K_slid": gemm["K_slid"],
+        "alg_count": gemm["algorithms"],
+        "alg_id": algorithm if isinstance(algorithm, str | int) else canonical_json(algorithm),
+        "latency_us": as_float(cold["median_s"], 1e6),
+        "latency_us_p5": as_float(cold["p5_s"], 1e6),
+        "latency_us_p95": as_float(cold["p95_s"], 1e6),
+        "latency_us_ci_low": as_float(cold["ci_low_s"], 1e6),
+        "latency_us_ci_high": as_float(cold["ci_high_s"], 1e6),
+        "latency_hot_us": as_float(hot.get("median_s"), 1e6),
+        "effective_tops": as_float(gemm.get("effective_tops")),
+        "output": gemm["output"],
+        "exact": gemm["exact"],
+        "error_max_abs": as_float(gemm["error_max_abs"]),
+        "samples": cold["n"],
+        "clock_mhz": as_float(gemm.get("clock_mhz")),
+        "roofline_us": as_float(least.get("seconds"), 1e6),
+        "roofline_pct": least and 100 * least["seconds"] / cold["median_s"] or None,
+        "roofline_limit": least.get("limit"),
+        **rival_columns(gemm),
+        **whole_columns(gemm.get("whole") or []),
+    }
+
+
+def rival_columns(gemm):
+    """What was measured in turn with a linear: its INT32 product, the dense rivals, and the fastest of these.
+
+    The best dense library is the fastest one with the output type of the product itself; the ratio is the paired one.
+    """
+    columns = {}
+    for other in gemm.get("other_outputs", ()):
+        if other["output"] == "INT32":
+            columns["latency_int32_us"] = as_float(other["cold"]["median_s"], 1e6)
+            columns["alg_id_int32"] = str(other["algorithm"])
+    rivals = gemm.get("peers", [])
+    for rival in rivals:
+        suffix = "_int32" if rival["output"] == "INT32" else ""
+        columns[f"{rival['backend']}{suffix}_us"] = as_float(rival["cold"]["median_s"], 1e6)
+        if rival["backend"] == "cublaslt" and rival.get("speedup"):
+            columns |= speedup_columns("speedup_cublaslt", rival)
+    same = [rival for rival in rivals if rival["output"] == gemm["output"] and rival.get("speedup")]
+    if same:
+        best = min(same, key=lambda rival: rival["cold"]["median_s"])
+        columns |= {
+            "best_dense": best["backend"],
+            "best_dense_us": as_float(best["cold"]["median_s"], 1e6),
+            "best_dense_alg": best.get("algorithm_name"),
+            **speedup_columns("speedup_best_dense", best),
+        }
+    return {name: value for name, value in columns.items() if name in COLUMNS["kernel"]}
+
+
+def whole_columns(linears):
+    """The whole linear of the backend (the first of `linears`), of its dense rivals, and of the fastest of these."""
+    if not linears:
+        return {}
+    own, rivals = linears[0], linears[1:]
+    folded = own.get("folded") or {}
+    columns = {
+        "linear_us": as_float(own["cold"]["median_s"], 1e6),
+        "linear_folded_us": as_float(folded.get("median_s"), 1e6),
+        **{f"{rival['backend']}_linear_us": as_float(rival["cold"]["median_s"], 1e6) for rival in rivals},
+    }
+    if rivals:
+        best = min(rivals, key=lambda rival: rival["cold"]["median_s"])
+        columns |= {
+            "best_dense_linear": best["backend"],
+            "best_dense_linear_us": as_float(best["cold"]["median_s"], 1e6),
+            **speedup_columns("speedup_linear", best),
+        }
+    return {name: value for name, value in columns.items() if name in COLUMNS["kernel"]}
+
+
+def speedup_columns(name, rival):
+    """Median and confidence interval of the paired ratios of a rival over the backend."""
+    ratio = rival["speedup"]
+    statistics = {name: "median", f"{name}_ci_low": "ci_low", f"{name}_ci_high": "ci_high"}
+    return {column: as_float(ratio[statistic]) for column, statistic in statistics.items()}
+
+
+def as_float(value, factor=1.0):
+    """`value` times `factor` as a float; None stays None."""
+    return None if value is None else float(value) * factor
+
+
+def gather_all(results, hardware):
+    """Gather every configuration of one hardware key that has points, rewriting only CSVs whose content changes.
+
+    Planned points that answer another request than the plan's are refused, like damaged ones. Returns one sentence
+    per refused file; the other points are gathered.
+    """
+    refused = []
+    try:
+        plan = read_plan(results, hardware) or Plan()
+    except RecordError as error:
+        plan, refused = Plan(), [str(error)]
+    for directory in configuration_directories(results, hardware):
+        stage, *names = directory.parts[-5:]
+        paths = point_files(directory)
+        if leads_out(results, directory):
+            refused.append(
+                f"{directory} leads out of {results} by a link, so nothing is gathered there: remove the link"
+            )
+            continue
+        Ms = plan.of_stage(stage).get(Configuration(*names), ())
+        planned = [path for path in paths if records.key_of(path)["M"] in Ms]
+        digests = expected_digests(planned, plan.parameters[stage]) if stage in plan.parameters else {}
+        points, sentences = read_points(paths, digests)
+        refused += sentences
+        if points:
+            write_if_changed(inside(directory, f"{names[0]}-{names[1]}_{stage}.csv"), to_csv(points))
+    return refused
+
+
+def point_files(directory):
+    """Files of a configuration's folder that are called like points."""
+    return sorted(path for path in directory.glob("M*.json") if re.fullmatch("M[0-9]{1,12}", path.stem))
+
+
+def configuration_directories(root, hardware, variants=False):
+    """Sorted directories `{stage}/{model}/{dtype}/{backend}/{sparsity}` of one hardware key below a root.
+
+    Of variants of stock vLLM, whose points are parts of its own, or of all other backends.
+    """
+    found = [d for stage in STAGES for d in sorted(Path(root, hardware, stage).glob("*/*/*/*")) if d.is_dir()]
+    return [directory for directory in found if (directory.parts[-2] in stock.VARIANTS) == variants]
+
+
+def hardware_directories(root):
+    """Hardware keys of which something lies directly below a root, sorted; a report alone does not count."""
+    names = (*STAGES, "tuning", "tasks.csv", "plan.json")
+    held = {path.parent.name for name in names for path in Path(root).glob(f"*/{name}")}
+    return sorted(name for name in held if HARDWARE.fullmatch(name))
+
+
+def write_if_changed(path, text):
+    """Write a file atomically unless it holds exactly this text; returns whether it was written."""
+    path = Path(path)
+    data = text.encode()
+    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        return False
+    write_atomic(path, text)
+    return True

@@ -1,0 +1,158 @@
+"""Sliding Z:L weights into 2:4 windows, lifting activations to match, and the inverses. Pure functions on tensors.
+
+For a Z:L weight W [N, K] and any activations X [M, K]:  lift(X) @ slide(W).T == X @ W.T, exactly in integers, because
+every non-zero weight stands in exactly one window and every window reads the inputs it stands for.
+"""
+
+from functools import lru_cache
+
+import torch
+
+from slidesparse.sparsity.patterns import KEPT, WINDOW
+
+_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}  # weights slid at once: what stays in the cache, or fills the GPU
+
+
+def slide(codes, pattern):
+    """Z:L codes [N, K] int8 to overlapping 2:4 windows [N, K'] int8, in `pattern.window_starts` order.
+
+    Windows are filled from left to right; a window takes what is left of its first two inputs and then, while it
+    holds fewer than two, its last two (paper, section 4). Codes are bytes: any that are not 0 are kept as they are.
+    Raises ValueError if a group has fewer than Z zeros.
+    """
+    if pattern.dense:
+        return codes
+    N, K = codes.shape
+    groups, length = pattern.groups(K)
+    slid = torch.zeros(N, pattern.K_slid(K), dtype=torch.int8, device=codes.device)
+    even = 4 * ((pattern.windows(K) + 1) // 2)  # entries of a group's even windows, which read its inputs 0 … even-1
+    odd = 4 * (pattern.windows(K) // 2)  # and of its odd windows, which read the inputs 2 … odd+1
+    rows = max(1, _ELEMENTS[codes.device.type] // K)
+    for first in range(0, N, rows):
+        part = torch.nn.functional.pad(codes[first : first + rows], (0, groups * length - K))
+        part = part.view(-1, length)
+        target = slid[first : first + rows]
+        kept = _halves(part) if pattern.L is None else _kept(part, pattern)
+        run = groups * even
+        torch.bitwise_and(part[:, :even], kept[0], out=kept[0])
+        target[:, :run] = kept[0].view(-1, run)
+        if odd:
+            shifted = part if pattern.L else torch.nn.functional.pad(part, (0, 2))
+            torch.bitwise_and(shifted[:, 2 : 2 + odd], kept[1], out=kept[1])
+            target[:, run : run + groups * odd] = kept[1].view(-1, groups * odd)
+    return slid
+
+
+def _halves(part):
+    """2:inf: every window keeps its first two inputs, so each weight stands in the one window that starts with it."""
+    half = torch.tensor([-1, -1, 0, 0], dtype=torch.int8, device=part.device)
+    return [half.repeat(len(part), part.shape[1] // WINDOW) for _ in range(2)]
+
+
+def _kept(part, pattern):
+    """Which entries of the windows of groups [R, L] hold a weight: bytes -1 or 0, even windows [R, …] and odd ones."""
+    filled = (part != 0).view(torch.int16)  # pairs of inputs
+    pairs = (filled | (filled >> 7)) & 3
+    if pattern.L > LARGEST_TABLE:
+        even, odd, fits = _filled(pairs)
+    else:
+        weights = 4 ** torch.arange(pattern.L // 2, device=part.device)
+        which = (pairs.float() @ weights.float()).to(torch.int32)  # the group's filled inputs as the bits of a number
+        even, odd, fits = (table.to(part.device).index_select(0, which) for table in _tables(pattern.L))
+    if not fits.all():
+        raise ValueError(f"a group of {pattern.L} weights has fewer than {pattern.Z} zeros; prune before sliding")
+    return even, odd
+
+
+LARGEST_TABLE = 16
+"""Largest L whose 2^L fillings of a group are tabulated."""
+
+
+@lru_cache(maxsize=16)
+def _tables(L):
+    """For every filling of a group: what its even and odd windows keep, and whether it fits."""
+    numbers = torch.arange(1 << L, dtype=torch.int32).view(-1, 1)
+    return _filled(((numbers >> torch.arange(0, L, 2)) & 3).to(torch.int16))
+
+
+def _filled(pairs):
+    """Fill the windows of groups from left to right. pairs [R, L/2] int16: the filled ones (2 bits) of two inputs.
+
+    Returns what the even windows keep [R, …] and the odd ones, bytes -1 or 0, and whether all found a place [R].
+    """
+    windows = []
+    left = pairs[:, 0]
+    for right in pairs[:, 1:].t():
+        room = KEPT - (left & 1) - (left >> 1)
+        first = right & -right  # the earlier of the two
+        taken = torch.where(room == 2, right, torch.where(room == 1, first, torch.zeros_like(right)))
+        lanes_kept = torch.stack([left & 1, left >> 1, taken & 1, taken >> 1], dim=-1)
+        windows.append(-lanes_kept.to(torch.int8))
+        left = right - taken
+    R = len(pairs)
+    even, odd = (
+        torch.cat(windows[i::2], dim=-1) if windows[i::2] else pairs.new_empty(R, 0, dtype=torch.int8) for i in (0, 1)
+    )
+    return even, odd, left == 0
+
+
+@lru_cache(maxsize=64)
+def source(pattern, K):
+    """For every entry of a slid row the input it reads, [K'] int64; K where it reads a zero (padding)."""
+    if pattern.dense:
+        return torch.arange(K)
+    starts = torch.tensor(pattern.window_starts(K), dtype=torch.int64)
+    index = (starts[:, None] + torch.arange(WINDOW)).reshape(-1).clamp_(max=K)
+    return torch.nn.functional.pad(index, (0, pattern.K_slid(K) - index.numel()), value=K)
+
+
+def lift(x, pattern):
+    """Activations [..., K] to [..., K'] in window order; inputs beyond K read as zero. Any dtype."""
+    if pattern.dense:
+        return x
+    K = x.shape[-1]
+    view = x.view(torch.int8) if x.dtype.is_floating_point and x.element_size() == 1 else x
+    padded = torch.nn.functional.pad(view, (0, 1))
+    return padded.index_select(-1, source(pattern, K).to(x.device)).view(x.dtype)
+
+
+def unslide(slid, pattern, K):
+    """Inverse of `slide`: [N, K'] int8 to [N, K] int8."""
+    if pattern.dense:
+        return slid
+    dense = torch.zeros(slid.shape[0], K + 1, dtype=torch.int8)
+    dense.index_add_(1, source(pattern, K), slid)
+    return dense[:, :K].contiguous()
+
+
+def compress(slid):
+    """2:4 codes [N, K'] to (values [N, K'/2] int8, metadata [N, K'/8] uint8).
+
+    Metadata holds, as the hardware's does, two bits per kept value: its lane in the window, the earlier kept value
+    in the lower bits, two windows a byte (PTX ISA, sparse mma: ordered metadata). A window with fewer than two
+    non-zeros keeps zeros in the lanes that are left. Raises ValueError if a window holds more than two non-zeros.
+    """
+    N = slid.shape[0]
+    window = slid.view(N, -1, WINDOW)
+    filled = window != 0
+    if (filled.sum(-1) > KEPT).any():
+        raise ValueError("a window of four holds more than two non-zero weights")
+    # Kept lanes: non-zeros first, ties by lane; then in ascending lane order.
+    order = torch.argsort(filled.logical_not().to(torch.int8), dim=-1, stable=True)[..., :KEPT].sort(-1).values
+    values = window.gather(-1, order).reshape(N, -1)
+    nibble = (order[..., 0] | (order[..., 1] << 2)).to(torch.uint8).view(N, -1, 2)
+    return values.contiguous(), (nibble[..., 0] | (nibble[..., 1] << 4)).contiguous()
+
+
+def lanes(metadata):
+    """Column in the slid row of every kept value: metadata [N, K'/8] uint8 to [N, K'/2] int64."""
+    N = metadata.shape[0]
+    bits = torch.stack([(metadata >> shift) & 3 for shift in (0, 2, 4, 6)], dim=-1).to(torch.int64)
+    columns = bits.view(N, -1, KEPT)
+    return (columns + WINDOW * torch.arange(columns.shape[1]).view(1, -1, 1)).reshape(N, -1)
+
+
+def decompress(values, metadata):
+    """Inverse of `compress`: the 2:4 codes [N, K'] int8."""
+    slid = torch.zeros(values.shape[0], values.shape[1] * 2, dtype=torch.int8)
+    return slid.scatter_(1, lanes(metadata), values)

@@ -1,0 +1,1 @@
+"""How a figure is taken: samples, statistics, clocks. It knows no GEMM."""

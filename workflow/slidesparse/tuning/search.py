@@ -1,0 +1,205 @@
+"""Search for the fastest algorithm of a backend per (N, K, M, output), and the table of what was found.
+
+All algorithms get the same effort: every one is checked against a reference product; those that are not hopelessly
+slow take turns in giving few samples, the better ones more, until few are left. Those, the library's default and what
+its own search finds are then measured afresh in another order, and that is what is reported.
+"""
+
+import csv
+import io
+import json
+import math
+from bisect import bisect_left
+from contextlib import suppress
+from pathlib import Path
+
+from slidesparse.errors import MeasurementError, RecordError
+from slidesparse.timing import protocol as timing
+
+COLUMNS = (
+    "linear",
+    "N",
+    "K",
+    "K_slid",
+    "M",
+    "output",
+    "algorithms",
+    "rank",
+    "algorithm",
+    "name",
+    "latency_us",
+    "default_us",
+    "library_us",
+    "workspace",
+    "kernels",
+)
+TOP = 3
+
+FINALISTS = 6
+SLOW = 1.5
+SAMPLES = 3
+"""Successive halving: all give `SAMPLES` samples; what takes `SLOW` times as long as the fastest is out, and so is what
+is not in the best third, which gives twice as many; and so on down to the finalists."""
+
+
+def search(backend, products, stopping):
+    """Search a backend over products (products.Product); returns the table as a dictionary.
+
+    A wrong algorithm is excluded and named in the table. Raises MeasurementError if none is right of a linear at any M.
+    """
+    entries = [_entry(product, stopping) for product in products]
+    for linear, output in dict.fromkeys((entry["linear"], entry["output"]) for entry in entries):
+        rows = [entry for entry in entries if (entry["linear"], entry["output"]) == (linear, output)]
+        if not any(entry["top"] for entry in rows):
+            why = rows[0]["wrong"][0]["reason"]
+            raise MeasurementError(f"{linear} has no algorithm whose product is right at any M: {why}")
+    return {"schema": 3, "backend": backend.name, "library": backend.version(), "entries": entries}
+
+
+def _entry(product, stopping):
+    listed = product.algorithms()
+    right, wrong = _verified(product, listed)
+    known = {algorithm.id: algorithm for algorithm in right}
+    finalists = _halved(product, list(known))
+    default = listed[0].id
+    found = product.found() if product.main else None
+    beside = [id for id in (default, found) if id in known]
+    times = _times(product, list(dict.fromkeys([*reversed(finalists), *beside])), stopping) if right else {}
+    return {
+        "linear": product.name,
+        "N": product.N,
+        "K": product.K,
+        "K_slid": product.K_slid,
+        "M": product.M,
+        "output": product.output,
+        "algorithms": len(listed),
+        "wrong": [{"algorithm": algorithm.id, "reason": reason} for algorithm, reason in wrong],
+        "default": default,
+        "default_us": times.get(default),
+        "library": found,
+        "library_us": times.get(found),
+        "top": [
+            {
+                "algorithm": id,
+                "name": known[id].name,
+                "latency_us": times[id],
+                "workspace": known[id].workspace,
+                "kernels": product.kernels(id),
+            }
+            for id in list(times)[:TOP]
+        ],
+    }
+
+
+def _verified(product, algorithms):
+    """(algorithms whose product is right, [(algorithm whose product is wrong, why)])."""
+    right, wrong = [], []
+    for algorithm in algorithms:
+        try:
+            product.verify(algorithm.id)
+            right.append(algorithm)
+        except MeasurementError as error:
+            wrong.append((algorithm, str(error)))
+    return right, wrong
+
+
+def _halved(product, ids):
+    """The finalists among algorithms, by successive halving, the fastest first."""
+    samples = SAMPLES
+    while len(ids) > FINALISTS:
+        few = timing.Stopping(0, samples, samples, 0.0, math.inf)
+        taken = timing.measure({id: product.sampler(id, quick=True) for id in ids}, few)
+        best = {id: min(seconds) for id, seconds in taken.items()}
+        ids = sorted(ids, key=best.get)[: max(FINALISTS, len(ids) // 3)]
+        ids = [id for id in ids if best[id] <= SLOW * best[ids[0]]]
+        samples *= 2
+    return ids
+
+
+def best_of_few(product):
+    """Id of the fastest right algorithm of a product without a table, or the default where there are many."""
+    listed = product.algorithms()
+    if len(listed) > FINALISTS:
+        return listed[0].id
+    right, wrong = _verified(product, listed)
+    if not right:
+        raise MeasurementError(wrong[0][1])
+    few = timing.Stopping(0, 8, 8, 0.0, math.inf)
+    return next(iter(_times(product, [algorithm.id for algorithm in right], few)))
+
+
+def name_of(product, algorithm):
+    """What is known of an algorithm that no table names: the library's default, or one of few."""
+    listed = {known.id: known.name for known in product.algorithms()}
+    return listed.get(algorithm, "the library's default")
+
+
+def _times(product, ids, stopping):
+    """{id: median in microseconds} of algorithms that take turns, the fastest first."""
+    samples = timing.measure({id: product.sampler(id) for id in ids}, stopping)
+    medians = {id: timing.summarize(taken).median_s * 1e6 for id, taken in samples.items()}
+    return dict(sorted(medians.items(), key=lambda pair: pair[1]))
+
+
+def to_csv(table):
+    """The table as CSV text, one row for each of the top algorithms of a product."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for entry in table["entries"]:
+        for rank, found in enumerate(entry["top"], start=1):
+            times = {name: entry.get(name) for name in ("default_us", "library_us")}
+            times["latency_us"] = found["latency_us"]
+            shown = {name: "" if value is None else f"{value:.3f}" for name, value in times.items()}
+            writer.writerow(entry | found | {"rank": rank, "kernels": " ".join(found["kernels"])} | shown)
+    return stream.getvalue()
+
+
+class Table:
+    """Look-up at run time: exact M, else the next larger one with right algorithms, else the library's default (None).
+
+    quantize_lift: tables for kernels.configurations.use, of the kernel that makes the backend's operands on a GPU.
+    """
+
+    def __init__(self, table):
+        self.library = table["library"]
+        self.quantize_lift = table["quantize_lift"]
+        self._by_shape = {}
+        for entry in (entry for entry in table["entries"] if entry["top"]):
+            shape = (entry["N"], entry["K_slid"], entry["output"])
+            self._by_shape.setdefault(shape, []).append((entry["M"], entry))
+        for rows in self._by_shape.values():
+            rows.sort(key=lambda row: row[0])
+
+    @classmethod
+    def read(cls, path, library):
+        """The table in a file. Raises RecordError if it is damaged or was made by another library version."""
+        try:
+            content = json.loads(Path(path).read_text())
+            table = cls(content)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RecordError(f"{path} is not a tuning table ({error}); delete it to tune again") from None
+        if table.library != library:
+            raise RecordError(
+                f"{path} was tuned with {table.library} and this is {library}, whose algorithms may be numbered"
+                " otherwise; delete it to tune again"
+            )
+        return table
+
+    def entry(self, N, K_slid, M, output):
+        """The row that serves M, or None if the shape was not tuned at M or above."""
+        rows = self._by_shape.get((N, K_slid, output), [])
+        at = bisect_left([m for m, _ in rows], M)
+        return rows[at][1] if at < len(rows) else None
+
+    def algorithm(self, backend, operand, M, output):
+        """Id of the algorithm to use, or None for the library's default."""
+        return next(self.algorithms(backend, operand, M, output), None)
+
+    def algorithms(self, backend, operand, M, output):
+        """Ids of those that can do the product at M with no more workspace than they were tuned with, best first."""
+        entry = self.entry(operand.N, operand.K, M, output)
+        for found in entry["top"] if entry else []:
+            with suppress(MeasurementError):
+                if backend.workspace(operand, M, found["algorithm"], output) <= found["workspace"]:
+                    yield found["algorithm"]

@@ -1,0 +1,72 @@
+"""What the resident workers serve: requests of the kernel stage, and of the engine stages prefill and decode.
+
+Light to import; the libraries are imported by the first request, after `prepare_environment`.
+"""
+
+import os
+import sys
+
+from slidesparse.machine import memory
+from slidesparse.plan.backends import BACKENDS
+
+SETTINGS = {
+    "OMP_NUM_THREADS": "1",  # at the sizes of a CPU run a second thread adds noise, not speed
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # after a look at the GPU a fork could not use it
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}
+"""What libraries take from the environment: set by the worker, whatever its caller's is, and stored in every point."""
+
+
+def prepare_environment():
+    """Set `SETTINGS`; called once in a worker, before anything heavy is imported."""
+    os.environ.update(SETTINGS)
+
+
+_process = {"sparse": False}
+"""Whether sparse products have run on a GPU in this process."""
+
+
+def kernel(request):
+    """A tuning table or the results of a kernel point, whichever `stage` asks for."""
+    from slidesparse.kernel import point as kernel_points
+
+    search = request["stage"] == "tune"
+    _keep_apart(BACKENDS[request["backend"]].sparse, search)
+    with memory.ours():
+        return (kernel_points.tune if search else kernel_points.measure)(request)
+
+
+def engine(request):
+    """The results of a prefill or decode point."""
+    from slidesparse.engine import engine
+
+    _keep_apart(engine.is_sparse(request))
+    with memory.ours():
+        return engine.measure(request)
+
+
+def _keep_apart(sparse, search=False):
+    """Raise resident.Replace if what is asked for is dense, and sparse products have run on a GPU in this process.
+
+    Once one has, products at a GPU's power limit take up to 4 % longer there, and on some GPUs the clock is lower, for
+    dense products, too: a dense figure would depend on what was measured before it. Sparse ones have that wherever they
+    run, and so have dense ones that take turns with them. A search only compares algorithms with each other.
+    """
+    import torch
+
+    from slidesparse.worker import resident
+
+    if _process["sparse"] and not sparse and not search:
+        raise resident.Replace("sparse products have run in this process, and dense ones are to be measured")
+    _process["sparse"] |= sparse and torch.cuda.is_available()
+
+
+def close():
+    """Free the engine, if one was made."""
+    if "slidesparse.engine.engine" in sys.modules:
+        sys.modules["slidesparse.engine.engine"].close()

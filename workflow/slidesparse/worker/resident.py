@@ -1,0 +1,300 @@
+"""The resident worker: a process that keeps, for one owner and device, what is slow to load between points.
+
+    client (ask) ──unix socket──> worker     imports torch or vLLM, runs the handler, one request at a time
+                                  guard      its parent: when worker or owner ends, no process and no socket is left
+
+It is a cache and nothing more: it writes no file but its log, and `here` gives the same result without it.
+
+A *handler*, named `module:function`, takes the request (a dict) and returns a result that JSON can carry.
+Importing its module must be cheap; torch and the like are imported by the function, after the module's optional
+`prepare_environment()` has set what libraries take from the environment. The module's optional `close()` is called
+when the process ends in good order. A handler that needs a new process raises `Replace`.
+"""
+
+import argparse
+import contextlib
+import faulthandler
+import fcntl
+import functools
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from slidesparse import errors
+from slidesparse.errors import MeasurementError, SlideSparseError
+from slidesparse.files import digest
+from slidesparse.program import start_time, wait_for_end
+
+# What a worker keeps of the caller's environment, beside XDG_* and HF_*: devices, where things lie, how to get them.
+KEPT = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR"}
+KEPT |= {"HOME", "USER", "LOGNAME", "LANG", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE"}
+
+GRACE_SECONDS = 2  # after a time limit, for the worker to write where it was stuck into its log
+PATIENCE_SECONDS = 60  # for the rest of a message that has begun, and for a worker that has no more to do to end
+CLOSING = contextlib.ExitStack()  # the close() of the handlers in use
+
+
+class Replace(SlideSparseError):
+    """Raised by a handler: this request needs a new process (say, another engine on the same GPU)."""
+
+
+def ask(kind, request, owner, *, idle, log, timeout=None):
+    """Return what handler `kind` answers to `request`, a dict, from the resident worker, started if there is none.
+
+    There is one worker for each owner, request["worker"] (which names the device) and CUDA_VISIBLE_DEVICES; a request
+    with another kind, interpreter, working directory or environment replaces it.
+    owner: pid with whose end the worker ends, and this call (exit status 1); None: this process.
+    idle: seconds without a request after which a worker ends.  log: the file of a worker that this call starts.
+    timeout: seconds the handler may take, waiting for earlier requests not counted; None: no limit.
+    Errors: the handler's SlideSparseError in its own class; MeasurementError when the handler failed otherwise, took
+    too long, or was lost with its worker after the request had been accepted.
+    """
+    owner, environment, log = owner or os.getpid(), _environment(), os.path.abspath(log)
+    started, devices = start_time(owner), environment.get("CUDA_VISIBLE_DEVICES")
+    name = digest([os.uname().nodename, owner, started, request["worker"], devices])[:32] + ".sock"
+    identity = digest([kind, sys.executable, os.getcwd(), environment])
+    message = _encode({"identity": identity, "timeout": timeout, "request": request})
+    options = {"kind": kind, "owner": owner, "idle": idle, "log": log, "identity": identity}
+    while not _ended(owner, started):
+        connection, fresh = _connect(name, options, environment)
+        with connection:
+            try:
+                connection.sendall(message)
+                reply = _receive(connection)
+            except OSError:  # it ended before it accepted the request, which is the same as none
+                if not fresh:
+                    continue
+                reply = _failure(f"the resident worker for {request['worker']} does not start; see its log {log}")
+            if "accepted" in reply:
+                reply = _outcome(connection, timeout, **reply)
+        if "replace" not in reply:
+            break
+    if _ended(owner, started):
+        sys.exit(1)
+    return _result(reply)
+
+
+def here(kind, request):
+    """Return what handler `kind` answers to `request`, computed in this process as if it were a new worker.
+
+    It leaves the worker's environment in os.environ, so it must come before the imports that read it, and only once.
+    """
+    environment = _environment()
+    os.environ.clear()
+    os.environ.update(environment)
+    with CLOSING:
+        return _result(_answer(kind, json.loads(json.dumps(request)), "standard error")[0])
+
+
+def _environment():
+    """The environment of every worker: it finds the package that the client runs, and no module by being here."""
+    kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(("XDG_", "HF_"))}
+    path = [str(Path(__file__).resolve().parents[2]), *filter(None, [kept.get("PYTHONPATH")])]
+    return kept | {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def user_directory():
+    """The directory of this host's sockets and locks, which is this user's alone."""
+    directory = Path(tempfile.gettempdir(), f"slidesparse-{os.getuid()}")
+    with contextlib.suppress(KeyError, OSError):  # on cluster nodes it is often set and not there
+        if os.stat(os.environ["XDG_RUNTIME_DIR"]).st_uid == os.getuid():
+            directory = Path(os.environ["XDG_RUNTIME_DIR"], "slidesparse")
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    status = directory.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o170077 != 0o040000:  # a directory, and nothing for others
+        raise MeasurementError(f"{directory} must be a directory of user {os.getuid()} with mode 0700; remove it")
+    return directory
+
+
+def _connect(name, options, environment):
+    """Return a connection to the worker behind socket `name`, and whether it was started for that.
+
+    Under a lock, so that there is one worker whoever comes at the same time. The client listens for the worker that
+    it starts and hands it the socket as standard input, so a socket refuses only when its worker is dead; who comes
+    while a worker is ending waits until it has given back the device (see `end`).
+    """
+    directory, connection, fresh = user_directory(), socket.socket(socket.AF_UNIX), False
+    with contextlib.ExitStack() as stack:
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, folder)
+        address = f"/proc/self/fd/{folder}/{name}"  # at most 107 characters, which the directory's path may exceed
+        fcntl.flock(stack.enter_context(open(directory / "lock", "w")), fcntl.LOCK_EX)
+        try:
+            connection.connect(address)
+        except (FileNotFoundError, ConnectionRefusedError):
+            fresh = True
+            (directory / name).unlink(missing_ok=True)
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(address)
+            listener.listen(128)
+            connection.connect(address)  # first, so that no worker is idle before it is asked
+            _start(listener, options | {"socket": directory / name}, environment)
+    _check_peer(connection)
+    return connection, fresh
+
+
+def _start(listener, options, environment):
+    """Start a worker on `listener`, in a session of its own and with nothing of ours open."""
+    command = [sys.executable, "-m", __name__, *(f"--{option}={value}" for option, value in options.items())]
+    Path(options["log"]).parent.mkdir(parents=True, exist_ok=True)
+    with open(options["log"], "ab") as log:
+        streams = {"stdin": listener, "stdout": log, "stderr": log}
+        worker = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
+    threading.Thread(target=worker.wait, daemon=True).start()  # no zombie while this process lives
+
+
+def _ended(pid, started):
+    """Whether the process `pid` that began at `started` has ended; without pidfd, a zombie has not."""
+    with contextlib.suppress(AttributeError, OSError), os.fdopen(os.pidfd_open(pid)) as end:
+        if select.select([end], [], [], 0)[0]:
+            return True
+    return started is None or start_time(pid) != started
+
+
+def _outcome(connection, timeout, accepted, begun, log):
+    """Return the reply to the request that process group `accepted` has accepted, or an error if none comes."""
+    connection.settimeout(timeout and timeout + GRACE_SECONDS)
+    with contextlib.suppress(ConnectionError, ProcessLookupError):
+        try:
+            return _receive(connection)
+        except TimeoutError:
+            os.killpg(accepted, signal.SIGKILL)
+    if timeout and time.monotonic() - begun >= timeout:
+        return _failure(f"the measurement was stopped at its time limit of {timeout:g} s; see {log}")
+    return _failure(f"the resident worker was lost during the measurement; see its log {log} and run again")
+
+
+def _failure(sentence):
+    return {"error": "MeasurementError", "sentence": sentence}
+
+
+def _result(reply):
+    if "error" in reply:
+        raise getattr(errors, reply["error"])(reply["sentence"])
+    return reply["result"]
+
+
+def _encode(message):
+    """A message on the wire: its length and that much JSON."""
+    data = json.dumps(message).encode()
+    return struct.pack(">Q", len(data)) + data
+
+
+def _receive(connection):
+    data, size = bytearray(), 8
+    while len(data) < size:
+        if not (piece := connection.recv(size - len(data))):
+            raise ConnectionError("closed by the other side")
+        data += piece
+        if len(data) == 8:
+            size += int.from_bytes(data, "big")
+    return json.loads(data[8:])
+
+
+def _check_peer(connection):
+    user = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+    if user != os.getuid():
+        raise MeasurementError(f"the other side of a resident worker's socket is user {user}, not {os.getuid()}")
+
+
+@functools.cache
+def _load(kind):
+    """Return the function of handler `kind`, its environment prepared."""
+    name, _, function = kind.partition(":")
+    module = importlib.import_module(name)
+    getattr(module, "prepare_environment", lambda: None)()
+    CLOSING.callback(getattr(module, "close", lambda: None))
+    return getattr(module, function)
+
+
+def _answer(kind, request, log):
+    """Return the reply to `request`, and whether this process may serve another one."""
+    new = not _load.cache_info().currsize
+    try:
+        return {"result": json.loads(json.dumps(_load(kind)(request), allow_nan=False))}, True
+    except SlideSparseError as error:
+        if isinstance(error, Replace) and not new:
+            return {"replace": True}, False
+        known = next(base for base in type(error).__mro__ if getattr(errors, base.__name__, None) is base)
+        return {"error": known.__name__, "sentence": str(error)}, True
+    except Exception as error:  # the state of this process is unknown now
+        traceback.print_exc()
+        last = traceback.format_exception_only(error)[-1].splitlines()[0]
+        return _failure(f"the measurement ({kind}) failed with {last}; the traceback is in {log}"), False
+
+
+def _serve(listener, arguments):
+    """Answer one request after the other, until idle, replaced or in an unknown state."""
+    listener.settimeout(float(arguments.idle))
+    usable = True
+    with contextlib.suppress(TimeoutError, BlockingIOError):  # the latter with `idle` 0
+        while usable:
+            connection = listener.accept()[0]
+            with connection, contextlib.suppress(OSError, MeasurementError):  # a client that is gone, or not ours
+                connection.settimeout(PATIENCE_SECONDS)
+                _check_peer(connection)
+                message = _receive(connection)
+                if message["identity"] != arguments.identity:
+                    usable, reply = False, {"replace": True}
+                else:
+                    accepted = {"accepted": os.getpgrp(), "begun": time.monotonic(), "log": arguments.log}
+                    connection.sendall(_encode(accepted))
+                    if message["timeout"]:
+                        faulthandler.dump_traceback_later(message["timeout"], exit=True)
+                    reply, usable = _answer(arguments.kind, message["request"], arguments.log)
+                    faulthandler.cancel_dump_traceback_later()
+                connection.sendall(_encode(reply))
+
+
+def main():
+    """Guard a worker whose listening socket is standard input.
+
+    The guard forks the worker and waits, so that a worker that is killed, or stuck in foreign code, leaves neither its
+    children nor its socket nor itself behind. If the guard is killed, the kernel does it: the session has a terminal,
+    and the end of such a session's leader hangs up its group. (A death signal, PR_SET_PDEATHSIG, would not reach the
+    worker's children.) A child that moves to a process group or session of its own must look after itself.
+    """
+    parser = argparse.ArgumentParser(description="Serve requests on standard input, a listening socket (see ask).")
+    for option in ("kind", "owner", "idle", "socket", "log", "identity"):
+        parser.add_argument(f"--{option}", required=True)
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
+    fcntl.ioctl(os.openpty()[1], termios.TIOCSCTTY, 0)
+    listener = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what the worker starts must not hold the socket
+    worker = os.fork()
+    if not worker:
+        try:
+            _serve(listener, arguments)
+        finally:
+            faulthandler.dump_traceback_later(PATIENCE_SECONDS, exit=True)
+            CLOSING.close()
+        return
+
+    def end(*_):
+        Path(arguments.socket).unlink(missing_ok=True)  # the guard listens too, so nobody has replaced it before
+        os.killpg(0, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end)
+    threading.Thread(target=lambda: (wait_for_end(int(arguments.owner)), end()), daemon=True).start()
+    os.waitpid(worker, 0)
+    end()
+
+
+if __name__ == "__main__":
+    from slidesparse.worker import resident  # under its own name, so that handlers raise the Replace that is caught
+
+    resident.main()
