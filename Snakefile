@@ -26,7 +26,7 @@ include: "workflow/rules/common.smk"
 
 
 wildcard_constraints:
-    hardware=hardware.KEY_PATTERN,
+    hardware=KEY_PATTERN,
     stage="kernel|prefill|decode",
     model=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     dtype="INT8|FP8",
@@ -50,19 +50,19 @@ rule all:
     input:
         REPORTS,
         f"results/comparison.{LANGUAGES[0]}.md",
-        planned(),
+        table.planned(),
 
 
 rule kernel:
     input:
-        planned("kernel"),
+        table.planned("kernel"),
 
 
 rule prefill:
     input:
-        planned("prefill"),
+        table.planned("prefill"),
 
 
 rule decode:
     input:
-        planned("decode"),
+        table.planned("decode"),

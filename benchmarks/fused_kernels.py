@@ -50,7 +50,7 @@ class Norm:
     def __init__(self, name, M, pattern, dtype, int32):
         self.name, self.pattern, self.dtype = name, pattern, dtype
         self.K = {**QUANTIZING, **OTHERS}[name]
-        self.candidates, self.default = configurations.candidates(self.K), norms.default(self.K, M)
+        self.candidates, self.default = configurations.launches_for(self.K), norms.default(self.K, M)
         first = norm_arguments(name, M, self.K, pattern, dtype, "cuda", int32=int32)
         self.expected = outputs(getattr(fused, f"{name}_reference")(*first))
         tensors = [a for a in first if isinstance(a, torch.Tensor)]
@@ -218,7 +218,7 @@ def compile_ahead(rows, processes):
     for name, pattern, dtype, accumulators in sorted(shapes):
         K = {**QUANTIZING, **OTHERS}[name]
         flags = (name.startswith("add"), name.startswith("relu2"), name != "add_norm", accumulators == "INT32")
-        jobs += [(K, pattern, dtype, configuration, *flags) for configuration in configurations.candidates(K)]
+        jobs += [(K, pattern, dtype, configuration, *flags) for configuration in configurations.launches_for(K)]
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(_compile, jobs))
     return len(jobs)

@@ -62,11 +62,10 @@ def finish(directory, points, models):
     results = directory / "results"
     files = [results / "models" / model / name for model in models for name in ("manifest.json", "shape.json")]
     files += [results / KEY / name for name in ("report.md", "tasks.csv")]
-    for stage, model, dtype, backend, sparsity, M in points:
-        folder = results / KEY / stage / model / dtype / backend / sparsity
-        table = results / KEY / "tuning" / model / dtype / backend / f"{sparsity}.json"
-        files += [folder / f"M{M}.json", folder / f"{model}-{dtype}_{stage}.csv", table, table.with_suffix(".csv")]
-        files.append(results / "checkpoints" / model / dtype / f"{sparsity}.json")
+    for key in points:
+        table = Path(key.tuning(results))
+        files += [table, table.with_suffix(".csv"), *map(Path, (key.path(results), key.csv(results)))]
+        files.append(results / "checkpoints" / key.model / key.dtype / f"{key.sparsity}.json")
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("{}")
@@ -85,8 +84,7 @@ def measure(directory, points, done):
     plain = yaml.safe_load((ROOT / "config" / "config.yaml").read_text()) | config
     full = configuration.validated(plain)
     matrix = configuration.matrix(full, KEY)
-    stage, model, dtype, backend, sparsity, M = matrix[-1]
-    asked = {"everything": "all", "one point": f"results/{KEY}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{M}.json"}
+    asked = {"everything": "all", "one point": matrix[-1].path("results")}
     for what, target in asked.items():
         show(matrix, what, *call(directory, "--dry-run", "--quiet", "all", "--", target))
     if done:

@@ -18,9 +18,9 @@ from slidesparse import models
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import read_json
 from slidesparse.models import generate
-from slidesparse.points import records
+from slidesparse.plan.key import Key
+from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
-from slidesparse.report.tables.gather import expected_digests
 from workflow_clone import TINY, wait_until
 
 MODEL, REPOSITORY = "BitNet-drill", "owner/bitnet-drill"
@@ -208,7 +208,7 @@ class Range:
         try:
             for path in (self.clone.directory / path for path in sorted(self.planned)):
                 parameters = read_json(path)["request"]["parameters"]
-                read_point(path, expected_digests([path], parameters)[records.key_of(path)["M"]])
+                read_point(path, expected_digests([path], parameters)[Key.of(path)["M"]])
             manifests = self.clone.files("results/checkpoints/**/*.json")
             assert {name: content for name, (_, content) in manifests.items()} == {
                 name: content for name, (_, content) in self.manifests.items()

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import synthetic
+from slidesparse.plan.key import Configuration
 from slidesparse.report.document.render import to_markdown
-from slidesparse.report.sources.rows import Configuration, Provenance, Row, Source
+from slidesparse.report.sources.rows import Provenance, Row, Source
 from slidesparse.report.tables.gather import gather_all
 from slidesparse.report.write import analysed, held_sources, report
 

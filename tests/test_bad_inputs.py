@@ -9,8 +9,8 @@ from bad_inputs import GENERATED, SHA, Place, refused
 from slidesparse import errors, models, program
 from slidesparse.machine import hardware
 from slidesparse.plan import matrix as configuration
+from slidesparse.plan.key import Key
 from slidesparse.points import measure as points
-from slidesparse.points import records
 from slidesparse.points.strict import read_csv
 from slidesparse.points.validate import read_point
 from slidesparse.tuning.search import Table
@@ -100,10 +100,10 @@ BAD = {
     "no rows": (configured(kernel={"M": [0]}), Configuration, "must be a positive whole number"),
     "an entry without a shape": (lambda place: models.describe("A", {}), Configuration, r"registry\.A\.shape lacks"),
     # paths
-    "no point's path": (lambda place: records.key_of("results/point.json"), Record, "is not the path of a point"),
-    "a negative M": (lambda place: records.key_of(f"{synthetic.path(Path('r'), 'decode', -1)}"), Record, "M-1.json"),
+    "no point's path": (lambda place: Key.of("results/point.json"), Record, "is not the path of a point"),
+    "a negative M": (lambda place: Key.of(f"{synthetic.path(Path('r'), 'decode', -1)}"), Record, "M-1.json"),
     "another file beside the points": (
-        lambda place: records.key_of(synthetic.path(Path("r"), "decode", 1).with_suffix(".log")),
+        lambda place: Key.of(synthetic.path(Path("r"), "decode", 1).with_suffix(".log")),
         Record,
         "is not the path of a point",
     ),

@@ -9,7 +9,8 @@ import synthetic
 from slidesparse.errors import RecordError
 from slidesparse.files import sha256_file, write_json
 from slidesparse.plan import matrix as configuration
-from slidesparse.points import records
+from slidesparse.plan.key import Key
+from slidesparse.points import request
 from slidesparse.points.choose_kernels import choose
 from slidesparse.tuning.choices import Choices
 
@@ -25,7 +26,7 @@ class Results:
     def __init__(self, directory, dtype="INT8", hardware=synthetic.HARDWARE):
         self.root, self.dtype, self.hardware = directory / "results", dtype, hardware
         self.place = {"dtype": dtype, "hardware": hardware}
-        self.candidates = configuration.candidates(self.root, hardware, MODEL, dtype, "2_8", DENSE)
+        self.candidates = configuration.auto_backends(self.root, hardware, MODEL, dtype, "2_8", DENSE)
         self.output = self.root / hardware / "tuning" / MODEL / dtype / "auto" / "2_8.json"
         self.shape = self.root / "models" / MODEL / "shape.json"
         write_json(self.shape, {"linears": []})
@@ -39,7 +40,7 @@ class Results:
         path = synthetic.path(self.root, "kernel", M, backend, sparsity, **self.place)
         table = self.root / self.hardware / "tuning" / MODEL / self.dtype / backend / f"{sparsity}.json"
         peers = configuration.peers(self.root, self.hardware, MODEL, self.dtype, backend)
-        asked = records.request(records.key_of(path), PARAMETERS, self.shape, table, peers)
+        asked = request.request(Key.of(path), PARAMETERS, self.shape, table, peers)
         content = synthetic.point(path) if memory else synthetic.out_of_memory(path)
         if memory:
             gemms = {gemm["name"]: gemm for gemm in content["results"]["gemms"]}
@@ -165,7 +166,7 @@ def test_points_that_do_not_answer_the_present_request_are_refused(results, monk
     path = results.point(64, {"qkv": {"cusparselt": 30, "cublaslt": 20}})
     with pytest.raises(RecordError, match="answers another request"):
         choose(results.output, [path], results.candidates, {"warmup_s": 2})
-    monkeypatch.setitem(records.PROTOCOL, "kernel", records.PROTOCOL["kernel"] + 1)
+    monkeypatch.setitem(request.PROTOCOL, "kernel", request.PROTOCOL["kernel"] + 1)
     with pytest.raises(RecordError, match=f"{path} answers another request"):
         results.chosen()
     path.write_text("{")

@@ -13,10 +13,12 @@ import pytest
 import synthetic
 from slidesparse.errors import RecordError
 from slidesparse.files import write_json
-from slidesparse.points import records
+from slidesparse.plan.key import Key
+from slidesparse.points import request
+from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
 from slidesparse.report.tables.columns import COLUMNS
-from slidesparse.report.tables.gather import expected_digests, gather, gather_all
+from slidesparse.report.tables.gather import gather, gather_all
 from slidesparse.report.tables.tasks import tasks_table
 
 ROOT = Path(__file__).parents[1]
@@ -211,7 +213,7 @@ def requested(root, stage, M, parameters):
     write_json(basis, {"linears": [{"name": name} for name in synthetic.LINEARS]})
     file = synthetic.path(root, stage, M)
     peers = {"cutlass": None, "torch": None} if stage == "kernel" else {}  # rivals of cublaslt, which need no table
-    asked = records.request(records.key_of(file), parameters, basis, tuning, peers)
+    asked = request.request(Key.of(file), parameters, basis, tuning, peers)
     write_json(file, synthetic.point(file) | {"request": asked})
     return file, basis, tuning
 
@@ -240,7 +242,7 @@ def test_an_engine_point_answers_for_the_tuning_table_of_the_model_that_has_its_
     basis = tmp_path / "checkpoints" / "Twin" / "INT8" / "dense.json"
     write_json(basis, {})
     file = synthetic.path(tmp_path, "decode", 64, model="Twin")
-    asked = records.request(records.key_of(file), {"steps": 1}, basis, tuning)
+    asked = request.request(Key.of(file), {"steps": 1}, basis, tuning)
     points = [("decode", "Twin", "INT8", "cublaslt", "dense", 64)]
     synthetic.plan(tmp_path, points, parameters={"decode": {"steps": 1}}, shapes={"Twin": "BitNet-2B"})
     assert expected_digests([file], {"steps": 1}) == {64: asked["digest"]}

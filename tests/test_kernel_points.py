@@ -9,7 +9,8 @@ from slidesparse import gemm
 from slidesparse.errors import MeasurementError
 from slidesparse.kernel import point as kernel_points
 from slidesparse.kernel.products import Linear, Problem, Product, Weight
-from slidesparse.points import records
+from slidesparse.plan.key import Key
+from slidesparse.points import request
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.quantize import quantize_per_token
 from slidesparse.timing import protocol as timing
@@ -92,7 +93,7 @@ def test_only_dense_kernel_points_of_a_gpu_ask_for_a_process(tmp_path, key, asks
     requests = {}
     for configuration in ("cublaslt/dense", "cusparselt/2_8"):
         path = f"{key}/kernel/BitNet-2B/INT8/{configuration}/M64.json"
-        requests[configuration] = records.request(records.key_of(path), PARAMETERS, basis)
+        requests[configuration] = request.request(Key.of(path), PARAMETERS, basis)
     assert ("process" in requests["cublaslt/dense"]) == asks
     assert "process" not in requests["cusparselt/2_8"]
 

@@ -182,7 +182,7 @@ def test_damaged_tables_are_refused(no_tables, tmp_path, content):
 
 @pytest.mark.parametrize("K", [1, 37, 256, 2560, 6912, 8192])
 def test_candidates_are_configurations_that_can_be_cut(K):
-    found = configurations.candidates(K)
+    found = configurations.launches_for(K)
     assert found and all(min(one) >= 1 and not any(n & (n - 1) for n in one) for one in found)
     assert configurations.default(K) in found
 

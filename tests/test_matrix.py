@@ -7,21 +7,32 @@ import pytest
 from configured import A100, CPU, RTX4090, overlaid, read, with_change
 from slidesparse.errors import HardwareError
 from slidesparse.machine import hardware
+from slidesparse.plan import matrix as planning
 from slidesparse.plan.backends import BACKENDS
 from slidesparse.plan.matrix import (
-    candidates,
+    auto_backends,
     compared,
     entries,
     hardware_keys,
     left_out,
-    matrix,
     plan,
     planned,
-    seats,
     validated,
-    variants,
 )
+from slidesparse.plan.table import seats
 from slidesparse.sparsity.patterns import Pattern
+
+
+def matrix(config, key):
+    """The Keys of a matrix without their hardware key, which is the same for all."""
+    keys = planning.matrix(config, key)
+    assert all(each.hardware == key for each in keys)
+    return [tuple(each)[1:] for each in keys]
+
+
+def variants(config, key):
+    """The Keys of the variants of stock vLLM in a matrix, as `matrix`."""
+    return [tuple(each)[1:] for each in planning.variants(planning.matrix(config, key))]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +126,7 @@ def test_stock_vllm_is_one_row_an_M_and_its_variants_are_planned_beside():
         for dtype in ("INT8", "FP8")
         for stage, M in (("prefill", 512), ("prefill", 8192), ("decode", 64))
     ]
-    measured = variants(rows, RTX4090)
+    measured = variants(config, RTX4090)
     assert len(measured) == 2 * (8 + 2 + 4)
     engines = [row[1:5] for row in measured]
     changes = [one for before, one in zip([None, *engines], engines, strict=False) if one != before]
@@ -132,7 +143,7 @@ def test_stock_vllm_runs_on_cpus_too():
     config = validated(with_change("cpu: {backends: {dense: [onednn, vllm]}}"))
     rows = matrix(config, CPU)
     assert ("prefill", "BitNet-tiny", "FP8", "vllm", "dense", 32) in rows
-    assert {row[3] for row in variants(rows, CPU)} == {"vllm-eager"}
+    assert {row[3] for row in variants(config, CPU)} == {"vllm-eager"}
 
 
 def test_torch_runs_in_engines_where_its_product_is_its_own():
@@ -158,15 +169,15 @@ def test_what_auto_chooses_by_and_among_is_planned(key):
     found = compared(key, "2_8")
     assert set(found) <= kernels
     assert found == ([("reference", "2_8"), ("onednn", "dense")] if key == CPU else [("cusparselt", "2_8")])
-    tables = candidates("results", key, "M", "FP8", "2_8", ["cutlass", "torch"])
+    tables = auto_backends("results", key, "M", "FP8", "2_8", ["cutlass", "torch"])
     place = f"results/{key}/tuning/M/FP8"
     if key == CPU:
         assert tables == {name: f"{place}/{name}/{sparsity}.json" for name, sparsity in found}
     else:
         searched = {name: f"{place}/{name}/{of}.json" for name, of in (("cusparselt", "2_8"), ("cublaslt", "dense"))}
         assert tables == searched | {"cutlass": None, "torch": None}
-        assert "torch" not in candidates("results", key, "M", "INT8", "2_8", ["cutlass", "torch"])
-        assert candidates("results", key, "M", "FP8", "2_8", ["vllm"]) == searched  # what runs beside it, and cuBLASLt
+        assert "torch" not in auto_backends("results", key, "M", "INT8", "2_8", ["cutlass", "torch"])
+        assert auto_backends("results", key, "M", "FP8", "2_8", ["vllm"]) == searched
 
 
 def test_tiny_configuration_is_tiny_everywhere():

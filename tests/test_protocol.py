@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from slidesparse.points.records import PROTOCOL
+from slidesparse.points.request import PROTOCOL
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "tests" / "protocol.json"
 
 LIBRARY = "workflow/slidesparse"
-ALL = ("timing/**/*", "gemm/**/*", "operators/**/*", "tuning/search.py", "worker/handlers.py")
+ALL = ("timing/**/*", "gemm/**/*", "operators/**/*", "tuning/search.py", "worker/handlers.py", "machine/settings.py")
 ALL += ("sparsity/patterns.py", "sparsity/quantize.py", "sparsity/slide.py")
 GEMM = tuple(f"{LIBRARY}/{name}" for name in (*ALL, "kernel/**/*", "sparsity/prune.py")) + ("csrc/**/*",)
 OF_ENGINES = ("engine/**/*", "vllm_plugin/**/*", "tuning/choices.py", "plan/stock.py")
@@ -78,8 +78,8 @@ def complaint(stage, stored, now):
     if changed and old == new:
         return (
             f"code that decides the figures of {stage} has changed since protocol version {old} was recorded: raise"
-            f' PROTOCOL["{stage}"] in workflow/slidesparse/points/records.py, so that no old figure is taken for a new one,'
-            f" and {write}"
+            f' PROTOCOL["{stage}"] in workflow/slidesparse/points/request.py, so that no old figure is taken for a new'
+            f" one, and {write}"
         )
     if changed or old != new:
         return f"version {new} of the protocol of {stage} is not recorded yet: {write}"

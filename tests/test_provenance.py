@@ -24,7 +24,8 @@ def test_software():
 
 def test_planning_imports_nothing_heavy():
     program = (
-        "import sys; from slidesparse.plan import matrix; from slidesparse.machine import provenance; provenance.machine(); provenance.software();"
+        "import sys; from slidesparse.plan import matrix; from slidesparse.machine import provenance;"
+        " provenance.machine(); provenance.software();"
         " print([m for m in ('torch', 'numpy', 'pandas', 'vllm', 'snakemake') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -21,12 +21,13 @@ from reports import (
     step,
     text_of,
 )
+from slidesparse.plan.key import Configuration
 from slidesparse.report.document import drawing
 from slidesparse.report.sections.anomalies import anomalies
 from slidesparse.report.sections.figures import figures
 from slidesparse.report.sections.ratios import comparisons
 from slidesparse.report.sources.read import read_source
-from slidesparse.report.sources.rows import Configuration, Row, Source
+from slidesparse.report.sources.rows import Row, Source
 from slidesparse.tuning.search import COLUMNS, to_csv
 
 

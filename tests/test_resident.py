@@ -189,9 +189,8 @@ def test_the_callers_environment_does_not_reach_the_handler(place, monkeypatch):
 
 def test_here_gives_the_same_without_a_worker(place, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    program = (
-        "import json, sys; from slidesparse.worker.resident import here; print(json.dumps(here(*json.loads(sys.argv[1]))))"
-    )
+    program = "import json, sys; from slidesparse.worker.resident import here;"
+    program += "print(json.dumps(here(*json.loads(sys.argv[1]))))"
 
     def here(function, **request):
         arguments = json.dumps([f"resident_handlers:{function}", request])
@@ -386,6 +385,8 @@ def test_the_directorys_path_may_be_long(place, monkeypatch):
 
 
 def test_importing_it_loads_nothing_heavy():
-    program = "import sys, slidesparse.worker.resident; print(*(sys.modules.keys() & {'torch', 'numpy', 'vllm', 'pandas'}))"
+    program = (
+        "import sys, slidesparse.worker.resident; print(*(sys.modules.keys() & {'torch', 'numpy', 'vllm', 'pandas'}))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"

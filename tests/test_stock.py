@@ -14,10 +14,12 @@ from reports import markdown, rows_under
 from slidesparse.errors import RecordError
 from slidesparse.files import read_json, write_json
 from slidesparse.plan import stock
+from slidesparse.plan.key import Key
 from slidesparse.points import measure as points
-from slidesparse.points import records, status
+from slidesparse.points import records, request, status
+from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
-from slidesparse.report.tables.gather import expected_digests, gather, gather_all, throughput_row
+from slidesparse.report.tables.gather import gather, gather_all, throughput_row
 from slidesparse.report.tables.tasks import tasks_table
 from synthetic import HARDWARE
 from workflow_clone import TINY, Clone
@@ -40,7 +42,7 @@ PARAMETERS = {"steps": 128}
     ],
 )
 def test_variants_that_run_differently_are_candidates(asked, names):
-    assert stock.candidates(*asked) == names
+    assert stock.variants_at(*asked) == names
 
 
 def test_the_name_of_a_variant_says_what_it_sets():
@@ -67,11 +69,11 @@ def best(root, M=64):
 
 def measured(root, M=64, steps=(0.04, 0.02, 0.03, 0.05)):
     """Points of the candidates at M, with the median steps in seconds, or None for out of memory; their paths."""
-    found = records.candidates(best(root, M))
+    found = request.variant_paths(best(root, M))
     manifest = basis(root)
     for path, step in zip(found.values(), steps, strict=True):
         made = synthetic.point(path, step, seconds=2.0) if step else synthetic.out_of_memory(path)
-        asked = records.request(records.key_of(path), PARAMETERS, manifest)
+        asked = request.request(Key.of(path), PARAMETERS, manifest)
         write_json(path, made | {"request": asked})
     return found
 
@@ -85,7 +87,7 @@ def chosen(root, M=64):
 def test_the_fastest_candidate_is_the_point_of_stock_vllm(tmp_path):
     measured(tmp_path)
     point = chosen(tmp_path)
-    fastest = read_point(records.candidates(best(tmp_path))["vllm-piecewise-32"])
+    fastest = read_point(request.variant_paths(best(tmp_path))["vllm-piecewise-32"])
     assert point["status"] == "ok" and point["key"]["backend"] == "vllm"
     assert point["results"].pop("variant") == "vllm-piecewise-32"
     variants = point["results"].pop("variants")
@@ -175,7 +177,7 @@ def test_the_program(tmp_path):
     environment = {"PYTHONPATH": str(PROGRAM.parents[1]), "PATH": ""}
     subprocess.run(command, env=environment, check=True)
     assert json.loads(best(tmp_path).read_text())["results"]["variant"] == "vllm-piecewise-32"
-    records.candidates(best(tmp_path))["vllm-piecewise-1"].unlink()
+    request.variant_paths(best(tmp_path))["vllm-piecewise-1"].unlink()
     failed = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert failed.returncode == 1
     assert failed.stderr.startswith("choose_stock.py: ") and len(failed.stderr.splitlines()) == 1
@@ -186,7 +188,7 @@ def test_an_engine_of_a_variant_is_made_for_all_its_points(tmp_path):
     name = "BitNet-2B/INT8/vllm-piecewise-1/dense"
     plan |= {"variants": {"decode": {name: [64, 128]}, "prefill": {name: [512]}}}
     plan["parameters"] = {"prefill": {"steps": 1}, "decode": PARAMETERS}
-    key = records.key_of(records.candidates(best(tmp_path))["vllm-piecewise-1"])
+    key = Key.of(request.variant_paths(best(tmp_path))["vllm-piecewise-1"])
     assert points._others(plan, key) == [
         ["prefill", 512, {"steps": 1}],
         ["decode", 64, PARAMETERS],
@@ -217,7 +219,7 @@ def test_a_point_that_a_variant_failed_says_which_and_why(tmp_path):
     lost = found["vllm-piecewise-32"]
     lost.unlink()
     records.write_failure(lost, "the engine died", "results/some.log")
-    waiting = records.candidates(best(tmp_path, 128))["vllm-piecewise-1"]
+    waiting = request.variant_paths(best(tmp_path, 128))["vllm-piecewise-1"]
     records.write_failure(waiting, "its program ended", None, unless=os.getpid())
     screen = status.screen(tmp_path)
     assert "0 of 3 points are there, 1 in flight, 1 failed, 1 missing" in screen
@@ -321,7 +323,7 @@ def test_stock_vllm_is_planned_on_cpus_and_by_its_path(clone):
     path = of_stock("decode", "vllm", 4)
     call = clone.dry_run(path)
     assert call.jobs == {"fetch_model": 1, "convert_checkpoint": 1, "measure_stock": 4, "choose_stock": 1}
-    assert call.points == {of_stock("decode", name, 4) for name in stock.candidates("decode", 4, "gpu")}
+    assert call.points == {of_stock("decode", name, 4) for name in stock.variants_at("decode", 4, "gpu")}
     for backend in ("vllm", "vllm-piecewise-1"):
         slid = of_stock("decode", backend, 4).replace("/dense/", "/2_8/")
         assert "MissingRuleException" in clone.dry_run(slid, status=1).output

@@ -5,17 +5,17 @@ rule measure_kernel:
     input:
         basis="results/models/{model}/shape.json",
         tuning="results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json",
-        peers=lambda w: [table for table in peers(w).values() if table],
+        peers=lambda w: [path for path in table.peers(w).values() if path],
     output:
         "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
     log:
         "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
-    priority: lambda w: len(ROWS) + 1 + (w.sparsity == "dense")  # before sparse ones, which leave their mark on a process
+    priority: lambda w: table.count + 1 + (w.sparsity == "dense")  # before sparse ones, which leave their mark on a process
     resources:
-        **resources(kernel=True),
+        **table.resources(kernel=True),
     params:
-        protocol=lambda w: records.version(w.hardware, "kernel", w.sparsity),
-        peers=lambda w: options(peers(w)),
-        parameters=lambda w: measuring(w.hardware, "kernel"),
+        protocol=lambda w: request.rerun_when(w.hardware, "kernel", w.sparsity),
+        peers=lambda w: options(table.peers(w)),
+        parameters=lambda w: table.measuring(w.hardware, "kernel"),
     shell:
         MEASURE

@@ -8,7 +8,7 @@ rule describe_model:
         "results/models/{model}/shape.log",
     localrule: True
     params:
-        entry=lambda w: json.dumps({"shape": ENTRIES[w.model]["shape"]}, sort_keys=True),
+        entry=lambda w: table.dimensions(w.model),
     shell:
         "python3 workflow/scripts/describe_model.py --model {wildcards.model} --entry {params.entry:q}"
         " --output {output} --owner $PPID 2> {log}"
@@ -23,7 +23,7 @@ rule fetch_model:
         "results/tasks/{model}/fetch_model.tsv"
     localrule: True
     params:
-        entry=lambda w: json.dumps(ENTRIES[w.model], sort_keys=True),
+        entry=lambda w: table.entry(w.model),
     shell:
         "python3 workflow/scripts/fetch_model.py --model {wildcards.model} --entry {params.entry:q}"
         " --output {output} --owner $PPID 2> {log}"

@@ -3,14 +3,14 @@
 
 rule gather_points:
     input:
-        lambda w: POINTS[(w.hardware, w.stage, w.model, w.dtype, w.backend, w.sparsity)],
+        table.points,
     output:
         "results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/{model}-{dtype}_{stage}.csv",
     log:
         "results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/gather.log",
     localrule: True
     params:
-        parameters=lambda w: measuring(w.hardware, w.stage),
+        parameters=lambda w: table.measuring(w.hardware, w.stage),
     shell:
         "python3 workflow/scripts/gather_points.py --points {input} --parameters {params.parameters:q}"
         " --output {output} --owner $PPID 2> {log}"
@@ -19,7 +19,7 @@ rule gather_points:
 # The folder keeps what is in it, so that only figures whose data changed are drawn again.
 rule write_report:
     input:
-        lambda w: [table for key, table in TABLES.items() if key[0] == w.hardware],
+        lambda w: table.csvs(w.hardware),
     output:
         expand("results/{{hardware}}/report.{language}.md", language=LANGUAGES),
         *[
@@ -46,7 +46,7 @@ rule write_report:
     params:
         sources=config["report"]["sources"],
         languages=LANGUAGES,
-        left_out=lambda w: LEFT_OUT[w.hardware],
+        left_out=lambda w: table.left_out[w.hardware],
     shell:
         "python3 workflow/scripts/write_reports.py --hardware {wildcards.hardware} --sources {params.sources:q}"
         " --languages {params.languages:q} --owner $PPID 2> {log}"
@@ -94,7 +94,7 @@ rule report:
 
 # After a failure the report is made of what there is.
 onerror:
-    for key in PLANS:
+    for key in table.plans:
         shell(
             "python3 workflow/scripts/write_reports.py --hardware {key} --sources {config[report][sources]:q}"
             " --languages {LANGUAGES:q}"

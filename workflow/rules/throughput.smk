@@ -4,19 +4,19 @@
 rule measure_prefill:
     input:
         basis="results/checkpoints/{model}/{dtype}/{sparsity}.json",
-        tuning=tuned,
+        tuning=table.tuned,
     output:
         "results/{hardware}/prefill/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
     log:
         "results/{hardware}/prefill/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
     wildcard_constraints:
         backend=f"(?!{stock.BACKEND}/)[a-z0-9]+",
-    priority: engine_priority
+    priority: table.priority
     resources:
-        **resources(kernel=False),
+        **table.resources(kernel=False),
     params:
-        protocol=records.PROTOCOL["prefill"],
-        parameters=lambda w: measuring(w.hardware, "prefill"),
+        protocol=request.PROTOCOL["prefill"],
+        parameters=lambda w: table.measuring(w.hardware, "prefill"),
         peers=[],
     shell:
         MEASURE
@@ -25,19 +25,19 @@ rule measure_prefill:
 rule measure_decode:
     input:
         basis="results/checkpoints/{model}/{dtype}/{sparsity}.json",
-        tuning=tuned,
+        tuning=table.tuned,
     output:
         "results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
     log:
         "results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
     wildcard_constraints:
         backend=f"(?!{stock.BACKEND}/)[a-z0-9]+",
-    priority: engine_priority
+    priority: table.priority
     resources:
-        **resources(kernel=False),
+        **table.resources(kernel=False),
     params:
-        protocol=records.PROTOCOL["decode"],
-        parameters=lambda w: measuring(w.hardware, "decode"),
+        protocol=request.PROTOCOL["decode"],
+        parameters=lambda w: table.measuring(w.hardware, "decode"),
         peers=[],
     shell:
         MEASURE
@@ -56,12 +56,12 @@ rule measure_stock:
         stage="prefill|decode",
         backend="|".join(stock.VARIANTS),
         sparsity="dense",
-    priority: engine_priority
+    priority: table.priority
     resources:
-        **resources(kernel=False),
+        **table.resources(kernel=False),
     params:
-        protocol=lambda w: records.PROTOCOL[w.stage],
-        parameters=lambda w: measuring(w.hardware, w.stage),
+        protocol=lambda w: request.PROTOCOL[w.stage],
+        parameters=lambda w: table.measuring(w.hardware, w.stage),
         peers=[],
     shell:
         MEASURE
@@ -70,7 +70,7 @@ rule measure_stock:
 # The point of stock vLLM is that of its fastest variant.
 rule choose_stock:
     input:
-        variants=variants,
+        variants=table.variants,
         basis="results/checkpoints/{model}/{dtype}/dense.json",
     output:
         f"results/{{hardware}}/{{stage}}/{{model}}/{{dtype}}/{stock.BACKEND}/dense/M{{m}}.json",
@@ -78,11 +78,11 @@ rule choose_stock:
         f"results/{{hardware}}/{{stage}}/{{model}}/{{dtype}}/{stock.BACKEND}/dense/M{{m}}.log",
     wildcard_constraints:
         stage="prefill|decode",
-    priority: len(ROWS) + 1
+    priority: table.count + 1
     localrule: True
     params:
-        protocol=lambda w: records.PROTOCOL[w.stage],
-        parameters=lambda w: measuring(w.hardware, w.stage),
+        protocol=lambda w: request.PROTOCOL[w.stage],
+        parameters=lambda w: table.measuring(w.hardware, w.stage),
     shell:
         "python3 workflow/scripts/choose_stock.py --output {output} --basis {input.basis}"
         " --parameters {params.parameters:q} --log {log} --owner $PPID 2> {log}"

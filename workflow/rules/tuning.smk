@@ -14,11 +14,11 @@ rule tune_backend:
     wildcard_constraints:
         backend="(?!auto/)[a-z0-9]+",
     resources:
-        **resources(kernel=True),
+        **table.resources(kernel=True),
     params:
-        protocol=records.PROTOCOL["tune"],
-        M=lambda w: configuration.planned(config, w.hardware)["tune"]["M"],
-        parameters=lambda w: measuring(w.hardware, "tune"),
+        protocol=request.PROTOCOL["tune"],
+        M=lambda w: table.plan(w.hardware)["tune"]["M"],
+        parameters=lambda w: table.measuring(w.hardware, "tune"),
     shell:
         "python3 workflow/scripts/tune_backend.py --output {output.json} --basis {input} --M {params.M}"
         " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --owner $PPID"
@@ -28,8 +28,8 @@ rule tune_backend:
 # In the place of a tuning table, for engine points of the backend auto.
 rule choose_kernels:
     input:
-        points=compared,
-        tables=lambda w: [table for table in candidates(w).values() if table],
+        points=table.compared,
+        tables=lambda w: [path for path in table.auto_backends(w).values() if path],
     output:
         "results/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.json",
     log:
@@ -39,8 +39,8 @@ rule choose_kernels:
     localrule: True
     params:
         schema=choices.SCHEMA,
-        candidates=lambda w: options(candidates(w)),
-        parameters=lambda w: measuring(w.hardware, "kernel"),
+        candidates=lambda w: options(table.auto_backends(w)),
+        parameters=lambda w: table.measuring(w.hardware, "kernel"),
     shell:
         "python3 workflow/scripts/choose_kernels.py --output {output} --points {input.points}"
         " --candidates {params.candidates:q} --parameters {params.parameters:q} --owner $PPID 2> {log}"

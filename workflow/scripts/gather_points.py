@@ -3,7 +3,8 @@
 import argparse
 
 from slidesparse import program
-from slidesparse.report.tables.gather import expected_digests, gather
+from slidesparse.points.request import expected_digests
+from slidesparse.report.tables.gather import gather
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--points", nargs="+", required=True, metavar="FILE", help="M{m}.json files of one configuration")

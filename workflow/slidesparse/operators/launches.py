@@ -21,7 +21,7 @@ class Configuration(NamedTuple):
 _tuned = {}  # (K, pattern, dtype) -> [(M, Configuration)] in ascending order of M
 
 
-def candidates(K):
+def launches_for(K):
     """Configurations worth trying: at most eight steps along a row, of one, two or four words a thread."""
     words = ceil(K / WINDOW)
     found = [Configuration(warps, 32 * warps * width) for warps in (1, 2, 4, 8) for width in (1, 2, 4)]
@@ -31,7 +31,7 @@ def candidates(K):
 
 def default(K):
     """The configuration of a row length that was not tuned: the fewest warps that step by one word a thread."""
-    return min(candidates(K), key=lambda one: (one.chunk // one.warps, one.warps))
+    return min(launches_for(K), key=lambda one: (one.chunk // one.warps, one.warps))
 
 
 def look_up(M, K, pattern, dtype):

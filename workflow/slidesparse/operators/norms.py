@@ -233,7 +233,7 @@ def _norm(
 
 def default(K, M):
     """The configuration of a row length; few rows, which leave most of a GPU idle, get more warps each."""
-    return FEW_ROWS if M <= FEW and FEW_ROWS in configurations.candidates(K) else configurations.default(K)
+    return FEW_ROWS if M <= FEW and FEW_ROWS in configurations.launches_for(K) else configurations.default(K)
 
 
 @lru_cache(maxsize=1024)

@@ -11,7 +11,7 @@ import triton
 
 from slidesparse.errors import MeasurementError
 from slidesparse.operators import quantize_lift, reference, run
-from slidesparse.operators.launches import SCHEMA, candidates
+from slidesparse.operators.launches import SCHEMA, launches_for
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.quantize import DTYPES
 from slidesparse.timing import cuda as timing_cuda
@@ -29,7 +29,7 @@ def compiling(shapes, processes=None):
 
     Gives a function that waits until all are compiled and returns their number.
     """
-    jobs = [(pattern, K, dtype, configuration) for K, pattern, dtype in shapes for configuration in candidates(K)]
+    jobs = [(pattern, K, dtype, configuration) for K, pattern, dtype in shapes for configuration in launches_for(K)]
     processes = processes or max(1, min(8, len(os.sched_getaffinity(0)) - 1))
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         compiled = pool.map(_compile, jobs, chunksize=2)
@@ -78,7 +78,7 @@ def tune(K, pattern, dtype, Ms=ROWS, tried=None):
     for M in Ms:
         operands = Operands(M, K, pattern, dtype)
         samplers = {}
-        for configuration in tried or candidates(K):
+        for configuration in tried or launches_for(K):
             if not operands.right(configuration):
                 raise MeasurementError(
                     f"quantise and lift is wrong at M={M} K={K} {pattern} {dtype} cut into {configuration}"

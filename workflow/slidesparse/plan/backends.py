@@ -30,5 +30,9 @@ BACKENDS = {
     "reference": Backend(True, "cpu"),
 }
 
+DENSE_BACKENDS = tuple(name for name, backend in BACKENDS.items() if not backend.sparse)
+"""Backends that multiply dense weights; the first one that was measured, other than stock vLLM, is the denominator of
+speed-ups."""
+
 PEERS = {"gpu": {"cublaslt": True, "cutlass": False, "torch": False}, "cpu": {}}
 """Dense backends that every kernel point is measured in turn with: name -> has algorithms to search."""

@@ -10,6 +10,7 @@ from slidesparse.machine import hardware
 from slidesparse.plan import stock
 from slidesparse.plan.backends import BACKENDS, PEERS, STAGES
 from slidesparse.plan.cluster import further_options
+from slidesparse.plan.key import Key
 from slidesparse.plan.schema import SCHEMA, SOURCES, checked, listed, nearest, shown
 
 
@@ -77,7 +78,7 @@ def entries(config):
 
 
 def matrix(config, hardware_key):
-    """[(stage, model, dtype, backend, sparsity, M)] of all points of a validated configuration on one hardware key.
+    """The Keys of all points of a validated configuration on one hardware key.
 
     In the order of running: all kernel points, each under the model that has the dimensions, then one engine after the
     other, each with its prefill and decode points. Dense backends have the sparsity `dense`, and those of
@@ -87,7 +88,7 @@ def matrix(config, hardware_key):
     shaped = dict.fromkeys(shape[model] for model in plan["models"])
     runs = {stage: _runs(plan, stage) for stage in STAGES}
     return [
-        (stage, model, dtype, backend, sparsity, M)
+        Key(hardware_key, stage, model, dtype, backend, sparsity, M)
         for together, models in ((("kernel",), shaped), (("prefill", "decode"), plan["models"]))
         for model in models
         for dtype in plan["dtypes"]
@@ -98,18 +99,17 @@ def matrix(config, hardware_key):
     ]
 
 
-def variants(rows, hardware_key):
-    """Rows as those of a matrix, but of the points among which the best ones of stock vLLM in the matrix are chosen.
+def variants(keys):
+    """The Keys of the points among which those of stock vLLM among `keys` (of one hardware key) are chosen.
 
     In the order of running: one variant of a model and dtype after the other, each with its prefill and decode points.
     """
-    processor, engines = hardware.parse(hardware_key).processor, {}
-    for stage, model, dtype, backend, sparsity, M in rows:
-        if backend == stock.BACKEND:
-            for name in stock.candidates(stage, M, processor):
-                row = (stage, model, dtype, name, sparsity, M)
-                engines.setdefault((model, dtype, name), []).append(row)
-    return [row for engine in engines.values() for row in engine]
+    engines = {}
+    for key in keys:
+        if key.backend == stock.BACKEND:
+            for name in stock.variants_at(key.stage, key.M, hardware.parse(key.hardware).processor):
+                engines.setdefault((key.model, key.dtype, name), []).append(key._replace(backend=name))
+    return [key for engine in engines.values() for key in engine]
 
 
 def plan(config, hardware_key):
@@ -120,10 +120,10 @@ def plan(config, hardware_key):
     by stage, "share_host": stages that may share the host while measuring, "idle_s": seconds after which an idle worker
     ends}
     """
-    rows = matrix(config, hardware_key)
+    keys = matrix(config, hardware_key)
     return {
-        "points": _by_stage(rows),
-        "variants": _by_stage(variants(rows, hardware_key)),
+        "points": _by_stage(keys),
+        "variants": _by_stage(variants(keys)),
         "left_out": left_out(config, hardware_key),
         "shapes": {name: other for name, other in shapes(config).items() if other != name},
         "parameters": planned(config, hardware_key)["measure"],
@@ -132,11 +132,11 @@ def plan(config, hardware_key):
     }
 
 
-def _by_stage(rows):
-    """{stage: {"model/dtype/backend/sparsity": [M, …]}} of rows of a matrix."""
+def _by_stage(keys):
+    """{stage: {"model/dtype/backend/sparsity": [M, …]}} of Keys."""
     points = {}
-    for stage, *names, M in rows:
-        points.setdefault(stage, {}).setdefault("/".join(names), []).append(M)
+    for key in keys:
+        points.setdefault(key.stage, {}).setdefault(key.configuration.name, []).append(key.M)
     return points
 
 
@@ -153,20 +153,10 @@ def peers(root, hardware_key, model, dtype, backend):
     }
 
 
-def seats(keys, count):
-    """{key: number of its seat, below `count`} of (hardware, model, dtype, backend, sparsity, is of the kernel stage).
-
-    Kernel points have their rivals beside them and take any seat, in turn. Engines are divided by one another: those of
-    a model and dtype have one seat, or as many as there are for each.
-    """
-    engines = [key for key in keys if not key[-1]]
-    groups = list(dict.fromkeys(key[:3] for key in engines))
-    found = {key: i % count for i, key in enumerate(key for key in keys if key[-1])}
-    for i, group in enumerate(groups):
-        own = range(i, count, len(groups)) if len(groups) <= count else [i % count]
-        members = [key for key in engines if key[:3] == group]
-        found |= {key: own[n % len(own)] for n, key in enumerate(members)}
-    return found
+def deciding(stage, parameters):
+    """The measuring parameters that decide a point's value; an engine's time limit only ends what takes too long."""
+    ends = {"time_limit_s"} if stage in ("prefill", "decode") else set()
+    return {name: value for name, value in parameters.items() if name not in ends}
 
 
 def measures(backend, stage, dtype):
@@ -191,7 +181,7 @@ def _compared(processor, sparsity):
     ]
 
 
-def candidates(root, hardware_key, model, dtype, sparsity, dense):
+def auto_backends(root, hardware_key, model, dtype, sparsity, dense):
     """{backend that `auto` may choose for a pruned checkpoint: path of its tuning table, or None}, as `peers`.
 
     dense: the configured dense backends. A peer that is not among them, and has no algorithms to search, is none: how

@@ -36,7 +36,7 @@ def in_process(backend):
     return next(name for name, variant in VARIANTS.items() if variant == VARIANTS[backend]._replace(own_process=False))
 
 
-def candidates(stage, M, processor):
+def variants_at(stage, M, processor):
     """Names of the variants among which the best at M (tokens of a prefill step, or sequences that decode) is found.
 
     processor: gpu or cpu. Left out are those that would run as another one does: on CPUs there are no graphs; a prefill

@@ -18,9 +18,9 @@ from statistics import geometric_mean
 from slidesparse.errors import RecordError
 from slidesparse.files import sha256_file, write_json
 from slidesparse.plan.backends import BACKENDS
-from slidesparse.points import records
+from slidesparse.plan.key import Key
+from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
-from slidesparse.report.tables.gather import expected_digests
 from slidesparse.tuning.choices import SCHEMA
 
 LEAST_GAIN = 1.02
@@ -40,7 +40,7 @@ def choose(output, points, candidates, parameters):
     place = Path(output).parent
     entries = {}
     for path in sorted(points, key=str):
-        M = records.key_of(path)["M"]
+        M = Key.of(path).M
         point = read_point(path, expected_digests([path], parameters)[M])
         for linear in point["results"].get("gemms", []):
             algorithms = {peer["backend"]: peer["algorithm"] for peer in linear.get("peers", [])}

@@ -10,7 +10,8 @@ from pathlib import Path
 from slidesparse.errors import OutOfMemoryError, RecordError, SlideSparseError
 from slidesparse.files import read_json, write_atomic, write_json
 from slidesparse.machine import hardware
-from slidesparse.points import records
+from slidesparse.plan.key import Key, tuning_key
+from slidesparse.points import records, request
 from slidesparse.tuning import search as tuning
 from slidesparse.worker import devices, resident
 
@@ -42,8 +43,8 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
     peers: {dense backend to measure in turn with a kernel point: path of its tuning table, or None}.
     worker: program.Worker; its plan sizes an engine that is started for this point.
     """
-    key = records.key_of(output)
-    with _device(key["hardware"], key["stage"], worker):
+    key = Key.of(output)
+    with _device(key.hardware, key.stage, worker):
         _measure(output, key, basis, table, parameters, peers, resources, log, worker)
 
 
@@ -51,19 +52,19 @@ def _measure(output, key, basis, table, parameters, peers, resources, log, worke
     start = time.monotonic()
     records.write_failure(output, UNFINISHED, log, unless=os.getpid())
     try:
-        asked = records.request(key, parameters, basis, table, peers)
-        limit = worker.plan.get("parameters", {}).get(key["stage"], {}).get("time_limit_s", LIMIT_S)
+        asked = request.request(key, parameters, basis, table, peers)
+        limit = worker.plan.get("parameters", {}).get(key.stage, {}).get("time_limit_s", LIMIT_S)
         parameters = {"time_limit_s": limit} | parameters
-        request = key | {"parameters": parameters, "tuning": str(table) if table else None}
-        if key["stage"] == "kernel":
+        message = key._asdict() | {"parameters": parameters, "tuning": str(table) if table else None}
+        if key.stage == "kernel":
             kind = "kernel"
-            request |= {"linears": _linears(basis), "peers": peers}
+            message |= {"linears": _linears(basis), "peers": peers}
         else:
             kind = "engine"
-            request |= {"manifest": str(basis), "root": str(resources), "others": _others(worker.plan, key)}
+            message |= {"manifest": str(basis), "root": str(resources), "others": _others(worker.plan, key)}
         reason = None
         try:
-            results = _ask(kind, request, parameters["time_limit_s"], worker)
+            results = _ask(kind, message, parameters["time_limit_s"], worker)
         except OutOfMemoryError as error:
             results, reason = None, str(error)
     except SlideSparseError as error:
@@ -84,12 +85,11 @@ def _linears(shape):
 
 def _others(plan, key):
     """[[stage, M, parameters]] of all points of a plan that the engine of a point can measure."""
-    names = "/".join(key[name] for name in ("model", "dtype", "backend", "sparsity"))
     return [
         [stage, M, plan["parameters"][stage]]
         for stage in ("prefill", "decode")
         for planned in ("points", "variants")
-        for M in plan.get(planned, {}).get(stage, {}).get(names, ())
+        for M in plan.get(planned, {}).get(stage, {}).get(key.configuration.name, ())
     ]
 
 
@@ -114,9 +114,9 @@ def choose(output, basis, parameters, *, log=None):
 
 def _best(output, basis, parameters):
     """The content of the point that `choose` writes."""
-    key = records.key_of(output)
-    asked = records.request(key, parameters, basis)
-    found = {name: _candidate(path, asked["candidates"][name]) for name, path in records.candidates(output).items()}
+    key = Key.of(output)
+    asked = request.request(key, parameters, basis)
+    found = {name: _variant(path, asked["candidates"][name]) for name, path in request.variant_paths(output).items()}
     variants = {
         name: {
             "status": point["status"],
@@ -130,18 +130,18 @@ def _best(output, basis, parameters):
     best = found[name]
     seconds = sum(point["run"]["seconds"] for point in found.values())
     return best | {
-        "key": key,
+        "key": key._asdict(),
         "request": asked,
         "results": best["results"] | ({"variant": name} if good else {}) | {"variants": variants},
         "run": best["run"] | {"seconds": round(seconds, 3)},
     }
 
 
-def _candidate(path, digest):
+def _variant(path, digest):
     """The point at `path`, which must answer the request with that digest (hex)."""
     point = read_json(path, RecordError)
     try:
-        if point["key"] != records.key_of(path) or point["request"]["digest"] != digest:
+        if point["key"] != Key.of(path)._asdict() or point["request"]["digest"] != digest:
             raise RecordError(f"{path} answers another request; delete it and it is measured again")
         if point["status"] == "ok":
             float(point["results"]["step_s"]["median"])
@@ -155,20 +155,20 @@ def _candidate(path, digest):
 def tune(output, basis, Ms, parameters, *, worker):
     """Search the backend that `output` names (`…/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json`)."""
     path, start = Path(output), time.monotonic()
-    hardware_key, _, _, dtype, backend, _ = path.parts[-6:]
-    request = {
+    hardware_key, _, dtype, backend, sparsity = tuning_key(path)
+    message = {
         "stage": "tune",
         "hardware": hardware_key,
         "dtype": dtype,
         "backend": backend,
-        "sparsity": path.stem,
+        "sparsity": sparsity,
         "M": Ms,
         "linears": _linears(basis),
         "parameters": parameters,
     }
     with _device(hardware_key, "tune", worker):
-        found = _ask("kernel", request, None, worker)
-    found |= {"protocol": records.PROTOCOL["tune"], "parameters": parameters}
+        found = _ask("kernel", message, None, worker)
+    found |= {"protocol": request.PROTOCOL["tune"], "parameters": parameters}
     found |= records.provenance(time.monotonic() - start, worker.resident, found.pop("capacity"))
     write_atomic(path.with_suffix(".csv"), tuning.to_csv(found))
     write_json(path, found)

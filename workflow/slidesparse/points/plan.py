@@ -9,8 +9,8 @@ from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.files import is_plain
+from slidesparse.plan.key import Configuration
 from slidesparse.points.strict import read_json
-from slidesparse.report.sources.rows import Configuration
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def read_plan(root, hardware):
     plan = read_json(path)
     try:
         points = {
-            stage: {Configuration(*name.split("/")): {int(M) for M in Ms} for name, Ms in names.items()}
+            stage: {Configuration.of(name): {int(M) for M in Ms} for name, Ms in names.items()}
             for stage, names in plan["points"].items()
         }
         left_out = [{"dtype": item["dtype"], "reason": item["reason"]} for item in plan.get("left_out", [])]

@@ -19,6 +19,7 @@ from statistics import median
 from slidesparse.errors import RecordError
 from slidesparse.files import inside, printable, read_json, read_text
 from slidesparse.points import records
+from slidesparse.points.request import variant_paths
 
 SHOWN = 8
 """Failures, and configurations with missing points, that a screen names."""
@@ -101,7 +102,7 @@ def _look(path, state):
             state.done[path] = seconds
             state.no_memory += status == "out_of_memory"
         return
-    for name, place in {"": path, **records.candidates(path)}.items():
+    for name, place in {"": path, **variant_paths(path)}.items():
         try:
             if not records.failure_of(place).exists():
                 continue

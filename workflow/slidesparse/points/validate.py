@@ -8,7 +8,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from slidesparse.errors import RecordError
-from slidesparse.points.records import key_of
+from slidesparse.plan.key import Key
 from slidesparse.points.strict import read_json
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "point.schema.yaml"
@@ -27,7 +27,7 @@ def read_point(path, expected_digest=None):
     Raises RecordError if it is damaged, does not fit the schema, belongs to another path, or (with an
     `expected_digest`, hex) answers another request.
     """
-    expected = key_of(path)
+    expected = Key.of(path)._asdict()
     point = read_json(path)
     error = best_match(validator().iter_errors(point))
     if error is not None:

@@ -1,16 +1,10 @@
 """Which figures a source gives, as panels that slidesparse.report.drawing draws, each with the table behind it."""
 
+from slidesparse.plan.backends import DENSE_BACKENDS
 from slidesparse.report.document.model import Figure, Table, fixed, number, say
 from slidesparse.report.sections.performance import PARTS, step_value
 from slidesparse.report.sections.ratios import beside_best, beside_cublaslt
-from slidesparse.report.sources.rows import (
-    DENSE_BACKENDS,
-    caches_of,
-    configuration_order,
-    grouped,
-    linear_order,
-    pattern_length,
-)
+from slidesparse.report.sources.rows import caches_of, configuration_order, grouped, linear_order, pattern_length
 from slidesparse.sparsity.patterns import Pattern
 
 PATTERN_COLOURS = {"2_4": 1, "2_6": 2, "2_8": 3, "2_10": 4, "2_12": 5, "2_14": 6, "2_16": 7, "2_inf": 8}

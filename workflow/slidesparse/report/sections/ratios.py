@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from slidesparse.plan.backends import DENSE_BACKENDS
 from slidesparse.report.document.model import Text, say
-from slidesparse.report.sources.rows import DENSE_BACKENDS, caches_of, configuration_order, grouped
+from slidesparse.report.sources.rows import caches_of, configuration_order, grouped
 from slidesparse.sparsity.patterns import Pattern
 
 ACROSS = " ⇄"

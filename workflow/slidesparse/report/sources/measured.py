@@ -6,10 +6,11 @@ from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.plan import stock
+from slidesparse.plan.key import Configuration
 from slidesparse.points import records
 from slidesparse.points.plan import read_plan
 from slidesparse.points.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
-from slidesparse.report.sources.rows import Configuration, Provenance, Row
+from slidesparse.report.sources.rows import Provenance, Row
 from slidesparse.report.tables.columns import COLUMNS, M_COLUMN, POSITIVE, PUBLISHED, TASKS, cell
 from slidesparse.report.tables.gather import configuration_directories, point_files
 

@@ -12,8 +12,9 @@ from ast import literal_eval
 from pathlib import Path
 
 from slidesparse.errors import RecordError
+from slidesparse.plan.key import Configuration
 from slidesparse.points.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
-from slidesparse.report.sources.rows import HARDWARE, LINEARS, Configuration, Provenance, Row
+from slidesparse.report.sources.rows import HARDWARE, LINEARS, Provenance, Row
 from slidesparse.report.tables.columns import M_COLUMN, POSITIVE, PUBLISHED
 from slidesparse.report.tables.tasks import NAMES, entry, point_status, task_of
 

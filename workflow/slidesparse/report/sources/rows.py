@@ -5,40 +5,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from slidesparse.machine.hardware import KEY_PATTERN
-from slidesparse.plan import stock
-from slidesparse.plan.backends import BACKENDS, STAGES
+from slidesparse.plan.backends import DENSE_BACKENDS, STAGES
+from slidesparse.plan.key import Configuration
 
 DTYPES = ("INT8", "FP8")
 LINEARS = ("qkv", "o", "gate_up", "down")
-DENSE_BACKENDS = tuple(name for name, backend in BACKENDS.items() if not backend.sparse)
-"""Backends that multiply dense weights; the first one that was measured, other than stock vLLM, is the denominator of
-speed-ups."""
-
 HARDWARE = re.compile(KEY_PATTERN)
-
-
-class Configuration(NamedTuple):
-    """What is compared: everything of a key but hardware, stage and M."""
-
-    model: str
-    dtype: str
-    backend: str
-    sparsity: str
-
-    @property
-    def column(self):
-        """Its name beside others of the same model and dtype."""
-        return f"{self.backend}/{self.sparsity}"
-
-    @property
-    def sparse_kernel(self):
-        """True where a sparse kernel may run: a sparsity, and no dense backend."""
-        return self.sparsity != "dense" and self.backend not in DENSE_BACKENDS
-
-    @property
-    def stock(self):
-        """True for stock vLLM, which differs from all others by more than its products."""
-        return self.backend == stock.BACKEND
 
 
 class Provenance(NamedTuple):

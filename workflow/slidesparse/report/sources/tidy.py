@@ -8,9 +8,10 @@ where the tables come from and what they lack.
 from pathlib import Path
 
 from slidesparse.errors import RecordError
+from slidesparse.plan.key import Configuration
 from slidesparse.points.strict import read_csv, refuse_duplicates, refuse_zeros
 from slidesparse.report.sources.published import origin
-from slidesparse.report.sources.rows import HARDWARE, LINEARS, Configuration, Row
+from slidesparse.report.sources.rows import HARDWARE, LINEARS, Row
 from slidesparse.report.tables.columns import M_COLUMN
 
 KEY = {"gpu": str, "cc": int}

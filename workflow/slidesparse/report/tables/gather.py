@@ -3,18 +3,17 @@
 import csv
 import io
 import re
-from functools import cache
 from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.files import canonical_json, inside, leads_out, write_atomic
-from slidesparse.plan import matrix as configuration
 from slidesparse.plan import stock
 from slidesparse.plan.backends import STAGES
-from slidesparse.points import records
+from slidesparse.plan.key import Configuration, Key
 from slidesparse.points.plan import Plan, read_plan
+from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
-from slidesparse.report.sources.rows import HARDWARE, Configuration, linear_order
+from slidesparse.report.sources.rows import HARDWARE, linear_order
 from slidesparse.report.tables.columns import COLUMNS, M_COLUMN, STEP, cell
 
 SHOWN = 5
@@ -44,37 +43,12 @@ def gather(point_paths, output_csv, expected=None):
     return text.count("\n") - 1
 
 
-def expected_digests(point_paths, parameters):
-    """M -> digest of the request that the point at each path must answer now.
-
-    parameters: measuring parameters of its stage. The other reasons to measure again lie in the tree of the points:
-    shape or checkpoint manifest, and tuning table, which stock vLLM does without, and which is another model's if
-    plan.json says so; where one of them is gone the digest is None, which is not checked.
-    """
-    digests, plan_of = {}, cache(read_plan)
-    for path in point_paths:
-        key, root = records.key_of(path), Path(path).parents[6]
-        plan = plan_of(root, key["hardware"]) or Plan()
-        tuned = plan.shapes.get(key["model"], key["model"])
-        name = f"{key['sparsity']}.json"
-        shape = inside(root, "models", key["model"], "shape.json")
-        checkpoint = inside(root, "checkpoints", key["model"], key["dtype"], name)
-        basis = shape if key["stage"] == "kernel" else checkpoint
-        tuning = inside(root, key["hardware"], "tuning", tuned, key["dtype"], key["backend"], name)
-        where = (root, key["hardware"], tuned, key["dtype"], key["backend"])
-        tuning = None if key["backend"] == stock.BACKEND else tuning
-        peers = configuration.peers(*where) if key["stage"] == "kernel" else {}
-        known = all(Path(file).is_file() for file in filter(None, (basis, tuning, *peers.values())))
-        digests[key["M"]] = records.request(key, parameters, basis, tuning, peers)["digest"] if known else None
-    return digests
-
-
 def read_points(paths, expected=None):
     """(valid points of one configuration sorted by M, one sentence per refused file)."""
     points, refused = {}, []
     for path in sorted(paths, key=str):
         try:
-            point = read_point(path, expected.get(records.key_of(path)["M"]) if expected else None)
+            point = read_point(path, expected.get(Key.of(path).M) if expected else None)
             first = next(iter(points.values()), point)
             if configuration_of(point) != configuration_of(first):
                 raise RecordError(f"{path} is of another configuration than the points beside it")
@@ -283,7 +257,7 @@ def gather_all(results, hardware):
             )
             continue
         Ms = plan.of_stage(stage).get(Configuration(*names), ())
-        planned = [path for path in paths if records.key_of(path)["M"] in Ms]
+        planned = [path for path in paths if Key.of(path).M in Ms]
         digests = expected_digests(planned, plan.parameters[stage]) if stage in plan.parameters else {}
         points, sentences = read_points(paths, digests)
         refused += sentences
