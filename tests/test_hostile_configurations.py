@@ -208,6 +208,11 @@ TRAPS = {
     "a program that is merged in": ("a: &a {__use_yte__: true}\n<<: *a", "run as a program"),
     "an object": ("a: !!python/name:os.system", "has the tag"),
     "a tag of somebody's": ("a: !Ref b", "has the tag"),
+    "a date that is none": ("a: 2001-13-45", "a value cannot be read"),
+    "a word for a boolean": ("a: !!bool x", "a value cannot be read"),
+    "a word for a number": ("a: !!int abc", "a value cannot be read"),
+    "a long number with a tag": (f'a: !!int "{"1" * 5000}"', "5000 digits"),
+    "a long number to the base 60 with a tag": ('a: !!int "1' + ":1" * 3000 + '"', "digits"),
     "two documents": ("a: 1\n---\nb: 2", "second document"),
     "a list for a key": ("? [a, b]\n: c", "a key that is no text"),
     "no YAML": ("a: [", "is not valid YAML"),
@@ -227,6 +232,35 @@ def test_a_trap_is_one_sentence_and_no_time(case, tmp_path):
         configuration_text.check_file(path)
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
     assert time.process_time() - begun < 30  # a bound on work, not a speed: one of them would take for ever
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"kernel": {"M": [1] * 90_001}},
+        {"kernel": {"M": [*range(1, 60_001), 1]}},
+        {"kernel": {"M": [10**298]}},
+        {"kernel": {"sparsity": ["2_" + "1" * 5000 + "2"]}},
+        {"kernel": {"sparsity": ["2_" + "1" * 5000]}},
+        {"kernel": {"sparsity": ["2_100000000"]}},
+        {"hardware": "H100_cc" + "9" * 5000 + "_py312_cu130_x86_64"},
+        {"models": ["B" * 300_000]},
+        {"measure": {"prefill": {"time_limit_s": 1e300}}},
+        {
+            "registry": {
+                "Mine": MODEL | {"source": "generated", "shape": MODEL["shape"] | {"num_hidden_layers": 10**11}}
+            }
+        },
+        {"x" * 1_000_000: "\x1b"},
+    ],
+    ids=lambda config: "/".join(map(str, config))[:40],
+)
+def test_a_huge_value_is_one_short_sentence(config):
+    begun = time.process_time()
+    with pytest.raises(ConfigurationError) as error:
+        validated(config)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 2500
+    assert time.process_time() - begun < 30  # a bound on work, not a speed
 
 
 def test_a_pipe_is_no_configuration(tmp_path):

@@ -186,7 +186,7 @@ def test_a_pipe_is_no_safetensors_file(tmp_path):
 
 
 def test_a_generated_model_of_a_manifest_fits_the_disk(tmp_path, monkeypatch):
-    entry = {"source": "generated", "seed": 1, "shape": SHAPE | {"vocab_size": 1 << 24, "num_hidden_layers": 10_000}}
+    entry = {"source": "generated", "seed": 1, "shape": SHAPE | {"vocab_size": 1 << 24, "num_hidden_layers": 4000}}
     with pytest.raises(CheckpointError, match="GB are free"):
         models.fetch("big", entry | {"shape": entry["shape"] | {"hidden_size": 1 << 24}}, tmp_path)
     for field in ("hidden_size", "num_hidden_layers", "num_attention_heads"):

@@ -13,7 +13,8 @@ import synthetic
 from reports import ours
 from slidesparse.files import write_json
 from slidesparse.report.document import drawing
-from slidesparse.report.document.render import code, markdown_block, markdown_cell
+from slidesparse.report.document.model import Table
+from slidesparse.report.document.render import code, markdown_block, markdown_cell, to_csv
 from slidesparse.report.write import write_reports
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -34,6 +35,8 @@ EVIL = [
     "$\\frac{",
     "{0.__class__}",
     "=HYPERLINK(1)",
+    "___",
+    "1. a list",
     "'\" onmouseover=alert(1) x='",
     "<meta http-equiv=refresh content=0;url=//evil.example>",
     "</title><base href=//evil.example>",
@@ -80,6 +83,11 @@ def test_text_of_others_is_text_in_markdown_and_in_html(text):
 def test_text_of_ours_stays_as_it_is():
     text = "`results/x_y`: 2:4 over our dense, M = 512 (1.2-1.3), qkv and gate_up"
     assert markdown_cell(text) == markdown_block(text) == text
+
+
+def test_heads_of_tables_are_no_formulas_either():
+    table = Table("x", ("M", "=cmd|x!a1/dense", "＝1"), [(1, "@x", "-1")])
+    assert to_csv(table).splitlines() == ["M,'=cmd|x!a1/dense,'＝1", "1,'@x,'-1"]
 
 
 def evil(root, text):

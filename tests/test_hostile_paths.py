@@ -10,11 +10,11 @@ import pytest
 import synthetic
 from bad_inputs import GENERATED, SHA, SHAPE
 from local_hub import Hub, serving
-from reports import gathered, ours
+from reports import ROOT, gathered, ours
 from slidesparse import files, models, program
 from slidesparse.errors import CheckpointError, DownloadError, RecordError, SlideSparseError
 from slidesparse.models import checkpoints, generate
-from slidesparse.points import status, strict
+from slidesparse.points import records, status, strict
 from slidesparse.points.plan import read_plan
 from slidesparse.report.tables.export import export
 from slidesparse.report.write import write_reports
@@ -203,18 +203,28 @@ def test_a_checkpoint_that_this_program_did_not_make_is_not_replaced(tmp_path, v
         checkpoints.convert(manifest, "INT8", "2_8", root, progress=False)
 
 
-@pytest.mark.parametrize("place", ["partial", "partial/{commit}", "replaced", "lock"])
+PLACES = ["", "ours", "ours/partial", "ours/partial/{commit}", "ours/replaced", "ours/lock", ".lock"]
+PLACES += [f"ours/partial/{{commit}}/{name}" for name in ("config.json.part", "model.safetensors.part", "config.json")]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_links_where_a_download_lies_lead_nowhere(at_hub, victim, place):
-    ways = at_hub.root / "models" / ".fetch" / "ours"
-    link = ways / place.format(commit=at_hub.commit)
+    link = at_hub.root / "models" / ".fetch" / place.format(commit=at_hub.commit)
     link.parent.mkdir(parents=True)
-    link.symlink_to(victim if place != "lock" else victim / "thesis.txt")
-    if place == "lock":
+    link.symlink_to(victim / "thesis.txt" if "." in place or "lock" in place else victim)
+    if place.endswith("lock"):
         with pytest.raises(CheckpointError, match="cannot be read or written"):
             at_hub.fetch()
     else:
         at_hub.fetch()
         assert models.ensure(at_hub.fetch(), at_hub.root) == at_hub.root / "models" / "ours"
+
+
+def test_a_pipe_where_a_download_lies_is_taken_away(at_hub):
+    pipe = at_hub.root / "models" / ".fetch" / "ours" / "partial" / at_hub.commit / "config.json.part"
+    pipe.parent.mkdir(parents=True)
+    os.mkfifo(pipe)
+    at_hub.fetch()
 
 
 def test_only_files_of_the_manifest_become_a_checkpoint(tmp_path):
@@ -344,7 +354,7 @@ def test_links_that_lead_out_of_the_results_are_named_before_anything_is_written
 
 def test_the_lock_of_a_run_does_not_empty_what_a_link_leads_to(tmp_path, victim):
     (tmp_path / "run.lock").symlink_to(victim / "thesis.txt")
-    with pytest.raises(OSError):
+    with pytest.raises(SlideSparseError, match="cannot be locked"):
         program.hold_lock(tmp_path / "run.lock")
 
 
@@ -354,6 +364,76 @@ def test_files_from_the_future_are_not_set_back_through_links(tmp_path, victim):
     os.utime(victim / "thesis.txt", (4e9, 4e9))
     files.none_from_the_future(tmp_path / "results")
     assert (victim / "thesis.txt").stat().st_mtime == 4e9
+
+
+SECRET = "hf_SECRETSECRET"
+
+
+def test_a_report_tells_nothing_of_a_file_that_a_link_leads_to(tmp_path):
+    token, keys = tmp_path / "token", tmp_path / "keys.json"
+    token.write_text(f"{SECRET}\n")
+    keys.write_text(json.dumps({"schema": 1, "password": SECRET, "reason": SECRET, "status": SECRET}))
+    root = ours(tmp_path / "results")
+    places = {
+        f"benchmark_kernel/cuBLASLt/alg_search_results/{synthetic.HARDWARE}/INT8/alg_search_B-INT8.csv": token,
+        f"tidy/{synthetic.HARDWARE}/throughput.csv": token,
+        f"{synthetic.HARDWARE}/prefill/m/INT8/cublaslt/dense/m-INT8_prefill.csv": token,
+        f"{synthetic.HARDWARE}/prefill/m/INT8/cublaslt/dense/M7.json": keys,
+        f"{synthetic.HARDWARE}/tuning/m/INT8/cublaslt/dense.csv": token,
+        f"{synthetic.HARDWARE}/plan.json": keys,
+        "models/BitNet-2B/shape.json": keys,
+    }
+    for place, target in places.items():
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).symlink_to(target)
+    refused = write_reports(root, [root])
+    assert len(refused) >= 4
+    assert SECRET not in "".join(refused)
+    assert not any(SECRET in path.read_text(errors="replace") for path in root.rglob("report*") if path.is_file())
+
+
+@pytest.mark.parametrize("pid", ["self/cwd/evil", "1", "a\0b", None, [1], 1.5, True, 10**18])
+def test_a_failure_names_a_process_or_nothing_is_read(tmp_path, pid):
+    point = synthetic.path(tmp_path, "prefill", 512)
+    failure = {"reason": "x", "unless": {"host": records.host(), "started": "1", "pid": pid}}
+    files.write_json(records.failure_of(point), failure)
+    assert records.in_flight(failure) is False
+
+
+ODD = {
+    "a number beyond all": '"seconds": 1e300',
+    "a huge number": f'"seconds": {"9" * 400}',
+    "infinity": '"seconds": 1e999',
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_point_ends_no_report(tmp_path, case):
+    root = ours(tmp_path / "results")
+    (bad,) = synthetic.write(root, "prefill", [2048])
+    bad.write_text(bad.read_text().replace('"seconds": 2.5', ODD[case]))
+    assert any(str(bad) in sentence for sentence in write_reports(root, [root]))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "1e30", [1], {"a": 1}])
+def test_a_point_of_which_no_row_can_be_made_ends_no_report(tmp_path, text):
+    root = ours(tmp_path / "results")
+    (bad,) = synthetic.write(root, "prefill", [2048])
+    point = json.loads(bad.read_text())
+    point["results"]["variants"] = text
+    bad.write_text(json.dumps(point))
+    assert any(str(bad) in sentence for sentence in write_reports(root, [root]))
+
+
+def test_a_published_header_is_no_program(tmp_path):
+    root = tmp_path / "published"
+    shutil.copytree(ROOT / "resources" / "published", root)
+    path = next(root.rglob("alg_search_*.csv"))
+    text = path.read_text()
+    for evil in ("[" + "[]," * 100_000 + "]", "+".join("1" * 100_000), "[" + "-" * 100_000 + "1]", "[1e999]"):
+        path.write_text(text.replace("# NK_list: ", f"# NK_list: {evil}", 1))
+        refused = write_reports(tmp_path / "results", [root], hardware=synthetic.HARDWARE)
+        assert any(str(path) in sentence for sentence in refused)
 
 
 # What is no file.
@@ -413,10 +493,13 @@ def test_what_is_no_file_is_not_hashed(tmp_path):
         ("[" * 100_000, "nests deeper"),
         ('{"a": ' * 70 + "1" + "}" * 70, "nests deeper"),
         ('{"a": 1, "a": 2}', "names 'a' twice"),
-        ("1" * 5000, "limit"),
-        ('{"a": ' + "1" * 5000 + "}", "limit"),
+        ("1" * 5000, "5000 digits"),
+        ('{"a": ' + "1" * 5000 + "}", "5000 digits"),
+        ('{"a": 1e999}', "beyond all numbers"),
+        ('{"a": NaN}', "is no number"),
+        ('{"a": "\\ud800"}', "half a character"),
     ],
-    ids=["brackets", "objects", "twice", "digits", "digits inside"],
+    ids=["brackets", "objects", "twice", "digits", "digits inside", "infinity", "no number", "surrogate"],
 )
 def test_json_that_is_a_trap_is_one_sentence(tmp_path, text, cause):
     (tmp_path / "x.json").write_text(text)
@@ -445,7 +528,7 @@ def test_library_reads_files_of_others_in_one_way_only():
     left = {line for line in found if line.partition(":")[0] not in own}
     assert left == {
         "models/store.py: open(item, 'rb')",
-        "program.py: Path(f'/proc/{pid}/stat').read_text()",
+        "program.py: Path(f'/proc/{int(pid)}/stat').read_text()",
         "report/document/drawing.py: note.read_text()",
         "report/tables/gather.py: path.read_bytes()",
     }, left

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -93,6 +94,33 @@ def refuse_links_out(*roots):
                         raise RecordError(f"{path} is neither a file nor a folder: remove it")
 
 
+def open_own(path, mode="ab"):
+    """A stream that appends to the regular file `path`, made if it is not there; anything else there is taken away.
+
+    A link that lies there leads to a file of somebody, and a pipe would hang.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            os.unlink(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o644), mode)
+
+
+def own_folders(root, *names):
+    """The folder root/names…, each made if it is not there; a link among the names is taken away. `root` may be a link.
+
+    Nothing that is written below it then lies elsewhere.
+    """
+    folder = Path(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        folder = folder / name
+        if folder.is_symlink():
+            folder.unlink()
+        folder.mkdir(exist_ok=True)
+    return folder
+
+
 def open_regular(path):
     """A binary stream of a regular file. OSError for anything else: a pipe would hang, a device may be endless."""
     if not stat.S_ISREG(os.stat(path).st_mode):
@@ -119,13 +147,44 @@ def read_text(path, limit=READ_LIMIT):
 
 
 def parse_json(text, **how):
-    """The value of a JSON text; `how` as for json.loads. ValueError for one that is damaged, nests too deeply or has a
-    name twice in an object.
+    """The value of a JSON text; `how` as for json.loads.
+
+    ValueError for one that is damaged, nests too deeply, has a name twice in an object, a number that is not finite or
+    beyond 64 bits, or half a character.
     """
+    if len(text) > READ_LIMIT:
+        raise ValueError(f"it is longer than {READ_LIMIT} characters")
     depth = itertools.accumulate(1 if mark in "[{" else -1 for mark in re.findall(r"[\[\]{}]", text))
     if max(depth, default=0) > NESTING_LIMIT:
         raise ValueError(f"it nests deeper than {NESTING_LIMIT} levels")
-    return json.loads(text, object_pairs_hook=_no_duplicates, **how)
+    numbers = {"parse_int": _integer, "parse_float": _finite, "parse_constant": _no_number}
+    value = json.loads(text, object_pairs_hook=_no_duplicates, **numbers | how)
+    if HALF.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it holds half a character (a lone surrogate)") from None
+    return value
+
+
+HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+
+
+def _integer(text):
+    if len(text) > 19:
+        raise ValueError(f"it holds a number of {len(text)} digits")
+    return int(text)
+
+
+def _finite(text):
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{_cut(text)} is beyond all numbers")
+    return number
+
+
+def _no_number(text):
+    raise ValueError(f"{text} is no number")
 
 
 def _no_duplicates(pairs):

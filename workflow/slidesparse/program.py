@@ -19,7 +19,7 @@ from slidesparse.files import open_lock, printable, read_json
 def start_time(pid):
     """Start time of a process in clock ticks since boot, or None when there is none (proc(5), field 22)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return None
 
@@ -56,7 +56,10 @@ def hold_lock(path):
 
     Raises SlideSparseError if another process holds it.
     """
-    stream = open_lock(path)
+    try:
+        stream = open_lock(path)
+    except OSError as error:
+        raise SlideSparseError(f"{path} cannot be locked ({error.strerror}): remove it") from None
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -18,8 +18,9 @@ from slidesparse.errors import HardwareError
 from slidesparse.machine import nvml
 
 KEY_PATTERN = (
-    r"(?:cpu-[A-Za-z0-9-]+_cc0_py[0-9]+_cu0|(?!cpu-)[A-Za-z0-9-]+_cc[1-9][0-9]+_py[0-9]+_cu[1-9][0-9]+)"
-    r"_[a-z0-9]+(?:_[a-z0-9]+)*"
+    r"(?:cpu-[A-Za-z0-9-]{1,80}_cc0_py[0-9]{2,4}_cu0"
+    r"|(?!cpu-)[A-Za-z0-9-]{1,80}_cc[1-9][0-9]{1,2}_py[0-9]{2,4}_cu[1-9][0-9]{1,3})"
+    r"_[a-z0-9]{1,16}(?:_[a-z0-9]{1,16}){0,3}"
 )
 """Regular expression of a hardware key, without groups or anchors, for wildcard constraints."""
 

@@ -68,7 +68,11 @@ def convert(model_manifest, dtype, sparsity, root="resources", progress=True):
         source = models.ensure(model_manifest, root)
         with directory_at_once(target) as temporary:
             files = [inside(source, name, error=CheckpointError) for name in sorted(model_manifest["files"])]
-            weights, layers = _convert_weights(files, temporary / WEIGHTS, dtype, pattern, progress)
+            try:
+                weights, layers = _convert_weights(files, temporary / WEIGHTS, dtype, pattern, progress)
+            except (ValueError, RuntimeError) as error:  # tensors that fit neither each other nor the format
+                cause = " ".join(str(error).split())
+                raise CheckpointError(f"model {manifest['model']} cannot be converted: {cause:.300}") from None
             config = _config(source, dtype, pattern, layers)
             write_json(temporary / "config.json", config)
             for path in files:
@@ -298,6 +302,8 @@ def _natural(name):
 def _config(source, dtype, pattern, layers):
     """config.json of the checkpoint: the model's own, with how its linears are quantised and slid."""
     config = read_json(source / "config.json")
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{source / 'config.json'} is no model's config.json")
     config.pop("auto_map", None)
     number = "int" if dtype == "INT8" else "float"
     common = {"num_bits": 8, "type": number, "symmetric": True}

@@ -54,7 +54,11 @@ def generate(directory, seed, shape):
 
 def size(shape):
     """Bytes of the weights of a model of that shape."""
-    return 2 * sum(math.prod(dimensions) for _, dimensions, _ in tensors(shape))
+    none, one = (
+        sum(math.prod(dimensions) for _, dimensions, _ in tensors(shape | {"num_hidden_layers": layers}))
+        for layers in (0, 1)
+    )
+    return 2 * (none + shape["num_hidden_layers"] * (one - none))
 
 
 def tensors(shape):

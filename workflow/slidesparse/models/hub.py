@@ -19,13 +19,13 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from slidesparse.errors import DownloadError
-from slidesparse.files import open_regular, parse_json
+from slidesparse.files import open_own, open_regular, parse_json
 from slidesparse.models.contents import check_commit, is_size, wanted
 from slidesparse.models.verified import measure
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-ANSWER_LIMIT = 32 << 20
+ANSWER_LIMIT = 8 << 20
 """Bytes of the largest answer that is no file."""
 
 PACE_BYTES, PACE_S = 300_000, 30.0
@@ -183,7 +183,7 @@ def _download(model, repository, commit, name, size, partial):
 
     if size is None:
         raise DownloadError(f"model {model}: nobody says how large {name} of {repository} is: fetch the model again")
-    if partial.exists() and partial.stat().st_size > size:
+    if partial.is_symlink() or partial.exists() and (not partial.is_file() or partial.stat().st_size > size):
         partial.unlink()
     done = partial.stat().st_size if partial.exists() else 0
     free = shutil.disk_usage(partial.parent).free
@@ -194,7 +194,7 @@ def _download(model, repository, commit, name, size, partial):
         )
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # compressed answers cannot be resumed
     url, pace, failed = hf_hub_url(repository, name, revision=commit), _Pace(), 0
-    with open(partial, "ab") as stream, tqdm(total=size, initial=done, unit="B", unit_scale=True, desc=name) as bar:
+    with open_own(partial) as stream, tqdm(total=size, initial=done, unit="B", unit_scale=True, desc=name) as bar:
         while True:
             before = stream.tell()
             try:

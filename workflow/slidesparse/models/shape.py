@@ -45,8 +45,9 @@ def check_config(name, path, shape):
     if not isinstance(config, dict):
         raise CheckpointError(f"model {name}: {path} is no model's config.json")
     kind = config.get("model_type")
-    if kind != "bitnet" and "BitNetForCausalLM" not in (config.get("architectures") or []):
-        raise CheckpointError(f"model {name}: {path} describes a {kind!r} model, but only BitNet can be measured")
+    architectures = config.get("architectures")
+    if kind != "bitnet" and "BitNetForCausalLM" not in (architectures if isinstance(architectures, list) else []):
+        raise CheckpointError(f"model {name}: {path} describes a {kind!r:.80} model, but only BitNet can be measured")
     config.setdefault("head_dim", head := shape["hidden_size"] // shape["num_attention_heads"])
     for field, expected in {**shape, "head_dim": head}.items():
         if config.get(field) != expected:

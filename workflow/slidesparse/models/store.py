@@ -19,6 +19,7 @@ from slidesparse.files import (
     is_own,
     mark_own,
     open_lock,
+    own_folders,
     read_json,
     remove_own,
     sync_directory,
@@ -41,7 +42,7 @@ from slidesparse.models.shape import FIELDS, check_config, shape_of
 SOURCES = {"hub": {"repository", "revision"}, "local": {"path"}, "generated": {"seed", *FIELDS}}
 """kind of a source: what a manifest says of it."""
 
-BOUNDS = {"seed": (0, 1 << 128), "num_hidden_layers": (1, 10_000)}
+BOUNDS = {"seed": (0, 1 << 63), "num_hidden_layers": (1, 4000)}
 """Smallest and largest number of a source, where these are not 1 and 2^24."""
 
 
@@ -65,6 +66,7 @@ def fetch(name, entry, root="resources", lock="resources/models.lock.json"):
         source = {"kind": "local", "path": entry["path"]}
     else:
         source = {"kind": "generated", "generator": generate.GENERATOR, "seed": entry["seed"], **shape}
+    _check_source(name, source)
     place = _Place(name, source, root)
     with place.alone():
         if source["kind"] == "local":
@@ -117,7 +119,7 @@ def _check_source(name, source):
         if type(number) is not int or not least <= number <= most:
             wrong.append(field)
     if wrong:
-        raise CheckpointError(f"the manifest of model {name} has no usable {wrong[0]}: fetch the model again")
+        raise CheckpointError(f"model {name} has no usable {wrong[0]}: correct its entry, or fetch the model again")
     if source["kind"] == "hub":
         check_commit(source["revision"], f"the manifest of model {name}")
 
@@ -194,7 +196,7 @@ class _Place:
     """Where the files of model `name` from `source` (as in the manifest) lie, and how they come and go there."""
 
     def __init__(self, name, source, root):
-        models = Path(root, "models")
+        self.models = models = Path(root, "models")
         self.name, self.source, self.kind = name, source, source["kind"]
         own = inside(models, name, error=CheckpointError)
         self.directory = Path(os.path.expanduser(source["path"])) if self.kind == "local" else own
@@ -205,6 +207,7 @@ class _Place:
     def alone(self):
         """Hold the model's lock, which frees itself when the process ends; a disk that fails is a CheckpointError."""
         try:
+            own_folders(self.models, ".fetch", self.name)
             with open_lock(self.ways / "lock") as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)
                 yield
@@ -258,12 +261,10 @@ class _Place:
 
     def staging(self, key):
         """The directory in which files of the commit (or so) `key` are gathered; it survives until they are visible."""
-        for path in (self.ways, self.ways / "partial", inside(self.ways / "partial", key, error=CheckpointError)):
-            if path.is_symlink():
-                path.unlink()
-            path.mkdir(parents=True, exist_ok=True)
-            mark_own(path)
-        return path
+        inside(self.ways / "partial", key, error=CheckpointError)
+        for names in ((), ("partial",), ("partial", key)):
+            mark_own(own_folders(self.ways, *names))
+        return self.ways / "partial" / key
 
     def publish(self, staging, files):
         """Make exactly `files` of the complete directory `staging` the visible directory, at once."""
@@ -324,6 +325,6 @@ def _pin(lock, name, entry, root):
     """Add model `name` to the lock file; entries of other models, fetched at the same time perhaps, stay."""
     pinned = {key: entry[key] for key in ("repository", "revision", "commit")}
     pinned["files"] = dict(sorted(entry["files"].items()))
-    with open_lock(Path(root, "models", ".fetch", ".lock")) as stream:
+    with open_lock(own_folders(Path(root, "models"), ".fetch") / ".lock") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         write_json(lock, dict(sorted({**_read_lock(lock), name: pinned}.items())))

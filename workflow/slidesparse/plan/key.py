@@ -106,6 +106,11 @@ class Key(NamedTuple):
         return f"{root}/{self.hardware}/{self.stage}/{self.model}/{self.dtype}/{self.backend}/{self.sparsity}"
 
 
+def is_pattern(sparsity):
+    """Whether a text is `dense`, `2_inf` or `2_L` with an even L from 4 to 9998."""
+    return re.fullmatch("dense|2_(?:[468]|[1-9][0-9]{0,2}[02468]|inf)", sparsity) is not None
+
+
 def root_of(path):
     """The root below which the point at `path` lies."""
     return Path(path).parents[6]

@@ -19,6 +19,9 @@ PATTERNS = ("2_4", "2_6", "2_8", "2_10", "2_12", "2_14", "2_16", "2_inf")
 """The published patterns, for suggestions; any even L of at least 4 is allowed."""
 
 
+LONGEST_NAME = 100
+"""Characters of names that are compared to find what was meant, which takes the square of their length."""
+
 SOURCES = {"hub": ("repository", "revision"), "local": ("path",), "generated": ("seed",)}
 """source of a model: the keys that it reads."""
 
@@ -64,8 +67,8 @@ def _check_names(section, path=()):
         for text in (key, value):
             if isinstance(text, str) and not text.isprintable():
                 raise ConfigurationError(
-                    f"{_dotted((*path, key))!r} holds {text!r}, in which there is a line break or another character"
-                    " that cannot be printed: remove it"
+                    f"{_dotted((*path, key))!r:.200} holds {text!r:.80}, in which there is a line break or another"
+                    " character that cannot be printed: remove it"
                 )
         if isinstance(value, dict | list):
             _check_names(value, (*path, key))
@@ -81,8 +84,13 @@ def _sentence(error):
         missing = next(key for key in error.validator_value if key not in value)
         source = f", which source {value['source']} needs" if missing in SOURCES.get(value.get("source"), ()) else ""
         return f"{path}.{missing} is missing{source}: add it"
+    if error.validator == "maxItems":
+        return f"{path} has {len(value)} entries, but may have at most {error.validator_value}"
+    if error.validator == "maximum":
+        return f"{path} is {shown(value)}, but must be at most {error.validator_value}"
     if error.validator == "uniqueItems":
-        again = next(i for i, item in enumerate(value) if item in value[:i])
+        seen = {}
+        again = next(i for i, item in enumerate(value) if seen.setdefault(json.dumps(item), i) != i)
         return f"{path}[{again}] is {shown(value[again])}, but {path}[{value.index(value[again])}] is too: name it once"
     if error.validator == "enum":
         allowed = error.validator_value
@@ -148,6 +156,8 @@ def _pattern_advice(value):
         return f"YAML reads 2_8 without quotes as the number 28 and 2:8 as 128, so quote it: {_unquoted(value)}"
     text = str(value).strip().replace(":", "_")
     match = re.fullmatch(r"(\d+)_(\d+|inf)", text)
+    if len(text) > LONGEST_NAME:
+        return 'for example "2_8"'
     if text == "dense":
         return "leave it out, because the dense backends measure dense by themselves"
     if not match:
@@ -212,11 +222,14 @@ def shown(value):
 
 
 def listed(names):
-    return ", ".join(map(str, names))
+    text = ", ".join(map(str, names))
+    return text if len(text) <= 1000 else f"{text[:1000]}…"
 
 
 def nearest(value, names):
     """`; did you mean X?` if a name is near, whatever its case."""
-    lower = {str(name).lower(): name for name in names}
+    if len(str(value)) > LONGEST_NAME:
+        return ""
+    lower = {str(name).lower(): name for name in names if len(str(name)) <= LONGEST_NAME}
     near = get_close_matches(str(value).lower(), lower, 1, 0.5)
     return f"; did you mean {lower[near[0]]}?" if near else ""

@@ -23,6 +23,7 @@ DEPTH_LIMIT, NODE_LIMIT, NUMBER_LIMIT = 32, 100_000, 300
 PROGRAM = "__use_yte__"
 """The key by which Snakemake runs a configuration as a program."""
 
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
 
 
@@ -48,6 +49,7 @@ def check_text(text, name):
     try:
         if not _is_json(text):
             _check_yaml(text)
+            _construct(text)
     except ValueError as error:
         raise ConfigurationError(f"the configuration {name} cannot be used: {error}") from None
     except yaml.YAMLError as error:
@@ -125,6 +127,16 @@ def _check_yaml(text):
             raise ValueError(f"line {line}: with its aliases written out it holds more than {NODE_LIMIT} values")
 
 
+def _construct(text):
+    """ValueError for a text whose values cannot be made, such as a date in month 13."""
+    try:
+        yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise
+    except Exception as error:  # whatever the constructors of YAML raise
+        raise ValueError(f"a value cannot be read ({' '.join(str(error).split())!s:.80})") from None
+
+
 def _check_node(event, line):
     """ValueError for a tag that makes objects, a program or an endless number."""
     if getattr(event, "tag", None) not in (None, "!", *TAGS):
@@ -133,7 +145,7 @@ def _check_node(event, line):
         return
     if event.value == PROGRAM:
         raise ValueError(f"line {line} has {PROGRAM}, by which it would be run as a program: write its values out")
-    number = event.implicit[0] and event.value.lstrip("+-.")[:1].isdigit()
+    number = event.implicit[0] and event.value.lstrip("+-.")[:1].isdigit() or event.tag in NUMBERS
     if number and len(event.value) > NUMBER_LIMIT:
         raise ValueError(f"line {line} has a number of {len(event.value)} digits")
 

@@ -42,7 +42,7 @@ def choose(output, points, candidates, parameters):
     for path in sorted(points, key=str):
         M = Key.of(path).M
         point = read_point(path, expected_digests([path], parameters)[M])
-        for linear in point["results"].get("gemms", []):
+        for linear in point["results"].get("gemms", []) if point["status"] == "ok" else []:
             algorithms = {peer["backend"]: peer["algorithm"] for peer in linear.get("peers", [])}
             found = entries.setdefault((linear["name"], linear["N"], linear["K"], M), {})
             for backend, us in _costs(linear).items():

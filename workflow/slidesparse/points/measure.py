@@ -141,13 +141,14 @@ def _variant(path, digest):
     """The point at `path`, which must answer the request with that digest (hex)."""
     point = read_json(path, RecordError)
     try:
+        point["results"].get("step_s")
         if point["key"] != Key.of(path)._asdict() or point["request"]["digest"] != digest:
             raise RecordError(f"{path} answers another request; delete it and it is measured again")
         if point["status"] == "ok":
             float(point["results"]["step_s"]["median"])
         float(point["run"]["seconds"])
         str(point["reason"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise RecordError(f"{path} is damaged; delete it and it is measured again") from None
     return point
 

@@ -69,6 +69,6 @@ def write_failure(path, reason, log, *, unless=None):
 def in_flight(failure):
     """Whether the point of a failure's record is still being measured; on another host it is taken to be."""
     process = failure.get("unless")
-    if not isinstance(process, dict):
+    if not isinstance(process, dict) or type(process.get("pid")) is not int:
         return False
     return process.get("host") != host() or process.get("started") == start_time(process.get("pid"))

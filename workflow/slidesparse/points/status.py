@@ -133,10 +133,10 @@ def screen(results="results", hardware=None):
 
 def _of_one(results, key, plan):
     stages = read(results, key, plan)
-    lines = [f"{key}: {_sum(stages)}"]
+    lines = [f"{printable(key)}: {_sum(stages)}"]
     for name, stage in stages.items():
         took = f"{duration(sum(stage.done.values()))} measured" if stage.done else "nothing measured"
-        lines.append(f"  {name:8}{_bar(stage)}  {took}{_to_go(stage)}")
+        lines.append(f"  {printable(name):8}{_bar(stage)}  {took}{_to_go(stage)}")
     lines += ["  " + printable(f"{item['dtype']} is left out: {item['reason']}") for item in plan.get("left_out", [])]
     flying = [(path, failure) for stage in stages.values() for path, failure in stage.flying.items()]
     failed = [(path, failure) for stage in stages.values() for path, failure in stage.failed.items()]

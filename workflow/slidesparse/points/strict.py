@@ -6,11 +6,14 @@ import math
 from slidesparse import files
 from slidesparse.errors import RecordError
 
+LIMIT = 8 << 20
+"""Bytes of the largest file of results that is read. A point has at most 0.3 MB."""
+
 
 def read_text(path):
     """Content of a UTF-8 file. Raises RecordError if it is missing, no text, no regular file, or too large."""
     try:
-        return files.read_text(path)
+        return files.read_text(path, LIMIT)
     except UnicodeDecodeError as error:
         raise RecordError(f"{path} is damaged: byte {error.start} is not UTF-8 text") from None
     except OSError as error:
@@ -19,12 +22,8 @@ def read_text(path):
 
 def read_json(path):
     """Object in a JSON file. Raises RecordError if it is damaged, holds NaN, or is no object."""
-
-    def refuse(constant):
-        raise ValueError(f"{constant} is no number")
-
     try:
-        value = files.parse_json(read_text(path), parse_constant=refuse)
+        value = files.parse_json(read_text(path))
     except ValueError as error:
         raise RecordError(f"{path} is damaged: {error}") from None
     if not isinstance(value, dict):
@@ -34,8 +33,10 @@ def read_json(path):
 
 def number(text, kind):
     """`text` as int or float; raises ValueError for anything that is not a finite number."""
+    if len(text) > 40:
+        raise ValueError(text)
     value = kind(text)
-    if not math.isfinite(value):
+    if not math.isfinite(value) or abs(value) >= 1 << 63:
         raise ValueError(text)
     return value
 
@@ -77,10 +78,15 @@ def read_csv(path, columns, ended=True, optional=()):
 
 
 def header_difference(header, columns):
-    """In words, how a header differs from the columns that are known."""
+    """In words, how a header differs from the columns that are known.
+
+    Words of the file are quoted only if it has some known column: another file, which a link may lead to, has secrets.
+    """
+    if not set(header) & set(columns):
+        return "it has none of the columns that it should have"
     for names, verb in ((set(header) - set(columns), "unknown"), (set(columns) - set(header), "missing")):
         if names:
-            return f"{verb} column{'s' * (len(names) > 1)} {', '.join(sorted(names))}"
+            return f"{verb} column{'s' * (len(names) > 1)} {', '.join(sorted(name[:80] for name in names))}"
     return "its columns are in another order or repeated"
 
 
@@ -94,7 +100,7 @@ def convert(path, number, cells, columns):
             row[name] = None if text == "" else CONVERT[kind](text)
         except (ValueError, KeyError, OverflowError):
             what = {bool: "neither true nor false", int: "no whole number"}.get(kind, "no finite number")
-            raise RecordError(f"{path} is damaged: row {number}, column {name}: {text!r} is {what}") from None
+            raise RecordError(f"{path} is damaged: row {number}, column {name}: {text!r:.80} is {what}") from None
     return row
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import yaml
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 
 from slidesparse.errors import RecordError
-from slidesparse.plan.key import Key
+from slidesparse.plan.key import Key, is_pattern
 from slidesparse.points.strict import read_json
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "point.schema.yaml"
@@ -29,11 +28,12 @@ def read_point(path, expected_digest=None):
     """
     expected = Key.of(path)._asdict()
     point = read_json(path)
-    error = best_match(validator().iter_errors(point))
+    error = next(validator().iter_errors(point), None)  # the first one: a hostile point has millions
     if error is not None:
         where = ".".join(str(part) for part in error.absolute_path) or "the point"
-        message = error.message if len(error.message) <= 160 else error.message[:160] + "…"
-        raise RecordError(f"{path} is not a valid point: {where}: {message}; {AGAIN}")
+        raise RecordError(f"{path} is not a valid point: {where}: {_rule(error)}; {AGAIN}")
+    if not is_pattern(expected["sparsity"]):
+        raise RecordError(f"{path} does not belong there: {expected['sparsity']:.80} is no sparsity")
     for name, value in expected.items():
         said = point["key"][name]
         if said != value:
@@ -46,3 +46,14 @@ def read_point(path, expected_digest=None):
             f"{path} answers another request: its digest is {digest[:12]}…, not {expected_digest[:12]}…; {AGAIN}"
         )
     return point
+
+
+def _rule(error):
+    """What a part of a point does not keep to, without its value: a file that a link leads to may hold secrets."""
+    if error.validator == "required":
+        missing = [name for name in error.validator_value if name not in error.instance]
+        return f"it lacks {missing[0]}"
+    if error.validator == "additionalProperties" and error.validator_value is False:
+        extra = next(name for name in error.instance if name not in error.schema.get("properties", {}))
+        return f"it has the unknown field {extra!r:.80}"
+    return f"it breaks the rule {error.validator} {error.validator_value!s:.80}"

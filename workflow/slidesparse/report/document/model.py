@@ -44,6 +44,8 @@ def fixed(value, digits, thousands=False):
     """`value` with so many decimals, halves rounded up as written; a dash for None."""
     if value is None:
         return NONE
+    if abs(value) >= 1e15:
+        return number(f"{value:.{digits}e}", value)
     rounded = Decimal(repr(float(value))).quantize(PLACES[digits], ROUND_HALF_UP)
     return number(f"{rounded:,f}" if thousands else f"{rounded:f}", value)
 

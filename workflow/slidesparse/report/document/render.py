@@ -57,7 +57,8 @@ def code(text):
 
 
 SPAN = re.compile(r"(?<!`)`([^`<>&|\\]+)`(?!`)")
-LINE_START = re.compile("[#+*=~-]")
+LINE_START = re.compile("[#+*=~_-]")
+NUMBERED = re.compile(r"^([0-9]+)([.)])")
 MARKUP = re.compile(r"[&<>`\[\]|\\]|(?<=[A-Za-z]):(?=//)|(?<=www)\.|@")
 
 
@@ -76,7 +77,8 @@ def _escaped(mark):
 def markdown_block(text):
     """`markdown` of a text that begins a line, so that it is no heading and no list."""
     line = markdown(text)
-    return f"&#{ord(line[0])};{line[1:]}" if LINE_START.match(line) else line
+    line = f"&#{ord(line[0])};{line[1:]}" if LINE_START.match(line) else line
+    return NUMBERED.sub(lambda mark: f"{mark[1]}&#{ord(mark[2])};", line)
 
 
 def markdown_cell(value):
@@ -165,12 +167,12 @@ def to_csv(table):
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     say = speaker("en")
-    writer.writerow([say(header) for header in table.headers])
+    writer.writerow([raw(say(header)) for header in table.headers])
     writer.writerows([[raw(say(value)) for value in row] for row in table.rows])
     return stream.getvalue()
 
 
-FORMULA = ("=", "+", "-", "@")
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """What a text begins with that a spreadsheet would take for a formula."""
 
 

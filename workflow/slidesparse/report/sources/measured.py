@@ -6,7 +6,7 @@ from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.plan import stock
-from slidesparse.plan.key import Configuration
+from slidesparse.plan.key import Configuration, is_pattern
 from slidesparse.points import records
 from slidesparse.points.plan import read_plan
 from slidesparse.points.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
@@ -67,6 +67,8 @@ def read(source, hardware):
     for directory in configuration_directories(root, hardware):
         stage, model, dtype, backend, sparsity = directory.parts[-5:]
         configuration = Configuration(model, dtype, backend, sparsity)
+        if not is_pattern(sparsity):
+            continue  # gathering has named it
         expected = directory / f"{model}-{dtype}_{stage}.csv"
         for path in sorted(directory.glob("*.csv")):
             try:

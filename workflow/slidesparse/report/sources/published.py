@@ -8,11 +8,11 @@ Its kernels were timed back to back on the same operands, so their caches were h
 """
 
 import re
-from ast import literal_eval
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.plan.key import Configuration
+from slidesparse.files import parse_json
+from slidesparse.plan.key import Configuration, is_pattern
 from slidesparse.points.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
 from slidesparse.report.sources.rows import HARDWARE, LINEARS, Provenance, Row
 from slidesparse.report.tables.columns import M_COLUMN, POSITIVE, PUBLISHED
@@ -27,6 +27,9 @@ TOP = 3
 """Algorithms of each search that a kernel file holds."""
 
 FAILED = -1
+
+BRACKETS = str.maketrans("()", "[]")
+"""Lists of pairs as Python writes them -> JSON."""
 
 
 def bases(root, folder):
@@ -112,7 +115,7 @@ def read_throughput(path, hardware, stage, dtype):
     """Rows of one throughput CSV. Raises RecordError if the file is not whole and sound."""
     folder = path.parent
     backend, sparsity = folder.name, "dense"
-    if re.fullmatch(r"2_(\d+|inf)", folder.name):
+    if is_pattern(folder.name) and folder.name != "dense":
         backend, sparsity = folder.parent.name, folder.name
     model, _, suffix = path.name.removesuffix(f"_{stage}.csv").rpartition("-")
     if not model or suffix != dtype:
@@ -202,9 +205,9 @@ def check_header(path, header, hardware, backend, sparsity):
         if said != placed:
             raise RecordError(f"{path} does not belong there: its header says {word} {said}, its place says {placed}")
     try:
-        shapes, Ms = literal_eval(header["NK_list"]), literal_eval(header["M_list"])
+        shapes, Ms = (parse_json(header[name].translate(BRACKETS)) for name in ("NK_list", "M_list"))
         return [(int(N), int(K)) for N, K in shapes], [int(M) for M in Ms]
-    except (KeyError, ValueError, TypeError, SyntaxError):
+    except (KeyError, ValueError, TypeError):
         raise RecordError(f"{path} is damaged: its header has no readable M_list and NK_list") from None
 
 

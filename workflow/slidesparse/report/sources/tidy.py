@@ -8,7 +8,7 @@ where the tables come from and what they lack.
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.plan.key import Configuration
+from slidesparse.plan.key import Configuration, is_pattern
 from slidesparse.points.strict import read_csv, refuse_duplicates, refuse_zeros
 from slidesparse.report.sources.published import origin
 from slidesparse.report.sources.rows import HARDWARE, LINEARS, Row
@@ -119,6 +119,8 @@ def read_table(path, name, hardware):
             raise RecordError(f"{path} is damaged: row {number} has no usable {', '.join(empty + low)}")
         if not hardware.startswith(f"{row['gpu']}_cc{row['cc']}_"):
             raise RecordError(f"{path} does not belong there: row {number} is of {row['gpu']} cc{row['cc']}")
+        if "sparsity" in row and not is_pattern(row["sparsity"]):
+            raise RecordError(f"{path} is damaged: row {number} has the sparsity {row['sparsity']!r:.80}")
         if name == "throughput" and row["stage"] not in ("prefill", "decode"):
             raise RecordError(f"{path} is damaged: row {number} has the unknown stage {row['stage']}")
     return table, header

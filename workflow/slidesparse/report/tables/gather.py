@@ -9,10 +9,10 @@ from slidesparse.errors import RecordError
 from slidesparse.files import canonical_json, inside, leads_out, write_atomic
 from slidesparse.plan import stock
 from slidesparse.plan.backends import STAGES
-from slidesparse.plan.key import Configuration, Key
+from slidesparse.plan.key import Configuration, Key, is_pattern
 from slidesparse.points.plan import Plan, read_plan
 from slidesparse.points.request import expected_digests
-from slidesparse.points.validate import read_point
+from slidesparse.points.validate import AGAIN, read_point
 from slidesparse.report.sources.rows import HARDWARE, linear_order
 from slidesparse.report.tables.columns import COLUMNS, M_COLUMN, STEP, cell
 
@@ -54,9 +54,12 @@ def read_points(paths, expected=None):
                 raise RecordError(f"{path} is of another configuration than the points beside it")
             if point["key"]["M"] in points:
                 raise RecordError(f"{path} is a second point for M={point['key']['M']}")
+            to_csv([point])  # a point of the right form may still hold what no row can be made of
             points[point["key"]["M"]] = point
         except RecordError as error:
             refused.append(str(error))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            refused.append(f"{path} is damaged: no row can be made of it ({type(error).__name__}); {AGAIN}")
     return [points[M] for M in sorted(points)], refused
 
 
@@ -251,6 +254,9 @@ def gather_all(results, hardware):
     for directory in configuration_directories(results, hardware):
         stage, *names = directory.parts[-5:]
         paths = point_files(directory)
+        if not is_pattern(directory.name):
+            refused.append(f"{directory} does not belong there: its name is no sparsity")
+            continue
         if leads_out(results, directory):
             refused.append(
                 f"{directory} leads out of {results} by a link, so nothing is gathered there: remove the link"
