@@ -13,7 +13,7 @@ from slidesparse.plan.key import Key
 from slidesparse.points import measure as points
 from slidesparse.points.strict import read_csv
 from slidesparse.points.validate import read_point
-from slidesparse.tuning.search import Table
+from slidesparse.tuning.table import Table
 
 
 class Results(Place):

@@ -8,6 +8,7 @@ import pytest
 import synthetic
 from slidesparse.errors import RecordError
 from slidesparse.files import sha256_file, write_json
+from slidesparse.plan import backends
 from slidesparse.plan import matrix as configuration
 from slidesparse.plan.key import Key
 from slidesparse.points import request
@@ -39,7 +40,7 @@ class Results:
         """Write the kernel point of a backend; times: {linear: {backend: microseconds of its whole linear}}."""
         path = synthetic.path(self.root, "kernel", M, backend, sparsity, **self.place)
         table = self.root / self.hardware / "tuning" / MODEL / self.dtype / backend / f"{sparsity}.json"
-        peers = configuration.peers(self.root, self.hardware, MODEL, self.dtype, backend)
+        peers = backends.peers(self.root, self.hardware, MODEL, self.dtype, backend)
         asked = request.request(Key.of(path), PARAMETERS, self.shape, table, peers)
         content = synthetic.point(path) if memory else synthetic.out_of_memory(path)
         if memory:

@@ -16,7 +16,8 @@ from slidesparse.kernel.products import Problem, Product, Weight
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.quantize import DTYPES
 from slidesparse.timing.protocol import Stopping
-from slidesparse.tuning import search as tuning
+from slidesparse.tuning import search
+from slidesparse.tuning.table import Table, to_csv
 
 VENDOR = Path(__file__).parent / "vendor"
 FILES = {"cublaslt": VENDOR / "cublasLt.cpp", "cusparselt": VENDOR / "cusparseLt.cpp"}
@@ -275,17 +276,17 @@ def test_the_default_comes_first_and_what_is_refused_is_not_listed(backend):
 
 def test_a_search_excludes_and_names_what_is_wrong(backend):
     chosen = backend("cublaslt")
-    table = tuning.search(chosen, [product(chosen, "INT8")], FEW)
+    table = search.search(chosen, [product(chosen, "INT8")], FEW)
     (entry,) = table["entries"]
-    assert table["library"] == "cuBLASLt 13.1.0" and entry["algorithms"] == 70 and len(entry["top"]) == tuning.TOP
+    assert table["library"] == "cuBLASLt 13.1.0" and entry["algorithms"] == 70 and len(entry["top"]) == search.TOP
     assert len(entry["wrong"]) == 17 and "wrong by" in entry["wrong"][0]["reason"]
     assert entry["default_us"] > 0 and entry["library"] is None
-    assert tuning.to_csv(table).count("\n") == 1 + tuning.TOP
+    assert to_csv(table).count("\n") == 1 + search.TOP
 
 
 def test_a_search_sets_the_librarys_own_beside_it(backend):
     chosen = backend("cusparselt")
-    (entry,) = tuning.search(chosen, [product(chosen, "FP8")], FEW)["entries"]
+    (entry,) = search.search(chosen, [product(chosen, "FP8")], FEW)["entries"]
     assert entry["default"] == "1:1" and entry["library"] == "2:1" and entry["library_us"] > 0
     assert entry["default_us"] >= 0.99 * entry["top"][0]["latency_us"] > 0
 
@@ -308,7 +309,7 @@ def table(backend, rows):
 def test_look_up_takes_the_exact_m_or_the_next_larger(backend):
     chosen = backend("cusparselt")
     operand = chosen.prepare(torch.zeros(N, 256, dtype=torch.int8))
-    found = tuning.Table(table(chosen, {64: [("0:1", 0)], 32: [("2:1", 0)]}))
+    found = Table(table(chosen, {64: [("0:1", 0)], 32: [("2:1", 0)]}))
     assert [found.algorithm(chosen, operand, m, "BF16") for m in (16, 32, 33, 64, 65)] == [
         "2:1",
         "2:1",
@@ -323,7 +324,7 @@ def test_look_up_never_goes_beyond_the_tuned_workspace(backend):
     chosen = backend("cusparselt")
     operand = chosen.prepare(torch.zeros(N, 256, dtype=torch.int8))
     rows = {32: [("0:-1", 31_000), ("2:-1", 1 << 30), ("1:1", 0)], 64: [("0:-1", 1000)]}  # 0:-1 takes 1000 bytes a row
-    found = tuning.Table(table(chosen, rows))
+    found = Table(table(chosen, rows))
     assert found.algorithm(chosen, operand, 32, "BF16") == "1:1"  # 2:-1 cannot do the product
     assert found.algorithm(chosen, operand, 16, "BF16") == "0:-1"
     assert found.algorithm(chosen, operand, 64, "BF16") is None
@@ -334,7 +335,7 @@ def test_a_table_of_another_library_version_is_refused(backend, tmp_path):
     path = tmp_path / "2_8.json"
     path.write_text(json.dumps(table(chosen, {64: []}) | {"library": "cuSPARSELt 0.8.1"}))
     with pytest.raises(RecordError, match="tuned with cuSPARSELt 0.8.1 and this is cuSPARSELt 0.8.0"):
-        tuning.Table.read(path, chosen.version())
+        Table.read(path, chosen.version())
 
 
 def test_the_operand_types_are_those_of_the_checkpoints():

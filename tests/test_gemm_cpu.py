@@ -1,10 +1,13 @@
 """The GEMM backends of a CPU: dense and sparse give the same product, from what each stores."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from slidesparse import gemm
 from slidesparse.errors import MeasurementError
+from slidesparse.plan.backends import BACKENDS
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.prune import prune
 from slidesparse.sparsity.quantize import quantize_per_token, store_as
@@ -58,3 +61,28 @@ def test_sums_that_float32_cannot_hold_are_refused():
 def test_an_unknown_backend_is_named():
     with pytest.raises(MeasurementError, match="abacus"):
         gemm.backend("abacus")
+
+
+def test_a_backend_that_lacks_a_method_cannot_be_imported():
+    with pytest.raises(TypeError, match="lacks device, matmul, which a backend must have"):
+
+        class Half(gemm.Backend):
+            name, sparse = "half", False
+
+            def version(self):
+                return "1"
+
+            def outputs(self, dtype):
+                return ("INT32",)
+
+            def prepare(self, codes):
+                return codes
+
+            def algorithms(self, operand, M, output=None):
+                return []
+
+
+@pytest.mark.parametrize("name", [name for name, backend in BACKENDS.items() if backend.module])
+def test_every_backend_of_the_table_has_its_module(name):
+    path = Path(gemm.__file__).with_name(f"{BACKENDS[name].module}.py")
+    assert f'name = "{name}"' in path.read_text()

@@ -14,7 +14,8 @@ from slidesparse.points import request
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.quantize import quantize_per_token
 from slidesparse.timing import protocol as timing
-from slidesparse.tuning import search as tuning
+from slidesparse.tuning import search
+from slidesparse.tuning.table import Table, to_csv
 from slidesparse.worker import handlers, resident
 
 PARAMETERS = {"warmup_s": 0.001, "min_samples": 3, "max_samples": 5, "relative_ci": 0.5, "time_limit_s": 0.05}
@@ -196,19 +197,19 @@ def test_without_an_algorithm_that_is_right_there_is_no_table(monkeypatch):
     product = made()
     monkeypatch.setattr(product, "run", lambda algorithm, i: None)
     with pytest.raises(MeasurementError, match="o has no algorithm whose product is right at any M: .* is wrong by"):
-        tuning.search(product.backend, [product], timing.Stopping(**PARAMETERS))
+        search.search(product.backend, [product], timing.Stopping(**PARAMETERS))
 
 
 def test_an_m_without_an_algorithm_that_is_right_takes_those_of_the_next_larger(monkeypatch):
     small, large = made(), made(M=64)
     monkeypatch.setattr(small, "run", lambda algorithm, i: None)
-    content = tuning.search(small.backend, [small, large], timing.Stopping(**PARAMETERS))
+    content = search.search(small.backend, [small, large], timing.Stopping(**PARAMETERS))
     first, second = content["entries"]
     assert (first["top"], first["default_us"], first["library_us"]) == ([], None, None)
     assert len(first["wrong"]) == first["algorithms"] and "is wrong by" in first["wrong"][0]["reason"]
-    table = tuning.Table(content | {"quantize_lift": None})
+    table = Table(content | {"quantize_lift": None})
     assert table.entry(small.N, small.K, 16, small.output) == second
-    assert [row.split(",")[4] for row in tuning.to_csv(content).splitlines()[1:]] == ["64"] * len(second["top"])
+    assert [row.split(",")[4] for row in to_csv(content).splitlines()[1:]] == ["64"] * len(second["top"])
 
 
 def test_out_of_memory_is_told(monkeypatch):

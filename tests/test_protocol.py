@@ -19,7 +19,15 @@ ROOT = Path(__file__).parents[1]
 STORED = ROOT / "tests" / "protocol.json"
 
 LIBRARY = "workflow/slidesparse"
-ALL = ("timing/**/*", "gemm/**/*", "operators/**/*", "tuning/search.py", "worker/handlers.py", "machine/settings.py")
+ALL = (
+    "timing/**/*",
+    "gemm/**/*",
+    "operators/**/*",
+    "tuning/search.py",
+    "tuning/table.py",
+    "worker/handlers.py",
+    "machine/settings.py",
+)
 ALL += ("sparsity/patterns.py", "sparsity/quantize.py", "sparsity/slide.py")
 GEMM = tuple(f"{LIBRARY}/{name}" for name in (*ALL, "kernel/**/*", "sparsity/prune.py")) + ("csrc/**/*",)
 OF_ENGINES = ("engine/**/*", "vllm_plugin/**/*", "tuning/choices.py", "plan/stock.py")

@@ -28,7 +28,7 @@ from slidesparse.report.sections.figures import figures
 from slidesparse.report.sections.ratios import comparisons
 from slidesparse.report.sources.read import read_source
 from slidesparse.report.sources.rows import Row, Source
-from slidesparse.tuning.search import COLUMNS, to_csv
+from slidesparse.tuning.table import COLUMNS, to_csv
 
 
 def rules(rows, *others):

@@ -13,7 +13,7 @@ from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.prune import prune
 from slidesparse.sparsity.quantize import quantize_per_token, store_as
 from slidesparse.sparsity.slide import lift, slide
-from slidesparse.tuning import search as tuning
+from slidesparse.tuning import search
 
 pytestmark = pytest.mark.gpu
 
@@ -51,7 +51,7 @@ def test_every_algorithm_is_right(name, sparsity, dtype, M):
     backend = gemm.backend(name)
     for output in backend.outputs(dtype):
         done = product(backend, sparsity, dtype, output, M)
-        right, wrong = tuning._verified(done, done.algorithms())
+        right, wrong = search._verified(done, done.algorithms())
         assert right and not wrong, [reason for _, reason in wrong][:3]
 
 

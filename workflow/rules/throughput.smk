@@ -22,25 +22,15 @@ rule measure_prefill:
         MEASURE
 
 
-rule measure_decode:
-    input:
-        basis="results/checkpoints/{model}/{dtype}/{sparsity}.json",
-        tuning=table.tuned,
+use rule measure_prefill as measure_decode with:
     output:
         "results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
     log:
         "results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
-    wildcard_constraints:
-        backend=f"(?!{stock.BACKEND}/)[a-z0-9]+",
-    priority: table.priority
-    resources:
-        **table.resources(kernel=False),
     params:
         protocol=request.PROTOCOL["decode"],
         parameters=lambda w: table.measuring(w.hardware, "decode"),
         peers=[],
-    shell:
-        MEASURE
 
 
 # Stock vLLM in one of its variants; it has nothing to tune, and loads dense checkpoints only.

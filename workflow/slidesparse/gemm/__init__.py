@@ -5,23 +5,14 @@ one takes W slid to 2:4 windows [N, K'] and activations lifted to [M, K'].
 """
 
 from importlib import import_module
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from slidesparse.errors import MeasurementError
+from slidesparse.plan.backends import BACKENDS
 from slidesparse.sparsity.quantize import DTYPES
 
 NAMES = {stored: name for name, stored in DTYPES.items()}
 """INT8 or FP8 of a torch dtype."""
-
-MODULES = {
-    "cublaslt": "slidesparse.gemm.cublaslt",
-    "cusparselt": "slidesparse.gemm.cusparselt",
-    "cutlass": "slidesparse.gemm.cutlass",
-    "torch": "slidesparse.gemm.torch_mm",
-    "onednn": "slidesparse.gemm.onednn",
-    "reference": "slidesparse.gemm.reference",
-}
-"""Backends that this version runs; configuration.py knows all that can be planned for."""
 
 
 class Algorithm(NamedTuple):
@@ -33,13 +24,24 @@ class Algorithm(NamedTuple):
     """Bytes that it needs beside operands and output."""
 
 
-class Backend(Protocol):
-    """What tuning, measuring and the vLLM plugin ask of a GEMM library."""
+class Backend:
+    """What tuning, measuring and the vLLM plugin ask of a GEMM library.
+
+    A subclass must have the attributes and the methods in REQUIRED, or its module cannot be imported.
+    """
+
+    REQUIRED = ("name", "sparse", "device", "version", "outputs", "prepare", "algorithms", "matmul")
 
     name: str
     sparse: bool
     device: str
     """Where operands, inputs and outputs lie: `cuda` or `cpu`."""
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        missing = [name for name in cls.REQUIRED if getattr(cls, name, None) is getattr(Backend, name, None)]
+        if missing:
+            raise TypeError(f"{cls.__module__}.{cls.__name__} lacks {', '.join(missing)}, which a backend must have")
 
     def version(self) -> str:
         """Version of the library; a stored algorithm is refused under another one."""
@@ -85,8 +87,8 @@ class Backend(Protocol):
 
 def backend(name):
     """The backend `name`. Raises MeasurementError if this version cannot run it."""
-    if name not in MODULES:
-        raise MeasurementError(
-            f"backend {name} cannot be run by this version, which has {', '.join(MODULES)}; it can be planned for"
-        )
-    return import_module(MODULES[name]).Backend()
+    module = BACKENDS[name].module if name in BACKENDS else None
+    if module is None:
+        known = ", ".join(name for name, one in BACKENDS.items() if one.module)
+        raise MeasurementError(f"backend {name} cannot be run by itself; this version has {known}")
+    return import_module(f"{__name__}.{module}").Backend()

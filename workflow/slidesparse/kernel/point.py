@@ -17,7 +17,8 @@ from slidesparse.machine import hardware, provenance
 from slidesparse.operators import launches as configurations
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.timing import protocol as timing
-from slidesparse.tuning import search as tuning
+from slidesparse.tuning import search
+from slidesparse.tuning.table import Table
 
 
 def products(request):
@@ -45,7 +46,7 @@ def tune(request):
     with _memory():
         backend = find_backend(request["backend"])
         with _tuned_quantisers(request, backend) as quantisers:
-            table = tuning.search(backend, products(request), stopping)
+            table = search.search(backend, products(request), stopping)
             return table | {"quantize_lift": quantisers(), "capacity": provenance.capacity(hardware.detect())}
 
 
@@ -71,13 +72,13 @@ def measure(request):
     """
     torch.set_num_threads(1)
     backend = find_backend(request["backend"])
-    contenders = [(backend, tuning.Table.read(request["tuning"], backend.version()))]
+    contenders = [(backend, Table.read(request["tuning"], backend.version()))]
     missing = {}
     for name, path in request.get("peers", {}).items():
         try:
             peer = find_backend(name)
             version = peer.version()
-            contenders.append((peer, path and tuning.Table.read(path, version)))
+            contenders.append((peer, path and Table.read(path, version)))
         except SlideSparseError as error:
             missing[name] = str(error)
     for quantiser in (quantiser for _, table in contenders if table for quantiser in table.quantize_lift):
@@ -220,7 +221,7 @@ class _Run:
             listed += table.algorithms(product.backend, product.operand, product.M, product.output)
         if listed:
             listed.append(self._entry["default"])
-        for algorithm in dict.fromkeys(listed or [tuning.best_of_few(product)]):
+        for algorithm in dict.fromkeys(listed or [search.best_of_few(product)]):
             try:
                 product.verify(algorithm, product.sets)
                 return algorithm, wrong
@@ -238,7 +239,7 @@ class _Run:
         return {
             "output": product.output,
             "algorithm": self.algorithm,
-            "algorithm_name": names.get(self.algorithm) or tuning.name_of(product, self.algorithm),
+            "algorithm_name": names.get(self.algorithm) or search.name_of(product, self.algorithm),
             "algorithms": self._entry["algorithms"] if self._entry else 0,
             "wrong": self._wrong,
             "operand_sets": product.sets,

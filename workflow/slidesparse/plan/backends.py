@@ -17,22 +17,53 @@ class Backend(NamedTuple):
     stages: tuple = STAGES
     engine_dtypes: tuple = ("INT8", "FP8")
     """Types that it runs in prefill and decode."""
+    module: str | None = None
+    """Module of slidesparse.gemm that runs its products; None for a backend without products of its own."""
+    peer: bool = False
+    """Whether every kernel point on its processor is measured in turn with it."""
+    searched: bool = True
+    """Whether it has algorithms to search, and so a tuning table."""
 
+
+ENGINES = ("prefill", "decode")
 
 BACKENDS = {
-    "cublaslt": Backend(False, "gpu"),
-    "cutlass": Backend(False, "gpu"),
-    "torch": Backend(False, "gpu", engine_dtypes=("FP8",)),  # its INT8 product is cuBLASLt's, by default heuristics
-    stock.BACKEND: Backend(False, "any", ("prefill", "decode")),
-    "cusparselt": Backend(True, "gpu"),
-    "auto": Backend(True, "any", ("prefill", "decode")),
-    "onednn": Backend(False, "cpu"),
-    "reference": Backend(True, "cpu"),
+    "cublaslt": Backend(False, "gpu", module="cublaslt", peer=True),
+    "cutlass": Backend(False, "gpu", module="cutlass", peer=True, searched=False),
+    # The INT8 product of torch is cuBLASLt's, by default heuristics.
+    "torch": Backend(False, "gpu", engine_dtypes=("FP8",), module="torch_mm", peer=True, searched=False),
+    stock.BACKEND: Backend(False, "any", ENGINES),
+    "cusparselt": Backend(True, "gpu", module="cusparselt"),
+    "auto": Backend(True, "any", ENGINES),
+    "onednn": Backend(False, "cpu", module="onednn"),
+    "reference": Backend(True, "cpu", module="reference"),
 }
 
 DENSE_BACKENDS = tuple(name for name, backend in BACKENDS.items() if not backend.sparse)
 """Backends that multiply dense weights; the first one that was measured, other than stock vLLM, is the denominator of
 speed-ups."""
 
-PEERS = {"gpu": {"cublaslt": True, "cutlass": False, "torch": False}, "cpu": {}}
+PEERS = {
+    processor: {name: one.searched for name, one in BACKENDS.items() if one.peer and one.processor == processor}
+    for processor in ("gpu", "cpu")
+}
 """Dense backends that every kernel point is measured in turn with: name -> has algorithms to search."""
+
+
+def peers(root, hardware_key, model, dtype, backend):
+    """{dense backend that a kernel point of `backend` is measured in turn with: path of its tuning table, or None}.
+
+    root: where results lie, such as `results`.
+    """
+    known = PEERS[BACKENDS[backend].processor] if backend in BACKENDS else {}
+    return {
+        peer: f"{root}/{hardware_key}/tuning/{model}/{dtype}/{peer}/dense.json" if searched else None
+        for peer, searched in known.items()
+        if peer != backend
+    }
+
+
+def deciding(stage, parameters):
+    """The measuring parameters that decide a point's value; an engine's time limit only ends what takes too long."""
+    ends = {"time_limit_s"} if stage in ("prefill", "decode") else set()
+    return {name: value for name, value in parameters.items() if name not in ends}

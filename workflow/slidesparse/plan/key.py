@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from slidesparse.errors import RecordError
 from slidesparse.plan import stock
-from slidesparse.plan.backends import DENSE_BACKENDS
+from slidesparse.plan.backends import BACKENDS, DENSE_BACKENDS
 
 PATH = re.compile(
     r"(?:^|/)(?P<hardware>[^/]+)/(?P<stage>kernel|prefill|decode)/(?P<model>[^/]+)/(?P<dtype>[^/]+)/(?P<backend>[^/]+)"
@@ -41,6 +41,12 @@ class Configuration(NamedTuple):
     def sparse_kernel(self):
         """True where a sparse kernel may run: a sparsity, and no dense backend."""
         return self.sparsity != "dense" and self.backend not in DENSE_BACKENDS
+
+    @property
+    def sparse_on_gpu(self):
+        """True for products of a GPU's sparse tensor cores."""
+        backend = BACKENDS.get(self.backend)
+        return backend is not None and backend.sparse and backend.processor == "gpu"
 
     @property
     def stock(self):

@@ -7,7 +7,7 @@ import copy
 
 from slidesparse.errors import ConfigurationError
 from slidesparse.machine import hardware
-from slidesparse.plan import stock
+from slidesparse.plan import backends, stock
 from slidesparse.plan.backends import BACKENDS, PEERS, STAGES
 from slidesparse.plan.cluster import further_options
 from slidesparse.plan.key import Key
@@ -140,25 +140,6 @@ def _by_stage(keys):
     return points
 
 
-def peers(root, hardware_key, model, dtype, backend):
-    """{dense backend that a kernel point of `backend` is measured in turn with: path of its tuning table, or None}.
-
-    root: where results lie, such as `results`.
-    """
-    known = PEERS[BACKENDS[backend].processor] if backend in BACKENDS else {}
-    return {
-        peer: f"{root}/{hardware_key}/tuning/{model}/{dtype}/{peer}/dense.json" if searched else None
-        for peer, searched in known.items()
-        if peer != backend
-    }
-
-
-def deciding(stage, parameters):
-    """The measuring parameters that decide a point's value; an engine's time limit only ends what takes too long."""
-    ends = {"time_limit_s"} if stage in ("prefill", "decode") else set()
-    return {name: value for name, value in parameters.items() if name not in ends}
-
-
 def measures(backend, stage, dtype):
     """Whether a stage measures a backend with a type of weights."""
     known = BACKENDS[backend]
@@ -190,7 +171,7 @@ def auto_backends(root, hardware_key, model, dtype, sparsity, dense):
     found = {}
     for backend, weights in compared(hardware_key, sparsity):
         found[backend] = f"{root}/{hardware_key}/tuning/{model}/{dtype}/{backend}/{weights}.json"
-        rivals = peers(root, hardware_key, model, dtype, backend)
+        rivals = backends.peers(root, hardware_key, model, dtype, backend)
         found |= {name: table for name, table in rivals.items() if table or name in dense}
     return {backend: table for backend, table in found.items() if measures(backend, "prefill", dtype)}
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from slidesparse.files import write_json
 from slidesparse.machine import hardware
-from slidesparse.plan import cluster, matrix, stock
+from slidesparse.plan import backends, cluster, matrix, stock
 from slidesparse.plan.key import Key
 
 
@@ -90,7 +90,7 @@ class Table:
 
     def peers(self, w):
         """Dense backends that a kernel point is measured in turn with, and their tuning tables."""
-        return matrix.peers(self.root, w.hardware, w.model, w.dtype, w.backend)
+        return backends.peers(self.root, w.hardware, w.model, w.dtype, w.backend)
 
     def auto_backends(self, w):
         """Backends that auto may choose, and their tuning tables."""
@@ -106,7 +106,7 @@ class Table:
 
     def _measuring(self, hardware_key, stage):
         """Measuring parameters of a stage that decide its points' values, as JSON: equal parameters are equal text."""
-        return json.dumps(matrix.deciding(stage, self.plan(hardware_key)["measure"][stage]), sort_keys=True)
+        return json.dumps(backends.deciding(stage, self.plan(hardware_key)["measure"][stage]), sort_keys=True)
 
     def priority(self, w):
         """Order of an engine's points: those of one engine together, in the order of the configuration."""

@@ -12,7 +12,7 @@ from slidesparse.files import read_json, write_atomic, write_json
 from slidesparse.machine import hardware
 from slidesparse.plan.key import Key, tuning_key
 from slidesparse.points import records, request
-from slidesparse.tuning import search as tuning
+from slidesparse.tuning import table as tables
 from slidesparse.worker import devices, resident
 
 LOGS = ".snakemake/slidesparse"
@@ -171,7 +171,7 @@ def tune(output, basis, Ms, parameters, *, worker):
         found = _ask("kernel", message, None, worker)
     found |= {"protocol": request.PROTOCOL["tune"], "parameters": parameters}
     found |= records.provenance(time.monotonic() - start, worker.resident, found.pop("capacity"))
-    write_atomic(path.with_suffix(".csv"), tuning.to_csv(found))
+    write_atomic(path.with_suffix(".csv"), tables.to_csv(found))
     write_json(path, found)
 
 

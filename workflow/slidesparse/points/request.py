@@ -10,7 +10,7 @@ from pathlib import Path
 from slidesparse.errors import RecordError
 from slidesparse.files import digest, is_plain, read_json, sha256_file
 from slidesparse.machine import hardware
-from slidesparse.plan import matrix, stock
+from slidesparse.plan import backends, stock
 from slidesparse.plan.key import Key, root_of
 from slidesparse.points.plan import Plan, read_plan
 
@@ -55,7 +55,7 @@ def request(key, parameters, basis, tuning=None, peers=None):
     tuning table; stock vLLM has none. parameters: the stage's measuring parameters. peers: {dense backend measured
     beside a kernel point: path of its tuning table, or None}.
     """
-    parameters = matrix.deciding(key.stage, parameters)
+    parameters = backends.deciding(key.stage, parameters)
     asked = {
         "key": key._asdict(),
         "protocol": PROTOCOL[key.stage],
@@ -98,7 +98,7 @@ def expected_digests(point_paths, parameters):
             raise RecordError(f"the plan of {key.hardware} names the model {shape!r:.80}, which cannot be")
         basis, tuning = key.basis(root), None if key.backend == stock.BACKEND else key.tuning(root, shape)
         where = (root, key.hardware, shape, key.dtype, key.backend)
-        peers = matrix.peers(*where) if key.stage == "kernel" else {}
+        peers = backends.peers(*where) if key.stage == "kernel" else {}
         known = all(Path(file).is_file() for file in filter(None, (basis, tuning, *peers.values())))
         digests[key.M] = request(key, parameters, basis, tuning, peers)["digest"] if known else None
     return digests

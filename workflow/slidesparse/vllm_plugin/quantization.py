@@ -19,8 +19,8 @@ from slidesparse.operators import launches as configurations
 from slidesparse.sparsity import slide
 from slidesparse.sparsity.patterns import ALIGNMENT, Pattern
 from slidesparse.sparsity.quantize import DTYPES
-from slidesparse.tuning import search as tuning
 from slidesparse.tuning.choices import Choices
+from slidesparse.tuning.table import Table
 
 NAME = "slidesparse"
 
@@ -110,7 +110,7 @@ class Kernel:
         self.pattern = stored if self.backend.sparse else Pattern("dense")
         self.epilogue = {"token", "channel"} <= set(self.backend.scales(dtype))
         self._output = self.backend.outputs(dtype)[0]
-        self._table = tuning.Table.read(table, self.backend.version()) if table else None
+        self._table = Table.read(table, self.backend.version()) if table else None
         for quantiser in self._table.quantize_lift if self._table else []:
             configurations.use(quantiser)
 

@@ -180,9 +180,12 @@ def comparison_section(comparison):
         )
     else:
         notes.append(say("One figure a point, no repeats: how much of a ratio is noise is not known."))
-    notes += [TURN_NOTE] * (comparison.in_turn and any(name.backend == "cusparselt" for name in names))
-    notes += [ACROSS_NOTE] * any(ratio.across for ratio in comparison.ratios.values())
-    notes += [HOST_NOTE] * any(ratio.host_bound for ratio in comparison.ratios.values())
+    if comparison.in_turn and any(name.sparse_on_gpu for name in names):
+        notes.append(TURN_NOTE)
+    if any(ratio.across for ratio in comparison.ratios.values()):
+        notes.append(ACROSS_NOTE)
+    if any(ratio.host_bound for ratio in comparison.ratios.values()):
+        notes.append(HOST_NOTE)
     above = [say("{name} at M={M}", name=name.column, M=M) for name, M in comparison.above_bound()]
     if above:
         notes.append(say("Above the bound, which supposes GEMMs of equal efficiency: {above}.", above=above))

@@ -1,0 +1,92 @@
+"""The table of what a search found: as CSV, and looked up at run time."""
+
+import csv
+import io
+import json
+from bisect import bisect_left
+from contextlib import suppress
+from pathlib import Path
+
+from slidesparse.errors import MeasurementError, RecordError
+
+COLUMNS = (
+    "linear",
+    "N",
+    "K",
+    "K_slid",
+    "M",
+    "output",
+    "algorithms",
+    "rank",
+    "algorithm",
+    "name",
+    "latency_us",
+    "default_us",
+    "library_us",
+    "workspace",
+    "kernels",
+)
+
+
+def to_csv(table):
+    """The table as CSV text, one row for each of the top algorithms of a product."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for entry in table["entries"]:
+        for rank, found in enumerate(entry["top"], start=1):
+            times = {name: entry.get(name) for name in ("default_us", "library_us")}
+            times["latency_us"] = found["latency_us"]
+            shown = {name: "" if value is None else f"{value:.3f}" for name, value in times.items()}
+            writer.writerow(entry | found | {"rank": rank, "kernels": " ".join(found["kernels"])} | shown)
+    return stream.getvalue()
+
+
+class Table:
+    """Look-up at run time: exact M, else the next larger one with right algorithms, else the library's default (None).
+
+    quantize_lift: tables for kernels.configurations.use, of the kernel that makes the backend's operands on a GPU.
+    """
+
+    def __init__(self, table):
+        self.library = table["library"]
+        self.quantize_lift = table["quantize_lift"]
+        self._by_shape = {}
+        for entry in (entry for entry in table["entries"] if entry["top"]):
+            shape = (entry["N"], entry["K_slid"], entry["output"])
+            self._by_shape.setdefault(shape, []).append((entry["M"], entry))
+        for rows in self._by_shape.values():
+            rows.sort(key=lambda row: row[0])
+
+    @classmethod
+    def read(cls, path, library):
+        """The table in a file. Raises RecordError if it is damaged or was made by another library version."""
+        try:
+            content = json.loads(Path(path).read_text())
+            table = cls(content)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RecordError(f"{path} is not a tuning table ({error}); delete it to tune again") from None
+        if table.library != library:
+            raise RecordError(
+                f"{path} was tuned with {table.library} and this is {library}, whose algorithms may be numbered"
+                " otherwise; delete it to tune again"
+            )
+        return table
+
+    def entry(self, N, K_slid, M, output):
+        """The row that serves M, or None if the shape was not tuned at M or above."""
+        rows = self._by_shape.get((N, K_slid, output), [])
+        at = bisect_left([m for m, _ in rows], M)
+        return rows[at][1] if at < len(rows) else None
+
+    def algorithm(self, backend, operand, M, output):
+        """Id of the algorithm to use, or None for the library's default."""
+        return next(self.algorithms(backend, operand, M, output), None)
+
+    def algorithms(self, backend, operand, M, output):
+        """Ids of those that can do the product at M with no more workspace than they were tuned with, best first."""
+        entry = self.entry(operand.N, operand.K, M, output)
+        for found in entry["top"] if entry else []:
+            with suppress(MeasurementError):
+                if backend.workspace(operand, M, found["algorithm"], output) <= found["workspace"]:
+                    yield found["algorithm"]
