@@ -1,7 +1,9 @@
 """Our own layout: every figure of it comes out, bad files are refused, and what is missing is named."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,9 +16,12 @@ from reports import H100, HARDWARE, PUBLISHED, edit, gathered, markdown, ours, r
 from slidesparse.errors import RecordError
 from slidesparse.files import read_json, write_json
 from slidesparse.plan import stock
+from slidesparse.plan.key import Key
 from slidesparse.points import records
+from slidesparse.points.request import expected_digests
+from slidesparse.points.validate import read_point
 from slidesparse.report.sources.read import hardware_keys, read_source
-from slidesparse.report.tables.gather import gather_all
+from slidesparse.report.tables.gather import configuration_directories, gather_all, point_files
 from slidesparse.report.write import write_report
 
 
@@ -280,3 +285,25 @@ def test_the_kept_measurements_are_whole_and_of_a_clean_commit():
             points = {name for name in archive.getnames() if Path(name).parts[4] not in stock.VARIANTS}
         rows = {(key, row.stage, *row.configuration, f"M{row.M}.json") for row in source.rows}
         assert points == {"/".join(row) for row in rows}
+
+
+H200 = "H200_cc90_py312_cu130_x86_64"
+
+
+def test_kept_results_are_not_measured_again(tmp_path):
+    """What the H200's points were asked for is what they would be asked for now; variants have no tuning table."""
+    kept = PUBLISHED.parent / "measured"
+    shutil.copytree(kept / H200 / "tuning", tmp_path / H200 / "tuning")
+    for name in ("models", "checkpoints"):
+        shutil.copytree(kept / name, tmp_path / name)
+    plan = json.loads((kept / H200 / "plan.json").read_text())
+    write_json(tmp_path / H200 / "plan.json", plan)
+    with tarfile.open(kept / H200 / "points.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    digests = {}
+    for folder in configuration_directories(tmp_path, H200):
+        points = point_files(folder)
+        expected = expected_digests(points, plan["parameters"][folder.parts[-5]])
+        digests |= {path: (read_point(path)["request"]["digest"], expected[Key.of(path).M]) for path in points}
+    assert len(digests) == 422
+    assert [path for path, (stored, now) in digests.items() if stored != now] == []

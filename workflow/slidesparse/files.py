@@ -157,8 +157,10 @@ def parse_json(text, **how):
     depth = itertools.accumulate(1 if mark in "[{" else -1 for mark in re.findall(r"[\[\]{}]", text))
     if max(depth, default=0) > NESTING_LIMIT:
         raise ValueError(f"it nests deeper than {NESTING_LIMIT} levels")
-    numbers = {"parse_int": _integer, "parse_float": _finite, "parse_constant": _no_number}
-    value = json.loads(text, object_pairs_hook=_no_duplicates, **numbers | how)
+    hooks = {"object_pairs_hook": _no_duplicates, "parse_constant": _no_number}
+    if HUGE.search(text):  # looking at every number would take twice as long
+        hooks |= {"parse_int": _integer, "parse_float": _finite}
+    value = json.loads(text, **hooks | how)
     if HALF.search(text):
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -166,6 +168,9 @@ def parse_json(text, **how):
             raise ValueError("it holds half a character (a lone surrogate)") from None
     return value
 
+
+HUGE = re.compile(r"(?<![0-9A-Za-z.])[0-9]{19}|[eE]\+?[0-9]{3}")
+"""What looks like a number that may be beyond 64 bits, or beyond all floats."""
 
 HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
