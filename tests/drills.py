@@ -208,7 +208,7 @@ class Range:
         try:
             for path in (self.clone.directory / path for path in sorted(self.planned)):
                 parameters = read_json(path)["request"]["parameters"]
-                read_point(path, expected_digests([path], parameters)[Key.of(path)["M"]])
+                read_point(path, expected_digests([path], parameters)[Key.of(path).M])
             manifests = self.clone.files("results/checkpoints/**/*.json")
             assert {name: content for name, (_, content) in manifests.items()} == {
                 name: content for name, (_, content) in self.manifests.items()
