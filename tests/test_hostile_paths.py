@@ -372,7 +372,7 @@ SECRET = "hf_SECRETSECRET"
 def test_a_report_tells_nothing_of_a_file_that_a_link_leads_to(tmp_path):
     token, keys = tmp_path / "token", tmp_path / "keys.json"
     token.write_text(f"{SECRET}\n")
-    keys.write_text(json.dumps({"schema": 1, "password": SECRET, "reason": SECRET, "status": SECRET}))
+    keys.write_text(json.dumps({"schema": 1, "reason": SECRET, "source": {"kind": "local", "path": SECRET}}))
     root = ours(tmp_path / "results")
     places = {
         f"benchmark_kernel/cuBLASLt/alg_search_results/{synthetic.HARDWARE}/INT8/alg_search_B-INT8.csv": token,
@@ -382,6 +382,9 @@ def test_a_report_tells_nothing_of_a_file_that_a_link_leads_to(tmp_path):
         f"{synthetic.HARDWARE}/tuning/m/INT8/cublaslt/dense.csv": token,
         f"{synthetic.HARDWARE}/plan.json": keys,
         "models/BitNet-2B/shape.json": keys,
+        "models/BitNet-2B/manifest.json": keys,
+        "checkpoints/BitNet-2B/INT8/dense.json": keys,
+        f"{synthetic.HARDWARE}/prefill/BitNet-2B/INT8/cublaslt/dense/M9.failed.json": keys,
     }
     for place, target in places.items():
         (root / place).parent.mkdir(parents=True, exist_ok=True)

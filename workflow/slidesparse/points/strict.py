@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 
 from slidesparse import files
 from slidesparse.errors import RecordError
@@ -11,7 +12,12 @@ LIMIT = 8 << 20
 
 
 def read_text(path):
-    """Content of a UTF-8 file. Raises RecordError if it is missing, no text, no regular file, or too large."""
+    """Content of a UTF-8 file. Raises RecordError if it is missing, no text, no regular file, too large, or a link.
+
+    A link in results of others may lead to a file of the user's, whose content would stand in the report.
+    """
+    if os.path.islink(path):
+        raise RecordError(f"{path} is a link, which no report follows: put the file itself there")
     try:
         return files.read_text(path, LIMIT)
     except UnicodeDecodeError as error:
