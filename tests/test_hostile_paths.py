@@ -220,6 +220,24 @@ def test_links_where_a_download_lies_lead_nowhere(at_hub, victim, place):
         assert models.ensure(at_hub.fetch(), at_hub.root) == at_hub.root / "models" / "ours"
 
 
+def test_a_hard_link_where_a_download_lies_is_not_written_through(at_hub, victim):
+    place = at_hub.root / "models" / ".fetch" / "ours" / "partial" / at_hub.commit / "config.json.part"
+    place.parent.mkdir(parents=True)
+    os.link(victim / "thesis.txt", place)
+    at_hub.fetch()
+
+
+@pytest.mark.parametrize("place", ["tiny", "tiny/INT8"])
+def test_checkpoints_are_not_written_through_links(tmp_path, victim, place):
+    root = tmp_path / "resources"
+    manifest = forged(root)
+    link = root / "checkpoints" / place
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim)
+    with pytest.raises(CheckpointError, match="is a link out of"):
+        checkpoints.convert(manifest, "INT8", "2_8", root, progress=False)
+
+
 def test_a_pipe_where_a_download_lies_is_taken_away(at_hub):
     pipe = at_hub.root / "models" / ".fetch" / "ours" / "partial" / at_hub.commit / "config.json.part"
     pipe.parent.mkdir(parents=True)
@@ -439,6 +457,28 @@ def test_a_published_header_is_no_program(tmp_path):
         assert any(str(path) in sentence for sentence in refused)
 
 
+def test_a_name_that_files_cannot_have_ends_no_report(tmp_path):
+    root = ours(tmp_path / "results")
+    (root / synthetic.HARDWARE / "prefill" / ("a" * 240) / "INT8" / "cublaslt" / "dense").mkdir(parents=True)
+    (refused,) = write_reports(root, [root])
+    assert "does not belong there" in refused
+
+
+def test_the_status_counts_no_nonsense(tmp_path):
+    root = ours(tmp_path / "results")
+    (root / "tasks").mkdir()
+    (root / "tasks" / "a.tsv").write_text("s\tx\nnan\t1\n")
+    point = synthetic.path(root, "prefill", 512)
+    key = {"prefill": {"BitNet-2B/INT8/cublaslt/dense": [512]}}
+    files.write_json(root / synthetic.HARDWARE / "plan.json", {"points": key})
+    for seconds in ('"nan"', '"inf"', "1e308", "-1e300"):
+        point.write_text(f'{{"run": {{"seconds": {seconds}}}, "status": "ok"}}')
+        assert "is damaged" in status.screen(root)
+    files.write_json(root / synthetic.HARDWARE / "plan.json", {"points": {"prefill": {"a/b/c/d": [1] * 300_000}}})
+    with pytest.raises(RecordError, match="is no plan"):
+        status.screen(root)
+
+
 # What is no file.
 
 
@@ -495,7 +535,7 @@ def test_what_is_no_file_is_not_hashed(tmp_path):
     [
         ("[" * 100_000, "nests deeper"),
         ('{"a": ' * 70 + "1" + "}" * 70, "nests deeper"),
-        ('{"a": 1, "a": 2}', "names 'a' twice"),
+        ('{"a": 1, "a": 2}', "a name twice"),
         ("1" * 5000, "5000 digits"),
         ('{"a": ' + "1" * 5000 + "}", "5000 digits"),
         ('{"a": 1e999}', "beyond all numbers"),

@@ -15,7 +15,6 @@ import shutil
 import stat
 import tempfile
 import time
-from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -97,10 +96,11 @@ def refuse_links_out(*roots):
 def open_own(path, mode="ab"):
     """A stream that appends to the regular file `path`, made if it is not there; anything else there is taken away.
 
-    A link that lies there leads to a file of somebody, and a pipe would hang.
+    A link that lies there leads to a file of somebody, a hard link is one, and a pipe would hang.
     """
     with suppress(FileNotFoundError):
-        if not stat.S_ISREG(os.lstat(path).st_mode):
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             os.unlink(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags, 0o644), mode)
@@ -195,8 +195,7 @@ def _no_number(text):
 def _no_duplicates(pairs):
     table = dict(pairs)
     if len(table) != len(pairs):
-        (again, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"it names {_cut(repr(again))} twice")
+        raise ValueError("it has a name twice in one object")
     return table
 
 
@@ -244,10 +243,10 @@ def digest(value):
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def read_json(path, error=CheckpointError):
+def read_json(path, error=CheckpointError, limit=READ_LIMIT):
     """The JSON in a file. Raises `error` naming the file if it is missing or damaged."""
     try:
-        return parse_json(read_text(path))
+        return parse_json(read_text(path, limit))
     except OSError as problem:
         raise error(f"{path} cannot be read ({problem.strerror})") from None
     except ValueError as problem:

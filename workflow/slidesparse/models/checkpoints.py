@@ -24,7 +24,17 @@ from tqdm import tqdm
 
 from slidesparse import models
 from slidesparse.errors import CheckpointError
-from slidesparse.files import OWN, digest, directory_at_once, inside, open_lock, read_json, sha256_file, write_json
+from slidesparse.files import (
+    OWN,
+    digest,
+    directory_at_once,
+    inside,
+    leads_out,
+    open_lock,
+    read_json,
+    sha256_file,
+    write_json,
+)
 from slidesparse.models import safetensors_io
 from slidesparse.sparsity.patterns import ALIGNMENT, WINDOW, Pattern
 from slidesparse.sparsity.prune import prune
@@ -189,6 +199,8 @@ def read_tensor(directory, name):
 @contextmanager
 def _only_writer(target):
     """One process at a time makes one checkpoint; the kernel frees the lock when its holder dies."""
+    if leads_out(target.parents[2], target.parent):
+        raise CheckpointError(f"{target.parent} is a link out of {target.parents[2]}, through which nothing is written")
     with open_lock(target.parent / f".{target.name}.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

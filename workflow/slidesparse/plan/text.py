@@ -14,7 +14,7 @@ import yaml
 from slidesparse.errors import ConfigurationError
 from slidesparse.files import parse_json, printable, read_text
 
-TEXT_LIMIT = 1 << 20
+TEXT_LIMIT = 1 << 18
 """Bytes of the longest configuration."""
 
 DEPTH_LIMIT, NODE_LIMIT, NUMBER_LIMIT = 32, 100_000, 300

@@ -31,6 +31,10 @@ EVERY_S = {True: 1.0, False: 30.0}
 """Seconds between two lines of `follow`, on a terminal and elsewhere."""
 
 
+PLAN_LIMIT, POINTS_LIMIT = 8 << 20, 200_000
+"""Bytes and points of the largest plan."""
+
+
 @dataclass
 class Stage:
     """The planned points of one stage: paths in the order of the plan, by what became of them."""
@@ -47,7 +51,8 @@ class Stage:
     @property
     def missing(self):
         """Paths of the points that nobody has begun."""
-        return [path for path in self.planned if path not in self.done | self.failed | self.flying]
+        begun = self.done | self.failed | self.flying
+        return [path for path in self.planned if path not in begun]
 
     @property
     def left_s(self):
@@ -65,9 +70,10 @@ def plans(results, hardware=None):
 
 
 def _plan(path):
-    plan = read_json(path, RecordError)
+    plan = read_json(path, RecordError, PLAN_LIMIT)
     try:
         valid = all(isinstance(M, int) for names in plan["points"].values() for Ms in names.values() for M in Ms)
+        valid &= sum(len(Ms) for names in plan["points"].values() for Ms in names.values()) <= POINTS_LIMIT
         [(item["dtype"], item["reason"]) for item in plan.get("left_out", [])]
     except (KeyError, TypeError, AttributeError):
         valid = False
@@ -120,9 +126,17 @@ def _of_point(path, changed):
     """(seconds, status) of the point at `path`, last `changed` then; Nones if it is damaged."""
     try:
         point = read_json(path, RecordError)
-        return float(point["run"]["seconds"]), str(point["status"])
+        return _seconds(point["run"]["seconds"]), str(point["status"])
     except (RecordError, KeyError, TypeError, ValueError):
         return None, None
+
+
+def _seconds(value):
+    """A duration as a number; ValueError for one that nothing takes."""
+    seconds = float(value)
+    if not 0 <= seconds < 1e9:
+        raise ValueError(value)
+    return seconds
 
 
 def screen(results="results", hardware=None):
@@ -214,7 +228,7 @@ def durations(results, key):
     for rule, path in files:
         try:
             rows = csv.DictReader(read_text(path).splitlines(), delimiter="\t")
-            seconds = [float(row["s"]) for row in rows]
+            seconds = [_seconds(row["s"]) for row in rows]
         except (OSError, ValueError, KeyError, TypeError):  # it is being written, or damaged: only a duration is lost
             continue
         n, total = found.get(rule, (0, 0.0))

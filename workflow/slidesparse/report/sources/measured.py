@@ -6,13 +6,13 @@ from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.plan import stock
-from slidesparse.plan.key import Configuration, is_pattern
+from slidesparse.plan.key import Configuration
 from slidesparse.points import records
 from slidesparse.points.plan import read_plan
 from slidesparse.points.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
 from slidesparse.report.sources.rows import Provenance, Row
 from slidesparse.report.tables.columns import COLUMNS, M_COLUMN, POSITIVE, PUBLISHED, TASKS, cell
-from slidesparse.report.tables.gather import configuration_directories, point_files
+from slidesparse.report.tables.gather import configuration_directories, is_usable, point_files
 
 REQUIRED = {
     "prefill": ("tokens_per_s", "step_ms"),
@@ -67,7 +67,7 @@ def read(source, hardware):
     for directory in configuration_directories(root, hardware):
         stage, model, dtype, backend, sparsity = directory.parts[-5:]
         configuration = Configuration(model, dtype, backend, sparsity)
-        if not is_pattern(sparsity):
+        if not is_usable(directory):
             continue  # gathering has named it
         expected = directory / f"{model}-{dtype}_{stage}.csv"
         for path in sorted(directory.glob("*.csv")):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.files import canonical_json, inside, leads_out, write_atomic
+from slidesparse.files import canonical_json, inside, is_plain, leads_out, write_atomic
 from slidesparse.plan import stock
 from slidesparse.plan.backends import STAGES
 from slidesparse.plan.key import Configuration, Key, is_pattern
@@ -254,8 +254,8 @@ def gather_all(results, hardware):
     for directory in configuration_directories(results, hardware):
         stage, *names = directory.parts[-5:]
         paths = point_files(directory)
-        if not is_pattern(directory.name):
-            refused.append(f"{directory} does not belong there: its name is no sparsity")
+        if not is_usable(directory):
+            refused.append(f"{directory} does not belong there: its name is no sparsity, or one that files cannot have")
             continue
         if leads_out(results, directory):
             refused.append(
@@ -264,7 +264,10 @@ def gather_all(results, hardware):
             continue
         Ms = plan.of_stage(stage).get(Configuration(*names), ())
         planned = [path for path in paths if Key.of(path).M in Ms]
-        digests = expected_digests(planned, plan.parameters[stage]) if stage in plan.parameters else {}
+        try:
+            digests = expected_digests(planned, plan.parameters[stage]) if stage in plan.parameters else {}
+        except RecordError as error:
+            digests, refused = {}, [*refused, str(error)]
         points, sentences = read_points(paths, digests)
         refused += sentences
         if points:
@@ -275,6 +278,12 @@ def gather_all(results, hardware):
 def point_files(directory):
     """Files of a configuration's folder that are called like points."""
     return sorted(path for path in directory.glob("M*.json") if re.fullmatch("M[0-9]{1,12}", path.stem))
+
+
+def is_usable(directory):
+    """Whether a folder of a configuration is named as one, so that its CSV can be named after it."""
+    _, model, dtype, _, sparsity = directory.parts[-5:]
+    return is_pattern(sparsity) and is_plain(f"{model}-{dtype}_prefill.csv")
 
 
 def configuration_directories(root, hardware, variants=False):
