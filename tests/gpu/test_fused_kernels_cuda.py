@@ -67,7 +67,7 @@ def test_norms_of_int32_accumulators_agree(name, K, pattern, dtype):
     ("name", "int32"), [*((name, False) for name in WIDTHS), *((name, True) for name in WIDTHS if name in SCALED)]
 )
 def test_every_candidate_agrees(name, int32, monkeypatch):
-    for configuration in configurations.candidates(WIDTHS[name]):
+    for configuration in configurations.launches_for(WIDTHS[name]):
         monkeypatch.setattr(norms, "default", lambda K, configuration=configuration: configuration)
         for pattern in ("2_8", "2_14"):
             arguments = norm_arguments(name, 64, WIDTHS[name], pattern, "INT8", "cuda", int32=int32)
