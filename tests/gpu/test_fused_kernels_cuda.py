@@ -68,7 +68,7 @@ def test_norms_of_int32_accumulators_agree(name, K, pattern, dtype):
 )
 def test_every_candidate_agrees(name, int32, monkeypatch):
     for configuration in configurations.launches_for(WIDTHS[name]):
-        monkeypatch.setattr(norms, "default", lambda K, configuration=configuration: configuration)
+        monkeypatch.setattr(norms, "default", lambda K, M, configuration=configuration: configuration)
         for pattern in ("2_8", "2_14"):
             arguments = norm_arguments(name, 64, WIDTHS[name], pattern, "INT8", "cuda", int32=int32)
             assert not wrong(name, arguments), configuration
