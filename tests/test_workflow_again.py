@@ -119,7 +119,7 @@ def test_a_changed_parameter_measures_the_points_of_its_stage_again(tiny):
 
 
 def test_a_new_protocol_version_measures_the_points_of_its_stage_again(finished):
-    finished.edit("workflow/slidesparse/points/records.py", r'^(PROTOCOL = .*"decode": )\d+', r"\g<1>99")
+    finished.edit("workflow/slidesparse/points/request.py", r'^(PROTOCOL = .*"decode": )\d+', r"\g<1>99")
     expect(finished.dry_run("all", config=TINY), finished.points("decode"))
 
 
