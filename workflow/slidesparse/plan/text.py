@@ -8,11 +8,12 @@ text is looked at first, as YAML's events or as JSON, in time that grows with it
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import yaml
 
 from slidesparse.errors import ConfigurationError
-from slidesparse.files import parse_json, printable, read_text
+from slidesparse.files import leads_out, parse_json, printable, read_text
 
 TEXT_LIMIT = 1 << 18
 """Bytes of the longest configuration."""
@@ -68,6 +69,9 @@ def check_call(arguments):
     parser.add_argument("--configfile", "--configfiles", nargs="+", action="extend", default=[])
     parser.add_argument("--config", "-C", nargs="*")  # so that it is no abbreviation of the other
     try:
+        for path in Path(".snakemake").glob("*"):  # Snakemake writes its log there before any rule is read
+            if path.is_symlink() and leads_out(".snakemake", path):
+                raise ConfigurationError(f"{path} is a link that leads out of .snakemake: remove it")
         check_files(parser.parse_known_args(arguments)[0].configfile)
     except ConfigurationError as error:
         sys.exit(f"snakemake: {printable(error)}")
