@@ -1,17 +1,13 @@
 """The fused kernels on a GPU, at BitNet's shapes, against the references on the same device."""
 
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from fused_cases import differences, norm_arguments, rope_arguments
 from slidesparse.operators import fused
 from slidesparse.operators import launches as configurations
-
-sys.path.append(str(Path(__file__).parents[1]))
-from fused_cases import differences, norm_arguments, rope_arguments  # noqa: E402
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from slidesparse.operators import norms, rope  # noqa: E402

@@ -286,10 +286,19 @@ def cache_directory():
 
 
 def open_lock(path):
-    """A stream of the file `path`, made if it is not there, to be locked. OSError for a link, which leads elsewhere."""
+    """A stream of the regular file `path`, made if it is not there, to be locked.
+
+    OSError for anything else: a link leads elsewhere.
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if os.path.islink(path):
+        raise OSError(errno.ELOOP, "it is a link", str(path))
     how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return os.fdopen(os.open(path, how, 0o644), "r+")
+    descriptor = os.open(path, how, 0o644)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(descriptor, "r+")
 
 
 def mark_own(folder):
@@ -301,9 +310,10 @@ def mark_own(folder):
 
 
 def is_own(folder):
-    """Whether this program made `folder`: a folder, no link to one, with the mark in it."""
+    """Whether this program made `folder`: a folder, no link to one, with the mark in it, which is no link either."""
     folder = Path(folder)
-    return folder.is_dir() and not folder.is_symlink() and (folder / OWN).is_file()
+    mark = folder / OWN
+    return not folder.is_symlink() and mark.is_file() and not mark.is_symlink()
 
 
 def remove_own(folder):

@@ -137,8 +137,8 @@ def run(main, parser=None, argv=None):
     except OSError as error:  # a disk that is full, read-only or broken, or somebody else's
         what = f"{error.filename}: " if error.filename else ""
         sys.exit(
-            f"{Path(sys.argv[0]).name}: {what}{error.strerror or error}; make room or correct the permissions, then"
-            " run again: what is finished is kept"
+            f"{Path(sys.argv[0]).name}: {printable(f'{what}{error.strerror or error}')}; make room or correct the"
+            " permissions, then run again: what is finished is kept"
         )
     except KeyboardInterrupt:
         sys.exit(130)

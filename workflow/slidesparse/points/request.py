@@ -16,7 +16,7 @@ from slidesparse.points.plan import Plan, read_plan
 
 PROTOCOL = {"tune": 3, "kernel": 5, "prefill": 9, "decode": 7}
 """Version of how each stage measures. Raised when timing, gemm, kernels, engine or csrc change what a figure means;
-a test compares the hash of those files (tests/protocol.json)."""
+a test compares the hash of those files (tests/points/protocol.json)."""
 
 
 def variant_paths(path):

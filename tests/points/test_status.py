@@ -1,0 +1,128 @@
+"""What a user reads of a run that is going on, has ended or was killed: from files alone, on one screen."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import synthetic
+from places import PROGRAMS
+from slidesparse.errors import RecordError
+from slidesparse.files import write_json
+from slidesparse.points import records, status
+from synthetic import HARDWARE
+
+PROGRAM = PROGRAMS / "show_status.py"
+DENSE = ("BitNet-2B", "INT8", "cublaslt", "dense")
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Results of a plan of seven points, in every state that a point can be in."""
+    synthetic.plan(
+        tmp_path,
+        [*(("kernel", *DENSE, M) for M in (64, 128)), *(("prefill", *DENSE, M) for M in (512, 1024, 2048, 4096, 8192))],
+        [{"dtype": "FP8", "reason": "FP8 cannot run on A100"}],
+    )
+    synthetic.write(tmp_path, "kernel", [64, 128])
+    synthetic.write(tmp_path, "prefill", [512])
+    large = synthetic.path(tmp_path, "prefill", 1024)
+    write_json(large, synthetic.out_of_memory(large))
+    records.write_failure(synthetic.path(tmp_path, "prefill", 2048), "the engine died", "results/some.log")
+    in_flight = synthetic.path(tmp_path, "prefill", 4096)
+    records.write_failure(in_flight, "its program ended", None, unless=os.getpid())
+    return tmp_path
+
+
+def test_one_screen_says_what_is_there_failed_in_flight_and_missing(results):
+    for backend, seconds in (("cublaslt", "61.5\t0:01:01"), ("auto", "0.5\t0:00:00")):
+        tsv = results / HARDWARE / "tuning" / "a" / backend / "b.tsv"
+        tsv.parent.mkdir(parents=True)
+        tsv.write_text(f"s\th:m:s\n{seconds}\n")
+    lines = status.screen(results).splitlines()
+    assert lines == [
+        f"{HARDWARE}: 4 of 7 points are there, 1 of them out of memory, 1 in flight, 1 failed, 1 missing",
+        "  kernel  [####################] 2/2  5.0 s measured",
+        "  prefill [########............] 2/5  5.0 s measured, about 7.5 s to go",
+        "  FP8 is left out: FP8 cannot run on A100",
+        next(
+            line for line in lines if line.startswith("in flight: prefill BitNet-2B/INT8/cublaslt/dense M=4096, since")
+        ),
+        "failed:",
+        "  prefill BitNet-2B/INT8/cublaslt/dense M=2048: the engine died (results/some.log)",
+        "missing:",
+        "  prefill BitNet-2B/INT8/cublaslt/dense: M=8192",
+        "tasks: choose_kernels 1 in 0.5 s, tune_backend 1 in 1 min 2 s",
+    ]
+
+
+def test_a_point_whose_program_was_killed_is_no_longer_in_flight(results):
+    process = subprocess.Popen(["sleep", "1000"])
+    path = synthetic.path(results, "prefill", 8192)
+    records.write_failure(path, "its program ended", None, unless=process.pid)
+    assert "2 in flight" in status.screen(results)
+    process.kill()
+    process.wait()
+    assert "1 in flight, 2 failed" in status.screen(results)
+    assert "prefill BitNet-2B/INT8/cublaslt/dense M=8192: its program ended" in status.screen(results)
+
+
+def test_what_is_damaged_is_named_and_hides_nothing_else(results):
+    path = synthetic.path(results, "kernel", 64)
+    path.write_text("{")
+    assert f"{path} is damaged; delete it and it is measured again" in status.screen(results)
+    records.failure_of(synthetic.path(results, "prefill", 2048)).write_text("[]")
+    assert "M2048.failed.json is damaged" in status.screen(results)
+    (results / HARDWARE / "plan.json").write_text('{"points": [1]}')
+    with pytest.raises(RecordError, match="is no plan of points"):
+        status.screen(results)
+
+
+def test_many_failures_stay_on_one_screen(tmp_path):
+    Ms = range(1, 101)
+    synthetic.plan(tmp_path, [("decode", *DENSE, M) for M in Ms])
+    for M in Ms:
+        records.write_failure(synthetic.path(tmp_path, "decode", M), "it broke", None)
+    screen = status.screen(tmp_path)
+    assert len(screen.splitlines()) < 24
+    assert "  and 92 more" in screen
+
+
+def test_a_line_says_how_far_it_is(results):
+    (plan,) = status.plans(results).values()
+    line = status.line(status.read(results, HARDWARE, plan))
+    assert line.startswith(
+        "kernel [####################] 2/2 | prefill [########............] 2/5 | about 7.5 s left | last"
+    )
+    assert line.endswith("in 2.5 s | now prefill BitNet-2B/INT8/cublaslt/dense M=4096 | 1 failed")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.04, "0.0 s"), (9.96, "10.0 s"), (59.4, "59 s"), (125, "2 min 5 s"), (7800, "2 h 10 min")]
+)
+def test_durations_are_said_as_people_do(seconds, said):
+    assert status.duration(seconds) == said
+
+
+def test_the_program(results, tmp_path):
+    command = [sys.executable, PROGRAM, "--results", results]
+    done = subprocess.run([*command, "--hardware", HARDWARE], capture_output=True, text=True, check=True)
+    assert done.stdout == status.screen(results)
+    done = subprocess.run([*command, "--hardware", "other"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"show_status.py: {results}/other/plan.json is not there: nothing has been run yet\n"
+
+
+def test_following_prints_lines_until_its_owner_ends(results):
+    with subprocess.Popen(["sleep", "1000"]) as owner:
+        command = [sys.executable, PROGRAM, "--results", results, "--follow", HARDWARE, "--owner", str(owner.pid)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as follower:
+            assert follower.stderr.readline().startswith("kernel [####################] 2/2 | prefill")
+            owner.kill()
+            assert follower.wait(60) == 1
+
+
+def test_it_loads_nothing_heavy():
+    code = "import sys, slidesparse.points.status; print(*(sys.modules.keys() & {'torch', 'numpy', 'vllm', 'pandas'}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"

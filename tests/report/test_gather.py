@@ -1,0 +1,329 @@
+"""Gathering: whole points become one CSV, everything else is refused by name."""
+
+import csv
+import json
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import synthetic
+from places import PROGRAMS, ROOT
+from slidesparse.errors import RecordError
+from slidesparse.files import write_json
+from slidesparse.plan.key import Key
+from slidesparse.points import request
+from slidesparse.points.request import expected_digests
+from slidesparse.points.validate import read_point
+from slidesparse.report.tables.columns import COLUMNS
+from slidesparse.report.tables.gather import gather, gather_all
+from slidesparse.report.tables.tasks import tasks_table
+
+PROGRAM = PROGRAMS / "gather_points.py"
+
+
+def table(path):
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def change(file, **sections):
+    """Rewrite a point with sections changed: `results={"tokens_per_s": 0}` changes that one value."""
+    value = json.loads(file.read_text())
+    for name, part in sections.items():
+        value[name] = value[name] | part if isinstance(part, dict) else part
+    write_json(file, value)
+
+
+@pytest.mark.parametrize("stage", ["prefill", "decode", "kernel"])
+def test_columns_and_order(tmp_path, stage):
+    files = synthetic.write(tmp_path, stage, [1024, 64, 512])
+    output = tmp_path / "out.csv"
+    rows = gather(files, output)
+    found = table(output)
+    assert len(found) == rows == (12 if stage == "kernel" else 3)
+    assert list(found[0]) == list(COLUMNS[stage])
+    M = "M" if stage == "kernel" else f"M_{stage}"
+    assert [int(row[M]) for row in found[:: 4 if stage == "kernel" else 1]] == [64, 512, 1024]
+    assert {row["gpu_name"] for row in found} == {"NVIDIA GeForce RTX 4090"}
+    if stage == "kernel":
+        assert [row["linear"] for row in found[:4]] == list(synthetic.LINEARS)
+        assert found[0]["latency_us"] == "10000"
+        assert found[0]["latency_hot_us"] == "5000"
+        assert found[0]["exact"] == "true"
+    else:
+        assert found[0]["step_ms"] == "10"
+        assert float(found[0]["steady_tokens_per_s"]) == 6400
+
+
+def test_published_columns_come_first():
+    names = list(COLUMNS["prefill"])
+    assert names[:5] == ["M_prefill", "prompt_len", "max_num_seqs", "num_prompts", "N_prefill"]
+    assert names[5:8] == ["requests_per_s", "tokens_per_s", "elapsed_time_s"]
+    assert "output_len" in list(COLUMNS["decode"])[:9]
+
+
+def test_same_points_same_bytes(tmp_path):
+    files = synthetic.write(tmp_path, "kernel", [64, 128, 256, 512])
+    gather(files, tmp_path / "a.csv")
+    random.Random(3).shuffle(files)
+    gather(files, tmp_path / "b.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+@pytest.mark.parametrize("stage", ["prefill", "kernel"])
+def test_out_of_memory_is_a_row(tmp_path, stage):
+    files = synthetic.write(tmp_path, stage, [64])
+    big = synthetic.path(tmp_path, stage, 32768)
+    write_json(big, synthetic.out_of_memory(big))
+    gather([*files, big], tmp_path / "out.csv")
+    last = table(tmp_path / "out.csv")[-1]
+    assert last["status"] == "out_of_memory"
+    assert last["reason"] == "20 GiB asked for, 3 GiB free"
+
+
+def test_what_a_kernel_point_asked_of_its_process_is_a_column(tmp_path):
+    apart, other = synthetic.write(tmp_path, "kernel", [64, 128])
+    change(apart, request={"process": "no sparse products"})
+    gather([apart, other], tmp_path / "out.csv")
+    assert [row["process"] for row in table(tmp_path / "out.csv")] == ["no sparse products"] * 4 + [""] * 4
+
+
+def test_an_algorithm_of_several_parts_and_no_hot_figure(tmp_path):
+    (file,) = synthetic.write(tmp_path, "kernel", [64])
+    value = json.loads(file.read_text())
+    for gemm in value["results"]["gemms"]:
+        gemm |= {"algorithm": {"split_k": 2, "id": 7}, "hot": None, "exact": None}
+    write_json(file, value)
+    gather([file], tmp_path / "out.csv")
+    row = table(tmp_path / "out.csv")[0]
+    assert row["alg_id"] == '{"id":7,"split_k":2}'
+    assert row["latency_hot_us"] == row["exact"] == ""
+
+
+DAMAGE = {
+    "truncated": (lambda file: file.write_text(file.read_text()[:-40]), "damaged"),
+    "empty": (lambda file: file.write_text(""), "damaged"),
+    "not text": (lambda file: file.write_bytes(b"\xff\xfe\x00"), "not UTF-8"),
+    "a list": (lambda file: file.write_text("[1]"), "no JSON object"),
+    "NaN": (lambda file: file.write_text(file.read_text().replace('"seconds": 2.5', '"seconds": NaN')), "NaN"),
+    "zero": (lambda file: change(file, results={"tokens_per_s": 0}), "results.tokens_per_s"),
+    "negative": (lambda file: change(file, results={"elapsed_s": -1.0}), "results.elapsed_s"),
+    "no results": (lambda file: change(file, results=[]), "results"),
+    "unknown status": (lambda file: change(file, status="good"), "status"),
+    "unknown field": (lambda file: write_json(file, json.loads(file.read_text()) | {"extra": 1}), "extra"),
+    "newer schema": (lambda file: change(file, schema=2), "schema"),
+    "out of memory without a reason": (lambda file: change(file, status="out_of_memory"), "reason"),
+    "wrong M": (lambda file: change(file, key={"M": 7}), "its key says M 7, its path says 512"),
+    "wrong dtype": (lambda file: change(file, key={"dtype": "FP8"}), "its key says dtype FP8, its path says INT8"),
+    "wrong hardware": (
+        lambda file: change(file, key={"hardware": "H100_cc90_py312_cu129_x86_64"}),
+        "its key says hardware H100",
+    ),
+    "missing": (lambda file: file.unlink(), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_bad_point_is_refused_by_name(tmp_path, name):
+    files = synthetic.write(tmp_path, "prefill", [512, 1024])
+    damage, cause = DAMAGE[name]
+    damage(files[0])
+    with pytest.raises(RecordError) as error:
+        gather(files, tmp_path / "out.csv")
+    assert str(files[0]) in str(error.value)
+    assert cause in str(error.value)
+    assert str(files[1]) not in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_kernel_point_without_linears_is_refused(tmp_path):
+    (file,) = synthetic.write(tmp_path, "kernel", [64])
+    change(file, results={"gemms": []})
+    with pytest.raises(RecordError, match="gemms"):
+        read_point(file)
+
+
+def test_a_moved_point_is_refused(tmp_path):
+    (file,) = synthetic.write(tmp_path, "decode", [64])
+    other = synthetic.path(tmp_path, "decode", 64, backend="cusparselt", sparsity="2_8")
+    other.parent.mkdir(parents=True)
+    shutil.move(file, other)
+    with pytest.raises(RecordError, match="its key says backend cublaslt, its path says cusparselt"):
+        gather([other], tmp_path / "out.csv")
+
+
+def test_a_file_that_is_no_point_is_refused(tmp_path):
+    stray = tmp_path / "point.json"
+    stray.write_text("{}")
+    with pytest.raises(RecordError, match="is not the path of a point"):
+        gather([stray], tmp_path / "out.csv")
+
+
+def test_every_bad_point_is_named(tmp_path):
+    files = synthetic.write(tmp_path, "prefill", [1, 2, 3, 4, 5, 6, 7, 8])
+    for file in files[:7]:
+        file.write_text("{")
+    with pytest.raises(RecordError) as error:
+        gather(files, tmp_path / "out.csv")
+    assert all(str(file) in str(error.value) for file in files[:5])
+    assert "and 2 more" in str(error.value)
+
+
+def test_points_of_two_configurations_are_not_mixed(tmp_path):
+    files = synthetic.write(tmp_path, "prefill", [512])
+    files += synthetic.write(tmp_path, "prefill", [1024], place={"dtype": "FP8"})
+    with pytest.raises(RecordError, match="another configuration"):
+        gather(files, tmp_path / "out.csv")
+
+
+def test_a_second_point_for_an_M_is_refused(tmp_path):
+    (file,) = synthetic.write(tmp_path / "a", "prefill", [512])
+    (again,) = synthetic.write(tmp_path / "b", "prefill", [512])
+    with pytest.raises(RecordError, match="second point for M=512"):
+        gather([file, again], tmp_path / "out.csv")
+
+
+def test_digests(tmp_path):
+    files = synthetic.write(tmp_path, "prefill", [512, 1024], digest="1" * 64)
+    output = tmp_path / "out.csv"
+    assert gather(files, output, {512: "1" * 64, 1024: "1" * 64}) == 2
+    output.unlink()
+    with pytest.raises(RecordError) as error:
+        gather(files, output, {512: "1" * 64, 1024: "2" * 64})
+    assert str(files[1]) in str(error.value)
+    assert "answers another request" in str(error.value)
+    assert "delete it" in str(error.value)
+    with pytest.raises(RecordError, match="lacks M=2048"):
+        gather(files, output, dict.fromkeys((512, 1024, 2048), "1" * 64))
+    with pytest.raises(RecordError, match="not asked for M=1024"):
+        gather(files, output, {512: "1" * 64})
+    assert not output.exists()
+
+
+def requested(root, stage, M, parameters):
+    """A point that answers its request, with the files that the request depends on."""
+    tuning = root / synthetic.HARDWARE / "tuning" / "BitNet-2B" / "INT8" / "cublaslt" / "dense.json"
+    write_json(tuning, {"entries": []})
+    basis = root / ("models/BitNet-2B/shape.json" if stage == "kernel" else "checkpoints/BitNet-2B/INT8/dense.json")
+    write_json(basis, {"linears": [{"name": name} for name in synthetic.LINEARS]})
+    file = synthetic.path(root, stage, M)
+    peers = {"cutlass": None, "torch": None} if stage == "kernel" else {}  # rivals of cublaslt, which need no table
+    asked = request.request(Key.of(file), parameters, basis, tuning, peers)
+    write_json(file, synthetic.point(file) | {"request": asked})
+    return file, basis, tuning
+
+
+@pytest.mark.parametrize("stage", ["kernel", "decode"])
+def test_the_expected_digest_is_that_of_the_request(tmp_path, stage):
+    parameters = {"warmup_s": 1}
+    file, basis, tuning = requested(tmp_path, stage, 64, parameters)
+    output = tmp_path / "out.csv"
+    assert gather([file], output, expected_digests([file], parameters)) > 0
+    with pytest.raises(RecordError, match="another request"):
+        gather([file], output, expected_digests([file], {"warmup_s": 2}))
+    for changed in (basis, tuning):
+        before = changed.read_text()
+        write_json(changed, {"linears": [], "entries": [1]})
+        with pytest.raises(RecordError, match="another request"):
+            gather([file], output, expected_digests([file], parameters))
+        changed.write_text(before)
+    tuning.unlink()
+    assert expected_digests([file], parameters) == {64: None}
+    assert gather([file], output, {64: None}) > 0
+
+
+def test_an_engine_point_answers_for_the_tuning_table_of_the_model_that_has_its_shape(tmp_path):
+    _, _, tuning = requested(tmp_path, "kernel", 64, {})
+    basis = tmp_path / "checkpoints" / "Twin" / "INT8" / "dense.json"
+    write_json(basis, {})
+    file = synthetic.path(tmp_path, "decode", 64, model="Twin")
+    asked = request.request(Key.of(file), {"steps": 1}, basis, tuning)
+    points = [("decode", "Twin", "INT8", "cublaslt", "dense", 64)]
+    synthetic.plan(tmp_path, points, parameters={"decode": {"steps": 1}}, shapes={"Twin": "BitNet-2B"})
+    assert expected_digests([file], {"steps": 1}) == {64: asked["digest"]}
+    row = next(row for row in tasks_table(tmp_path, synthetic.HARDWARE) if row["task"].startswith("3"))
+    assert (row["status"], row["items_ok"], row["items_expected"]) == ("success", 1, 1)
+
+
+def test_an_older_csv_survives_a_refusal(tmp_path):
+    files = synthetic.write(tmp_path, "prefill", [512])
+    output = tmp_path / "out.csv"
+    gather(files, output)
+    before = output.read_bytes()
+    files[0].write_text("{")
+    with pytest.raises(RecordError):
+        gather(files, output)
+    assert output.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_no_points():
+    with pytest.raises(RecordError, match="no points"):
+        gather([], "out.csv")
+
+
+def test_gather_all_takes_the_good_and_names_the_bad(tmp_path):
+    good, bad = synthetic.write(tmp_path, "prefill", [512, 1024])
+    bad.write_text("{")
+    (other,) = synthetic.write(tmp_path, "kernel", [64])
+    refused = gather_all(tmp_path, synthetic.HARDWARE)
+    assert len(refused) == 1
+    assert str(bad) in refused[0]
+    csv_file = good.parent / "BitNet-2B-INT8_prefill.csv"
+    assert [row["M_prefill"] for row in table(csv_file)] == ["512"]
+    assert (other.parent / "BitNet-2B-INT8_kernel.csv").is_file()
+    stamp = csv_file.stat().st_mtime_ns, csv_file.stat().st_ino
+    gather_all(tmp_path, synthetic.HARDWARE)
+    assert (csv_file.stat().st_mtime_ns, csv_file.stat().st_ino) == stamp
+
+
+def test_gather_all_refuses_planned_points_of_another_request(tmp_path):
+    file, *_ = requested(tmp_path, "decode", 64, {"steps": 1})
+    requested(tmp_path, "decode", 128, {"steps": 1})
+    points = [("decode", "BitNet-2B", "INT8", "cublaslt", "dense", 64)]
+    synthetic.plan(tmp_path, points, parameters={"decode": {"steps": 1}})
+    assert gather_all(tmp_path, synthetic.HARDWARE) == []
+    synthetic.plan(tmp_path, points, parameters={"decode": {"steps": 2}})
+    (sentence,) = gather_all(tmp_path, synthetic.HARDWARE)
+    assert f"{file} answers another request" in sentence
+    found = table(file.parent / "BitNet-2B-INT8_decode.csv")
+    assert [row["M_decode"] for row in found] == ["128"]  # not planned, so nothing is known of its request
+
+
+def test_a_damaged_plan_is_named(tmp_path):
+    synthetic.write(tmp_path, "prefill", [512])
+    (tmp_path / synthetic.HARDWARE / "plan.json").write_text('{"points": {"prefill": {"INT8": [512]}}}')
+    (sentence,) = gather_all(tmp_path, synthetic.HARDWARE)
+    assert "plan.json is damaged" in sentence
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, str(PROGRAM), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT / "workflow"), "PATH": ""},
+        check=False,
+    )
+
+
+def test_program(tmp_path):
+    files = synthetic.write(tmp_path, "decode", [64, 128])
+    output = tmp_path / "out.csv"
+    done = run("--points", *files, "--output", output)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(table(output)) == 2
+    file, *_ = requested(tmp_path / "results", "decode", 64, {"steps": 1})
+    done = run("--points", file, "--output", output, "--parameters", '{"steps": 1}')
+    assert (done.returncode, done.stderr) == (0, "")
+    failed = run("--points", file, "--output", output, "--parameters", '{"steps": 2}')
+    assert failed.returncode == 1
+    assert len(failed.stderr.splitlines()) == 1
+    assert "M64.json answers another request" in failed.stderr
+
+
+# tasks.csv

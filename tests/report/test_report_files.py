@@ -1,0 +1,156 @@
+"""Files of the report: all hardware at once, only what changed is written, the same inputs give the same bytes."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import synthetic
+from places import PROGRAMS, ROOT
+from reports import HARDWARE, PUBLISHED, gathered, ours, rows_under
+from slidesparse.report.write import write_report, write_reports
+
+BOTH = ("en", "zh")
+
+
+def state(root):
+    return {file: (file.stat().st_mtime_ns, file.stat().st_ino) for file in root.rglob("*") if file.is_file()}
+
+
+def content(root):
+    return {file.relative_to(root): file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The report of the published RTX 4090 in both languages."""
+    output = tmp_path_factory.mktemp("published")
+    assert write_report(HARDWARE, [PUBLISHED], output, BOTH) == []
+    return output
+
+
+def test_a_report_is_two_forms_in_two_languages_and_a_folder(published):
+    names = {f"report.{language}.{form}" for language in BOTH for form in ("md", "html")}
+    assert {path.name for path in published.iterdir()} == names | {"report"}
+    folder = {path.name for path in (published / "report").iterdir()}
+    for language in BOTH:
+        text = (published / f"report.{language}.md").read_text()
+        linked = {part.split(")")[0] for part in text.split("](report/")[1:]}
+        assert linked <= folder
+        assert {name for name in folder if name.endswith((".svg", ".png"))} <= linked
+    assert {path.stem for path in (published / "report").glob("*.svg")} == (
+        {path.stem for path in (published / "report").glob("*.png")}
+    )
+
+
+def test_every_table_is_a_csv_with_all_digits(published):
+    text = (published / "report" / "published_prefill_BitNet-2B_INT8_cublaslt_dense.csv").read_text()
+    assert text.splitlines()[:2] == ["M,requests/s,tokens/s,elapsed (s)", "512,15.185,7789.9184,8.4294"]
+    assert (published / "report" / "published_tasks.csv").read_text().startswith("task,status,duration (s)")
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path):
+    copy = shutil.copytree(PUBLISHED, tmp_path / "published")
+    write_report(HARDWARE, [copy], tmp_path / "first", BOTH)
+    for file in copy.rglob("*"):
+        os.utime(file, (1, 1))
+    write_report(HARDWARE, [copy], tmp_path / "again", BOTH)
+    assert content(tmp_path / "again") == content(tmp_path / "first")
+
+
+def test_figures_that_are_no_more_go_away(tmp_path):
+    root = ours(tmp_path / "results")
+    write_reports(root, [root], HARDWARE)
+    drawn = {path.name for path in (root / HARDWARE / "report").glob("*decode*.svg")}
+    assert drawn
+    shutil.rmtree(root / HARDWARE / "decode")
+    (root / HARDWARE / "report" / "notes.txt").write_text("mine")
+    write_reports(root, [root], HARDWARE)
+    left = {path.name for path in (root / HARDWARE / "report").iterdir()}
+    assert not drawn & left
+    assert "notes.txt" in left
+
+
+def test_all_reports(tmp_path):
+    root = tmp_path / "results"
+    cpu = "cpu-Xeon_cc0_py311_cu0_x86_64"
+    place = {"hardware": cpu, "backend": "onednn", "model": "BitNet-tiny"}
+    synthetic.write(root, "kernel", [16, 64], place=place)
+    (bad,) = synthetic.write(root, "prefill", [32], place=place)
+    bad.write_text("{")
+    (refused,) = write_reports(root, [root, tmp_path / "absent", PUBLISHED])
+    assert str(bad) in refused
+    mine = (root / cpu / "report.en.md").read_text()
+    assert refused in mine
+    assert "kernel: BitNet-tiny INT8 8/8; total 8/8" in mine
+    assert rows_under(mine, "Tasks")[5][:3] == ["Task 6 kernel, dense", "success", "5.0"]
+    assert "total 70/70" in (root / HARDWARE / "report.en.md").read_text()
+    assert {path.name for path in (root / HARDWARE).iterdir()} == {"report.en.md", "report.en.html", "report"}
+    assert rows_under((root / "comparison.en.md").read_text(), "What each can run")[-1][:2] == [cpu, "cpu-Xeon"]
+    before = state(root)
+    assert write_reports(root, [root, tmp_path / "absent", PUBLISHED]) == [refused]
+    assert state(root) == before
+
+
+def test_all_reports_rewrite_only_what_changed(tmp_path):
+    root = ours(tmp_path / "results")
+    other = "H200_cc90_py312_cu130_x86_64"
+    synthetic.write(root, "kernel", [64], place={"hardware": other})
+    write_reports(root, [root])
+    before = state(root)
+    synthetic.write(root, "prefill", [4096])
+    write_reports(root, [root])
+    changed = {file.relative_to(root).as_posix() for file, found in state(root).items() if before.get(file) != found}
+    folder = f"{HARDWARE}/report/results_"
+    assert {f"{HARDWARE}/report.en.md", f"{HARDWARE}/tasks.csv", "comparison.en.md"} <= changed
+    assert f"{folder}BitNet-2B_throughput.svg" in changed
+    assert not {name for name in changed if name.startswith(other)}
+    assert not {name for name in changed if name.endswith(".svg") and ("kernel" in name or "decode" in name)}
+
+
+def test_all_reports_of_what_was_only_planned(tmp_path):
+    root = tmp_path / "results"
+    synthetic.plan(root, [("decode", "BitNet-2B", "INT8", "cublaslt", "dense", 64)])
+    assert write_reports(root, [root], HARDWARE) == []
+    text = (root / HARDWARE / "report.en.md").read_text()
+    assert "decode: BitNet-2B INT8 0/1; total 0/1" in text
+    tasks = rows_under(text, "Tasks")
+    assert tasks[4][1:4] == ["missing", "—", "0/1"]
+    assert tasks[5][1] == "skipped"
+
+
+def run(name, *arguments):
+    return subprocess.run(
+        [sys.executable, str(PROGRAMS / name), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT / "workflow"), "PATH": "", "MPLCONFIGDIR": "/tmp"},
+        check=False,
+    )
+
+
+def test_programs(tmp_path, published):
+    one = ("write_report.py", "--output", tmp_path / "out", "--languages", *BOTH)
+    done = run(*one, "--hardware", HARDWARE, "--sources", PUBLISHED)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert content(tmp_path / "out") == content(published)
+    failed = run(*one, "--hardware", "H200_cc90_py312_cu129_x86_64", "--sources", ROOT)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("write_report.py: no source holds anything")
+    root = ours(tmp_path / "results")
+    gathered(root).with_name("M512.json").write_text("{")
+    done = run("write_reports.py", "--results", root, "--sources", root, PUBLISHED, "--hardware", HARDWARE)
+    assert done.returncode == 0
+    assert done.stderr.startswith("refused: ")
+    assert "M512.json is damaged" in done.stderr
+    assert (root / HARDWARE / "report.en.md").is_file()
+    assert not (root / "comparison.en.md").exists()
+    assert run("write_comparison.py", "--results", root, "--sources", root, PUBLISHED).returncode == 0
+    assert (root / "comparison.en.html").is_file()
+    failed = run("write_reports.py", "--results", root, "--sources", root, "--hardware", "H200_cc90_py312_cu129_x86_64")
+    assert failed.returncode == 1
+    assert not (root / "H200_cc90_py312_cu129_x86_64").exists()
+    failed = run(*one, "--hardware", HARDWARE, "--sources", PUBLISHED, "--languages", "fr")
+    assert failed.stderr == "write_report.py: there is no report in fr: there is en, zh\n"
