@@ -16,7 +16,7 @@ from slidesparse import models
 from slidesparse.errors import CheckpointError, ConfigurationError
 from slidesparse.files import OWN, sha256_file
 from slidesparse.kernel.products import ZERO_RATE
-from slidesparse.models import generate, safetensors_io
+from slidesparse.models import bitnet, generate, safetensors_io
 from slidesparse.sparsity.quantize import absmean_scale, ternary
 from tiny import ENTRY
 from tiny import SHAPE as TINY
@@ -119,7 +119,7 @@ def test_linears_have_the_ternary_zeros_of_the_trained_model():
 
 
 def test_tensors_of_the_full_model_are_those_of_the_released_checkpoint():
-    tensors = {name: shape for name, shape, _ in generate.tensors(BITNET_2B)}
+    tensors = {name: shape for name, shape, _ in bitnet.tensors(BITNET_2B)}
     assert len(tensors) == 332
     assert tensors["model.embed_tokens.weight"] == (128256, 2560)
     assert tensors["model.layers.29.self_attn.k_proj.weight"] == (640, 2560)

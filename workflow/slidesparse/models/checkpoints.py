@@ -35,7 +35,7 @@ from slidesparse.files import (
     sha256_file,
     write_json,
 )
-from slidesparse.models import safetensors_io
+from slidesparse.models import bitnet, safetensors_io
 from slidesparse.sparsity.patterns import ALIGNMENT, WINDOW, Pattern
 from slidesparse.sparsity.prune import prune
 from slidesparse.sparsity.quantize import absmean_scale, store_as, ternary
@@ -45,7 +45,6 @@ CONVERTER = 1
 """Version of everything that decides the bytes of a checkpoint. A change makes every checkpoint anew."""
 
 WEIGHTS = "model.safetensors"
-LINEAR = re.compile(r"model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)\.weight")
 STORED = {"INT8": "I8", "FP8": "F8_E4M3"}
 TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -238,7 +237,7 @@ def _convert_weights(files, path, dtype, pattern, progress):
     for name in names:
         file, header = where[name]
         stored = header.tensors[name]
-        if not LINEAR.fullmatch(name):
+        if not bitnet.LINEAR.fullmatch(name):
             jobs.append(partial(copied, name))
             entries.append((name, stored.dtype, stored.shape, lambda: converted.next()))
             continue
@@ -343,4 +342,4 @@ def _config(source, dtype, pattern, layers):
             "alignment": ALIGNMENT,
             "K_slid": {str(layer["K"]): layer["K_slid"] for layer in layers},
         }
-    return config | {"architectures": ["BitNetForCausalLM"], "quantization_config": quantization}
+    return config | {"architectures": [bitnet.ARCHITECTURE], "quantization_config": quantization}

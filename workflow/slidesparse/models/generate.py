@@ -9,6 +9,7 @@ import math
 from slidesparse.errors import ConfigurationError
 from slidesparse.files import write_json
 from slidesparse.models import safetensors_io
+from slidesparse.models.bitnet import config, tensors
 from slidesparse.models.verified import measure
 
 GENERATOR = 2
@@ -37,7 +38,7 @@ def generate(directory, seed, shape):
     if shape["vocab_size"] <= EOS:
         raise ConfigurationError(f"a generated model needs a vocab_size of at least {EOS + 1} (256 bytes, bos, eos)")
     texts = {
-        "config.json": config(shape),
+        "config.json": config(shape, POSITIONS, BOS, EOS),
         "generation_config.json": {"bos_token_id": BOS, "eos_token_id": EOS, "do_sample": False},
         "tokenizer.json": tokenizer(),
         "tokenizer_config.json": tokenizer_config(),
@@ -59,27 +60,6 @@ def size(shape):
         for layers in (0, 1)
     )
     return 2 * (none + shape["num_hidden_layers"] * (one - none))
-
-
-def tensors(shape):
-    """(name, shape, kind) of every tensor, named and ordered as in the released BitNet checkpoint."""
-    hidden, inner = shape["hidden_size"], shape["intermediate_size"]
-    grouped = hidden // shape["num_attention_heads"] * shape["num_key_value_heads"]
-    yield "model.embed_tokens.weight", (shape["vocab_size"], hidden), "embedding"
-    for layer in range(shape["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}"
-        yield f"{prefix}.input_layernorm.weight", (hidden,), "norm"
-        yield f"{prefix}.self_attn.q_proj.weight", (hidden, hidden), "linear"
-        yield f"{prefix}.self_attn.k_proj.weight", (grouped, hidden), "linear"
-        yield f"{prefix}.self_attn.v_proj.weight", (grouped, hidden), "linear"
-        yield f"{prefix}.self_attn.attn_sub_norm.weight", (hidden,), "norm"
-        yield f"{prefix}.self_attn.o_proj.weight", (hidden, hidden), "linear"
-        yield f"{prefix}.post_attention_layernorm.weight", (hidden,), "norm"
-        yield f"{prefix}.mlp.gate_proj.weight", (inner, hidden), "linear"
-        yield f"{prefix}.mlp.up_proj.weight", (inner, hidden), "linear"
-        yield f"{prefix}.mlp.ffn_sub_norm.weight", (inner,), "norm"
-        yield f"{prefix}.mlp.down_proj.weight", (hidden, inner), "linear"
-    yield "model.norm.weight", (hidden,), "norm"
 
 
 def values(seed, index, size, kind):
@@ -112,25 +92,6 @@ def bfloat16_table(kind):
         k *= HEAVY + abs(k)
     exact = (offset + k / 2.0**exponent).astype(np.float32).view(np.uint32)
     return ((exact + 0x7FFF + (exact >> 16 & 1)) >> 16).astype("<u2")
-
-
-def config(shape):
-    """config.json, as transformers' BitNetForCausalLM reads it."""
-    return {
-        "architectures": ["BitNetForCausalLM"],
-        "model_type": "bitnet",
-        **shape,
-        "hidden_act": "relu2",
-        "max_position_embeddings": POSITIONS,
-        "rms_norm_eps": 1e-05,
-        "rope_theta": 500000.0,
-        "initializer_range": 0.02,
-        "tie_word_embeddings": True,
-        "bos_token_id": BOS,
-        "eos_token_id": EOS,
-        "torch_dtype": "bfloat16",
-        "use_cache": True,
-    }
 
 
 def tokenizer():

@@ -2,6 +2,7 @@
 
 from slidesparse.errors import CheckpointError, ConfigurationError
 from slidesparse.files import read_json
+from slidesparse.models import bitnet
 
 FIELDS = (
     "hidden_size",
@@ -14,21 +15,9 @@ FIELDS = (
 
 
 def describe(name, entry):
-    """The shape of registry entry `entry` and the four linears of a layer, as inference merges them.
-
-    A linear has N output and K input channels. qkv stacks the projections of the queries and of the grouped keys and
-    values, gate_up those of the MLP.
-    """
+    """The shape of registry entry `entry`, and the linears of a layer with N output and K input channels each."""
     shape = shape_of(name, entry)
-    hidden, inner, heads = shape["hidden_size"], shape["intermediate_size"], shape["num_attention_heads"]
-    head = hidden // heads
-    linears = [
-        {"name": "qkv", "N": (heads + 2 * shape["num_key_value_heads"]) * head, "K": hidden},
-        {"name": "o", "N": hidden, "K": heads * head},
-        {"name": "gate_up", "N": 2 * inner, "K": hidden},
-        {"name": "down", "N": hidden, "K": inner},
-    ]
-    return {"model": name, **shape, "linears": linears}
+    return {"model": name, **shape, "linears": bitnet.linears(shape)}
 
 
 def shape_of(name, entry):
@@ -44,9 +33,8 @@ def check_config(name, path, shape):
     config = read_json(path)
     if not isinstance(config, dict):
         raise CheckpointError(f"model {name}: {path} is no model's config.json")
-    kind = config.get("model_type")
-    architectures = config.get("architectures")
-    if kind != "bitnet" and "BitNetForCausalLM" not in (architectures if isinstance(architectures, list) else []):
+    if not bitnet.describes(config):
+        kind = config.get("model_type")
         raise CheckpointError(f"model {name}: {path} describes a {kind!r:.80} model, but only BitNet can be measured")
     config.setdefault("head_dim", head := shape["hidden_size"] // shape["num_attention_heads"])
     for field, expected in {**shape, "head_dim": head}.items():

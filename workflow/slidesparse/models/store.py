@@ -25,7 +25,7 @@ from slidesparse.files import (
     sync_directory,
     write_json,
 )
-from slidesparse.models import generate, hub, verified
+from slidesparse.models import bitnet, generate, hub, verified
 from slidesparse.models.contents import (
     CONFIG,
     INDEX,
@@ -189,7 +189,7 @@ def _check(place, directory, files, shape):
     if shape:
         check_config(place.name, directory / CONFIG, shape)
     check_index(directory, files)
-    check_weights(directory, files, {tensor: size for tensor, size, _ in generate.tensors(shape)} if shape else {})
+    check_weights(directory, files, {tensor: size for tensor, size, _ in bitnet.tensors(shape)} if shape else {})
 
 
 class _Place:

@@ -9,6 +9,7 @@ None, and of backend auto that of its choices.
 from importlib import metadata
 
 from slidesparse.errors import HardwareError
+from slidesparse.models.bitnet import ARCHITECTURE
 
 TESTED = ((0, 26), (0, 27))
 """First and last vLLM release (major, minor) that this plugin was tested with."""
@@ -39,6 +40,6 @@ def register():
         )
     from vllm import ModelRegistry
 
-    if "BitNetForCausalLM" not in ModelRegistry.get_supported_archs():
-        ModelRegistry.register_model("BitNetForCausalLM", "slidesparse.vllm_plugin.bitnet:BitNetForCausalLM")
+    if ARCHITECTURE not in ModelRegistry.get_supported_archs():
+        ModelRegistry.register_model(ARCHITECTURE, f"slidesparse.vllm_plugin.bitnet:{ARCHITECTURE}")
     from slidesparse.vllm_plugin import quantization  # noqa: F401  (registers itself)

@@ -2,7 +2,7 @@
 
 Source: arXiv 2504.12285 (BitNet b1.58 2B4T), section 2; checkpoint names as in transformers' BitNetForCausalLM.
 
-With the quantisation method `slidesparse` a block is its four products and what `kernels.fused` does between them:
+With the quantisation method `slidesparse` a block is its four products and what `operators.fused` does between them:
 activations exist as codes, accumulators and the residual only. Otherwise, for vLLM's own methods, it is spelled out in
 modules (`forward`), and vLLM compiles it.
 """
@@ -18,6 +18,7 @@ from vllm.model_executor.layers.linear import MergedColumnParallelLinear, RowPar
 from vllm.model_executor.models.llama import LlamaAttention, LlamaForCausalLM, LlamaModel
 from vllm.sequence import IntermediateTensors
 
+from slidesparse.models.bitnet import ACTIVATION
 from slidesparse.operators import fused
 from slidesparse.vllm_plugin.quantization import SlideSparseConfig
 
@@ -106,8 +107,8 @@ class BitNetDecoderLayer(nn.Module):
         super().__init__()
         config = vllm_config.model_config.hf_config
         quant_config = vllm_config.quant_config
-        if config.hidden_act != "relu2":
-            raise ValueError(f"BitNet's activation is relu2, config.json says {config.hidden_act}")
+        if config.hidden_act != ACTIVATION:
+            raise ValueError(f"BitNet's activation is {ACTIVATION}, config.json says {config.hidden_act}")
         self.self_attn = BitNetAttention(
             config,
             num_heads=config.num_attention_heads,
