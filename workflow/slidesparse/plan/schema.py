@@ -11,7 +11,7 @@ import yaml
 from jsonschema import Draft202012Validator, validators
 
 from slidesparse.errors import ConfigurationError
-from slidesparse.plan.backends import BACKENDS
+from slidesparse.plan.backends import BACKENDS, configurable
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
 
@@ -51,7 +51,12 @@ _Validator = validators.extend(
 
 @cache
 def _schema(path):
-    return yaml.safe_load(Path(path).read_text())
+    """The schema in a file, with the names of backends from their table."""
+    schema = yaml.safe_load(Path(path).read_text())
+    for processor, section in (("gpu", schema), ("cpu", schema["properties"]["cpu"])):
+        for role, names in configurable(processor).items():
+            section["properties"]["backends"]["properties"][role]["items"] = {"enum": names}
+    return schema
 
 
 def _check_names(section, path=()):

@@ -11,6 +11,7 @@ from slidesparse.report.sections.performance import step_value
 from slidesparse.report.sections.ratios import of_layers
 from slidesparse.report.sections.speedups import marks_of
 from slidesparse.report.sources.rows import DTYPES, caches_of, configuration_order, grouped
+from slidesparse.report.tables.columns import CUBLASLT
 
 SHOWN_BARS = 12
 """Columns of hardware that a figure shows."""
@@ -193,7 +194,7 @@ def speedup_sections(summaries, labels):
             over=having[0][0].over,
         )
         headers = ("hardware", "backend/sparsity", *(f"M={M}" for M in Ms), "geometric mean")
-        kind = "paired" if having[0][0].over == "cublaslt" else having[0][0].kind
+        kind = "paired" if having[0][0].over == CUBLASLT else having[0][0].kind
         name = f"speedup_{stage}_{model}_{dtype}_{having[0][0].metric}_{kind}"
         sections.append(Section(title, [Table(name, headers, rows, "ll")], folded=len(sections) > 3))
     return sections

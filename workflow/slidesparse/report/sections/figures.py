@@ -5,6 +5,7 @@ from slidesparse.report.document.model import Figure, Table, fixed, number, say
 from slidesparse.report.sections.performance import PARTS, step_value
 from slidesparse.report.sections.ratios import beside_best, beside_cublaslt
 from slidesparse.report.sources.rows import caches_of, configuration_order, grouped, linear_order, pattern_length
+from slidesparse.report.tables.columns import CUBLASLT
 from slidesparse.sparsity.patterns import Pattern
 
 PATTERN_COLOURS = {"2_4": 1, "2_6": 2, "2_8": 3, "2_10": 4, "2_12": 5, "2_14": 6, "2_16": 7, "2_inf": 8}
@@ -115,7 +116,7 @@ def speedup_figures(comparisons, prefix):
             )
         first = same[0]
         name = "_".join(
-            dict.fromkeys((prefix, "speedup", stage, metric, kind, *(["paired"] if first.over == "cublaslt" else [])))
+            dict.fromkeys((prefix, "speedup", stage, metric, kind, *(["paired"] if first.over == CUBLASLT else [])))
         )
         caption = say(
             "{stage} {model}, {what}: speed-up over {over}. Thin lines: the bound L/(L-2) of each "
@@ -140,7 +141,7 @@ def drawn(comparisons):
     for comparison in comparisons:
         if comparison.kind not in ("half", "stock") and comparison.ratios:
             place = (comparison.stage, comparison.model, comparison.dtype, comparison.kind)
-            rank = (comparison.metric == "step_ms", comparison.over == "cublaslt", comparison.metric == "latency_us")
+            rank = (comparison.metric == "step_ms", comparison.over == CUBLASLT, comparison.metric == "latency_us")
             if place not in best or rank > best[place][0]:
                 best[place] = rank, comparison
     return [comparison for _, comparison in best.values()]
@@ -283,7 +284,7 @@ def linear_ratios(rows):
     backend.
     """
     good = [row for row in rows if row.status == "ok" and row.linear and row.values.get("latency_us")]
-    for sides, over in ((beside_best, say("the fastest dense library")), (beside_cublaslt, "cublaslt")):
+    for sides, over in ((beside_best, say("the fastest dense library")), (beside_cublaslt, CUBLASLT)):
         found = {}
         for row in good:
             mine, theirs, *_ = sides(row.values)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from slidesparse.plan.backends import DENSE_BACKENDS
 from slidesparse.report.document.model import Text, say
 from slidesparse.report.sources.rows import caches_of, configuration_order, grouped
+from slidesparse.report.tables.columns import CUBLASLT
 from slidesparse.sparsity.patterns import Pattern
 
 ACROSS = " ⇄"
@@ -91,7 +92,7 @@ class Comparison:
     @property
     def in_turn(self):
         """True where sparse products took turns with the denominator, in one process."""
-        return self.over in ("cublaslt", BEST, BEST_LINEAR)
+        return self.over in (CUBLASLT, BEST, BEST_LINEAR)
 
     @property
     def axis(self):
@@ -202,7 +203,7 @@ def comparisons(source):
                 Comparison("kernel", model, dtype, what, "", "dense", "µs", column, caches), values, higher=False
             )
         for kind, what, over, sides in (
-            ("dense", say("{caches} GEMMs of a layer in turn", caches=say("cold")), "cublaslt", beside_cublaslt),
+            ("dense", say("{caches} GEMMs of a layer in turn", caches=say("cold")), CUBLASLT, beside_cublaslt),
             ("best_dense", say("{caches} GEMMs of a layer in turn", caches=say("cold")), BEST, beside_best),
             (
                 "linear",

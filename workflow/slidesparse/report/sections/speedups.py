@@ -5,7 +5,7 @@ from statistics import median
 from slidesparse.report.document.model import NONE, Section, Table, fixed, interval, number, say, whole
 from slidesparse.report.sections.ratios import ACROSS, ACROSS_NOTE, FIGURES, of_points, quotient
 from slidesparse.report.sources.rows import configuration_order, grouped
-from slidesparse.report.tables.columns import RIVALS
+from slidesparse.report.tables.columns import CUBLASLT, RIVALS
 from slidesparse.sparsity.patterns import Pattern
 
 GAINS = ("M", "variant", "stock vLLM (ms)", "best dense", "best dense (ms)", "gain of fusion and graphs")
@@ -138,7 +138,7 @@ def title_of(comparison):
 def name_of(comparison):
     """Name of a comparison's CSV."""
     parts = ("speedup", comparison.stage, comparison.model, comparison.dtype, comparison.metric, comparison.kind)
-    turn = ("paired",) if comparison.over == "cublaslt" or comparison.kind == "linear" else ()
+    turn = ("paired",) if comparison.over == CUBLASLT or comparison.kind == "linear" else ()
     return "_".join(dict.fromkeys((*parts, *turn)))
 
 

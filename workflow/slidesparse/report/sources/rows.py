@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from slidesparse.machine.hardware import KEY_PATTERN
-from slidesparse.plan.backends import DENSE_BACKENDS, STAGES
+from slidesparse.plan.backends import DENSE_BACKENDS, DTYPES, STAGES
 from slidesparse.plan.key import Configuration
 
-DTYPES = ("INT8", "FP8")
 LINEARS = ("qkv", "o", "gate_up", "down")
 HARDWARE = re.compile(KEY_PATTERN)
 

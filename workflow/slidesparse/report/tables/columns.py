@@ -1,5 +1,10 @@
 """Columns of our CSVs: published columns first, so that old and new files can be put side by side, then ours."""
 
+from slidesparse.plan.backends import BACKENDS, PEERS
+
+CUBLASLT = "cublaslt"
+"""The dense library whose ratios have columns of their own, `speedup_cublaslt…`, beside those of the fastest."""
+
 STEADY = {
     "step_ms": float,
     "step_ms_p5": float,
@@ -62,11 +67,13 @@ PUBLISHED = {
     "prefill": {"M_prefill": int, **WORKLOAD, "N_prefill": int, **RATES},
     "decode": {"M_decode": int, **WORKLOAD, "N_decode": int, "output_len": int, **RATES},
 }
-RIVALS = ("cublaslt", "cublaslt_int32", "cutlass", "torch", "torch_int32")
-"""Dense rivals that take turns with a kernel point, by the type of their product: INT32 where named, else BF16."""
-
-LIBRARIES = ("cublaslt", "cutlass", "torch")
+LIBRARIES = tuple(PEERS["gpu"])
 """Dense rivals whose whole linears (quantise, product, both scales) take turns with a kernel point's."""
+
+RIVALS = tuple(
+    f"{name}{suffix}" for name in LIBRARIES for suffix in ("", "_int32") if not suffix or BACKENDS[name].int32
+)
+"""Dense rivals that take turns with a kernel point, by the type of their product: INT32 where named, else BF16."""
 
 COLUMNS = {
     "prefill": {**PUBLISHED["prefill"], **STEADY, **STEP, **TAIL},

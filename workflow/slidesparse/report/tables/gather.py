@@ -14,7 +14,7 @@ from slidesparse.points.plan import Plan, read_plan
 from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import AGAIN, read_point
 from slidesparse.report.sources.rows import HARDWARE, linear_order
-from slidesparse.report.tables.columns import COLUMNS, M_COLUMN, STEP, cell
+from slidesparse.report.tables.columns import COLUMNS, CUBLASLT, M_COLUMN, STEP, cell
 
 SHOWN = 5
 """Refused points that one sentence names."""
@@ -193,7 +193,7 @@ def rival_columns(gemm):
     for rival in rivals:
         suffix = "_int32" if rival["output"] == "INT32" else ""
         columns[f"{rival['backend']}{suffix}_us"] = as_float(rival["cold"]["median_s"], 1e6)
-        if rival["backend"] == "cublaslt" and rival.get("speedup"):
+        if rival["backend"] == CUBLASLT and rival.get("speedup"):
             columns |= speedup_columns("speedup_cublaslt", rival)
     same = [rival for rival in rivals if rival["output"] == gemm["output"] and rival.get("speedup")]
     if same:
