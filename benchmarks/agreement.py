@@ -18,7 +18,7 @@ import yaml
 
 from slidesparse.files import read_json
 from slidesparse.models import checkpoints
-from slidesparse.plan import matrix as configuration
+from slidesparse.plan import matrix
 from slidesparse.worker import handlers
 
 ROOT = Path(__file__).parents[1]
@@ -66,8 +66,8 @@ def main():
     manifest = read_json(arguments.manifest)
     directory = checkpoints.ensure(manifest, arguments.resources)
     model, dtype = arguments.manifest.parts[-3:-1]
-    config = configuration.validated(yaml.safe_load((ROOT / "config" / "config.yaml").read_text()))
-    shape = configuration.shapes(config).get(model, model)
+    config = matrix.validated(yaml.safe_load((ROOT / "config" / "config.yaml").read_text()))
+    shape = matrix.shapes(config).get(model, model)
     found = []
     for backend in arguments.backends:
         tables = Path("results", arguments.hardware or "", "tuning", shape, dtype, backend)

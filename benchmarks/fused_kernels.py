@@ -24,10 +24,8 @@ import torch
 import triton
 from quantize_lift import _copy
 
-from slidesparse.operators import fused, norms, rope
-from slidesparse.operators import launches as configurations
-from slidesparse.timing import cuda as timing_cuda
-from slidesparse.timing import protocol as timing
+from slidesparse.operators import fused, launches, norms, rope
+from slidesparse.timing import cuda, protocol
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from fused_cases import differences, norm_arguments, rope_arguments  # noqa: E402
@@ -40,8 +38,8 @@ QUANTIZING = {
 }
 OTHERS = {"add_norm": HIDDEN, "rope_scale": None, "rope_scale_cache": None}
 
-FIRST = timing.Stopping(warmup_s=0, min_samples=3, max_samples=3, relative_ci=0.01, time_limit_s=1)
-FINAL = timing.Stopping(warmup_s=0.01, min_samples=16, max_samples=64, relative_ci=0.003, time_limit_s=0.05)
+FIRST = protocol.Stopping(warmup_s=0, min_samples=3, max_samples=3, relative_ci=0.01, time_limit_s=1)
+FINAL = protocol.Stopping(warmup_s=0.01, min_samples=16, max_samples=64, relative_ci=0.003, time_limit_s=0.05)
 
 
 class Norm:
@@ -50,24 +48,24 @@ class Norm:
     def __init__(self, name, M, pattern, dtype, int32):
         self.name, self.pattern, self.dtype = name, pattern, dtype
         self.K = {**QUANTIZING, **OTHERS}[name]
-        self.candidates, self.default = configurations.launches_for(self.K), norms.default(self.K, M)
+        self.candidates, self.default = launches.launches_for(self.K), norms.default(self.K, M)
         first = norm_arguments(name, M, self.K, pattern, dtype, "cuda", int32=int32)
         self.expected = outputs(getattr(fused, f"{name}_reference")(*first))
         tensors = [a for a in first if isinstance(a, torch.Tensor)]
         read = sum(a.nbytes for a in tensors)
         self.bytes_moved = read + sum(out.nbytes for out in self.expected)
-        self.sets = max(2, timing.copies(read, cache_bytes()))
+        self.sets = max(2, protocol.copies(read, cache_bytes()))
         self.arguments = [first]
         for i in range(1, self.sets):
             self.arguments.append(norm_arguments(name, M, self.K, pattern, dtype, "cuda", seed=2 * i, int32=int32))
         self.out = [[torch.empty_like(out) for out in self.expected] for _ in range(self.sets)]
 
-    def call(self, configuration):
+    def call(self, launch):
         """A function of the set's number."""
         calls = []
         for arguments, out in zip(self.arguments, self.out, strict=True):
             x, *rest = [a for a in arguments if isinstance(a, torch.Tensor)]
-            keywords = {"pattern": self.pattern, "dtype": self.dtype, "configuration": configuration}
+            keywords = {"pattern": self.pattern, "dtype": self.dtype, "configuration": launch}
             keywords["gated"] = self.name.startswith("relu2")
             if len(rest) > 1:
                 keywords |= {"token_scale": rest[0], "weight_scale": rest[1]}
@@ -81,15 +79,15 @@ class Norm:
 
         def call(i):
             x, gamma, eps, out, keywords = calls[i]
-            norms.launch(x, gamma, eps, out, **keywords)
+            norms.start(x, gamma, eps, out, **keywords)
 
         return call
 
-    def wrong(self, configuration):
+    def wrong(self, launch):
         """What differs from the reference where nothing was right before."""
         for out in self.out[0]:
             out.view(torch.uint8).fill_(0x55)
-        self.call(configuration)(0)
+        self.call(launch)(0)
         return differences(self.name, self.out[0], self.expected)
 
 
@@ -104,7 +102,7 @@ class Rope:
         self.expected = outputs(getattr(fused, f"{name}_reference")(*first)) + (first[7:9] if self.cache else [])
         written = 2 * first[0].numel()
         self.bytes_moved = written + sum(a.nbytes for a in first[:4]) + 8 * M * self.cache
-        self.sets = max(2, timing.copies(first[0].nbytes, cache_bytes()))
+        self.sets = max(2, protocol.copies(first[0].nbytes, cache_bytes()))
         self.arguments = [self._arguments(M, 2 * i) for i in range(self.sets)]
         widths = (HEADS,) if self.cache else (HEADS, KV_HEADS, KV_HEADS)
         empty = [[self.expected[0].new_empty(M, n * D) for n in widths] for _ in range(self.sets)]
@@ -120,7 +118,7 @@ class Rope:
             calls.append((*arguments[:5], *out, arguments[9] if self.cache else None))
 
         def call(i):
-            rope.launch(*calls[i], heads=HEADS, kv_heads=KV_HEADS, warps=warps)
+            rope.start(*calls[i], heads=HEADS, kv_heads=KV_HEADS, warps=warps)
 
         return call
 
@@ -155,21 +153,21 @@ def copies(bytes_moved, sets):
         _copy[(triton.cdiv(n, 2048),)](sources[i], targets[i], n, BLOCK=2048, num_warps=4)
 
     own(0)
-    return {"driver copy": timing_cuda.Replays(driver, sets + 1), "copy": timing_cuda.Replays(own, sets + 1)}
+    return {"driver copy": cuda.Replays(driver, sets + 1), "copy": cuda.Replays(own, sets + 1)}
 
 
 def measure(name, pattern, dtype, accumulators, M):
     """One row of the table."""
     operands = (Rope if name.startswith("rope") else Norm)(name, M, pattern, dtype, accumulators == "INT32")
     wrong, samplers = {}, {}
-    for configuration in operands.candidates:
-        if found := operands.wrong(configuration):
-            wrong[str(configuration)] = found
-        samplers[configuration] = timing_cuda.Replays(operands.call(configuration), operands.sets)
-    tried = {one: median(samples) for one, samples in timing.measure(samplers, FIRST).items()}
+    for launch in operands.candidates:
+        if found := operands.wrong(launch):
+            wrong[str(launch)] = found
+        samplers[launch] = cuda.Replays(operands.call(launch), operands.sets)
+    tried = {one: median(samples) for one, samples in protocol.measure(samplers, FIRST).items()}
     finalists = dict.fromkeys([*sorted(tried, key=tried.get)[:2], operands.default])
     both = copies(operands.bytes_moved, operands.sets)
-    samples = timing.measure({one: samplers[one] for one in finalists} | both, FINAL)
+    samples = protocol.measure({one: samplers[one] for one in finalists} | both, FINAL)
     seconds = {one: median(taken) for one, taken in samples.items()}
     best, copy = min(finalists, key=seconds.get), min(both, key=seconds.get)
     share = [
@@ -218,7 +216,7 @@ def compile_ahead(rows, processes):
     for name, pattern, dtype, accumulators in sorted(shapes):
         K = {**QUANTIZING, **OTHERS}[name]
         flags = (name.startswith("add"), name.startswith("relu2"), name != "add_norm", accumulators == "INT32")
-        jobs += [(K, pattern, dtype, configuration, *flags) for configuration in configurations.launches_for(K)]
+        jobs += [(K, pattern, dtype, launch, *flags) for launch in launches.launches_for(K)]
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(_compile, jobs))
     return len(jobs)

@@ -19,13 +19,11 @@ import torch
 import triton
 import triton.language as tl
 
-from slidesparse.operators import launches as configurations
-from slidesparse.operators import search as tuning
-from slidesparse.timing import cuda as timing_cuda
-from slidesparse.timing import protocol as timing
+from slidesparse.operators import launches, search
+from slidesparse.timing import cuda, protocol
 
 PATTERNS = ["dense", *(f"2_{L}" for L in range(4, 18, 2)), "2_inf"]
-STOPPING = timing.Stopping(warmup_s=0.01, min_samples=16, max_samples=64, relative_ci=0.002, time_limit_s=0.1)
+STOPPING = protocol.Stopping(warmup_s=0.01, min_samples=16, max_samples=64, relative_ci=0.002, time_limit_s=0.1)
 
 
 @triton.jit
@@ -51,24 +49,24 @@ def copies(operands):
 
 def compare(M, K, pattern, dtype):
     """One row of the table: both copies and the kernel, in turn."""
-    operands = tuning.Operands(M, K, pattern, dtype)
+    operands = search.Operands(M, K, pattern, dtype)
     driver, own, sets = copies(operands)
     own(0)
     right = operands.right()
     samplers = {
-        "driver_copy": timing_cuda.Replays(driver, sets),
-        "triton_copy": timing_cuda.Replays(own, sets),
-        "kernel": timing_cuda.Replays(operands.call(), operands.sets),
+        "driver_copy": cuda.Replays(driver, sets),
+        "triton_copy": cuda.Replays(own, sets),
+        "kernel": cuda.Replays(operands.call(), operands.sets),
     }
-    samples = timing.measure(samplers, STOPPING)
-    summaries = {name: timing.summarize(seconds) for name, seconds in samples.items()}
+    samples = protocol.measure(samplers, STOPPING)
+    summaries = {name: protocol.summarize(seconds) for name, seconds in samples.items()}
     copy = min(("driver_copy", "triton_copy"), key=lambda name: summaries[name].median_s)
     ratio = median(a / b for a, b in zip(samples["kernel"], samples[copy], strict=True))
     row = {"M": M, "K": K, "pattern": pattern, "dtype": dtype, "ratio": ratio, "bytes_moved": operands.bytes_moved}
     row |= {f"{name}_us": summary.median_s * 1e6 for name, summary in summaries.items()}
     row |= {"relative_ci": summaries["kernel"].relative_ci, "n": summaries["kernel"].n}
     row["right"] = right and operands.right()
-    row["configuration"] = list(configurations.look_up(M, K, pattern, dtype))
+    row["configuration"] = list(launches.look_up(M, K, pattern, dtype))
     return row
 
 
@@ -98,17 +96,17 @@ def main():
 
     shapes = list(itertools.product(arguments.k, arguments.patterns, arguments.dtypes))
     if arguments.tables:
-        configurations.read_tables(arguments.tables)
+        launches.read_tables(arguments.tables)
     else:
         if arguments.processes:
-            with tuning.compiling(shapes, arguments.processes) as finish:
+            with search.compiling(shapes, arguments.processes) as finish:
                 step(f"compiled {finish()} kernels")
-        tables = [tuning.tune(*shape, Ms=arguments.m) for shape in shapes]
+        tables = [search.tune(*shape, Ms=arguments.m) for shape in shapes]
         step("tuned")
         for table in tables:
-            configurations.use(table)
+            launches.use(table)
         if arguments.store:
-            configurations.write_tables(arguments.store, tables)
+            launches.write_tables(arguments.store, tables)
     rows = []
     for M, shape in itertools.product(arguments.m, shapes):
         rows.append(compare(M, *shape))

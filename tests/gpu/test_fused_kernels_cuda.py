@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from fused_cases import differences, norm_arguments, rope_arguments
-from slidesparse.operators import fused
-from slidesparse.operators import launches as configurations
+from slidesparse.operators import fused, launches
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from slidesparse.operators import norms, rope  # noqa: E402
@@ -63,11 +62,11 @@ def test_norms_of_int32_accumulators_agree(name, K, pattern, dtype):
     ("name", "int32"), [*((name, False) for name in WIDTHS), *((name, True) for name in WIDTHS if name in SCALED)]
 )
 def test_every_candidate_agrees(name, int32, monkeypatch):
-    for configuration in configurations.launches_for(WIDTHS[name]):
-        monkeypatch.setattr(norms, "default", lambda K, M, configuration=configuration: configuration)
+    for launch in launches.launches_for(WIDTHS[name]):
+        monkeypatch.setattr(norms, "default", lambda K, M, launch=launch: launch)
         for pattern in ("2_8", "2_14"):
             arguments = norm_arguments(name, 64, WIDTHS[name], pattern, "INT8", "cuda", int32=int32)
-            assert not wrong(name, arguments), configuration
+            assert not wrong(name, arguments), launch
 
 
 @pytest.mark.parametrize("warps", rope.WARPS)

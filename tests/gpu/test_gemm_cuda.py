@@ -7,7 +7,7 @@ import torch
 
 from slidesparse import gemm
 from slidesparse.errors import MeasurementError
-from slidesparse.kernel import point as kernel_points
+from slidesparse.kernel import point
 from slidesparse.kernel.products import Problem, Product, Weight
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.prune import prune
@@ -135,11 +135,11 @@ def test_errors_of_a_product_are_measured_exactly(dtype):
 
 
 def test_a_sample_is_the_time_of_one_call():
-    from slidesparse.timing import cuda as timing_cuda
+    from slidesparse.timing import cuda
 
     source = torch.empty(1 << 28, dtype=torch.uint8, device="cuda").random_()
     target = torch.empty_like(source)
-    sampler = timing_cuda.Replays(lambda i: target.copy_(source), 1)
+    sampler = cuda.Replays(lambda i: target.copy_(source), 1)
     seconds = sorted(sampler()() for _ in range(9))[4]
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
@@ -161,13 +161,13 @@ def test_kernels_have_names():
 )
 def test_a_search_and_a_point(name, dtype, sparsity, tmp_path):
     request = {"backend": name, "dtype": dtype, "sparsity": sparsity, "linears": LINEARS, "parameters": PARAMETERS}
-    table = kernel_points.tune(request | {"M": [64, 128]})
+    table = point.tune(request | {"M": [64, 128]})
     assert not any(entry["wrong"] for entry in table["entries"])
     assert all(entry["top"][0]["kernels"] for entry in table["entries"])
     path = tmp_path / "table.json"
     path.write_text(json.dumps(table))
     peers = {"cublaslt": None, "cutlass": None} if name == "cusparselt" else {}
-    results = kernel_points.measure(request | {"M": 64, "tuning": str(path), "peers": peers})
+    results = point.measure(request | {"M": 64, "tuning": str(path), "peers": peers})
     (found,) = results["gemms"]
     assert found["cold"]["median_s"] > 0 and found["hot"]["median_s"] > 0
     assert {peer["backend"] for peer in found["peers"]} | set(results["peers_missing"]) == set(peers)

@@ -7,13 +7,13 @@ import torch
 
 from slidesparse import gemm
 from slidesparse.errors import MeasurementError
-from slidesparse.kernel import point as kernel_points
+from slidesparse.kernel import point
 from slidesparse.kernel.products import Linear, Problem, Product, Weight
 from slidesparse.plan.key import Key
 from slidesparse.points import request
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.quantize import quantize_per_token
-from slidesparse.timing import protocol as timing
+from slidesparse.timing import protocol
 from slidesparse.tuning import search
 from slidesparse.tuning.table import Table, to_csv
 from slidesparse.worker import handlers, resident
@@ -25,11 +25,11 @@ REQUEST = {"sparsity": "2_8", "linears": [{"name": "o", "N": 64, "K": 96}], "par
 @pytest.mark.parametrize(("dtype", "output"), [("INT8", "INT32"), ("FP8", "FP32")])
 def test_a_point_names_its_rivals_and_the_paired_speedup(tmp_path, dtype, output):
     request = REQUEST | {"backend": "reference", "dtype": dtype}
-    table = kernel_points.tune(request | {"M": [16, 32]})
+    table = point.tune(request | {"M": [16, 32]})
     assert [entry["M"] for entry in table["entries"]] == [16, 32]
     path = tmp_path / "2_8.json"
     path.write_text(json.dumps(table))
-    results = kernel_points.measure(
+    results = point.measure(
         request | {"M": 16, "tuning": str(path), "peers": {"onednn": None, "cublaslt": None, "absent": None}}
     )
     (found,) = results["gemms"]
@@ -47,7 +47,7 @@ def test_an_algorithm_that_is_wrong_here_gives_way_to_the_next_best(tmp_path, mo
     request = REQUEST | {"backend": "reference", "dtype": "INT8", "M": [16]}
     tables = {name: tmp_path / f"{name}.json" for name in ("reference", "onednn")}
     for name, path in tables.items():
-        table = kernel_points.tune(request | {"backend": name, "sparsity": "2_8" if name == "reference" else "dense"})
+        table = point.tune(request | {"backend": name, "sparsity": "2_8" if name == "reference" else "dense"})
         table["entries"][0]["top"].sort(key=lambda found: found["algorithm"])
         path.write_text(json.dumps(table))
     onednn = gemm.backend("onednn")
@@ -59,7 +59,7 @@ def test_an_algorithm_that_is_wrong_here_gives_way_to_the_next_best(tmp_path, mo
 
     monkeypatch.setattr(type(onednn), "matmul", wrong)
     peers = {"onednn": str(tables["onednn"])}
-    results = kernel_points.measure(request | {"M": 16, "tuning": str(tables["reference"]), "peers": peers})
+    results = point.measure(request | {"M": 16, "tuning": str(tables["reference"]), "peers": peers})
     (rival,) = results["gemms"][0]["peers"]
     assert rival["algorithm"] == 1 and results["gemms"][0]["wrong"] == []
     assert [found["algorithm"] for found in rival["wrong"]] == [0] and "is wrong by" in rival["wrong"][0]["reason"]
@@ -105,7 +105,7 @@ def made(dtype="INT8", name="onednn", M=16):
 
 
 def test_linears_that_do_not_fit_together_are_measured_one_by_one(tmp_path, monkeypatch):
-    measured = kernel_points._measured
+    measured = point._measured
 
     def small(request, linears, *rest):
         if len(linears) > 1:
@@ -115,11 +115,11 @@ def test_linears_that_do_not_fit_together_are_measured_one_by_one(tmp_path, monk
     linears = [{"name": "o", "N": 64, "K": 96}, {"name": "down", "N": 32, "K": 128}]
     request = REQUEST | {"backend": "reference", "dtype": "INT8", "linears": linears}
     path = tmp_path / "2_8.json"
-    path.write_text(json.dumps(kernel_points.tune(request | {"M": [16]})))
+    path.write_text(json.dumps(point.tune(request | {"M": [16]})))
     request |= {"M": 16, "tuning": str(path)}
-    assert kernel_points.measure(request)["linears_together"]
-    monkeypatch.setattr(kernel_points, "_measured", small)
-    results = kernel_points.measure(request)
+    assert point.measure(request)["linears_together"]
+    monkeypatch.setattr(point, "_measured", small)
+    results = point.measure(request)
     assert not results["linears_together"] and [found["name"] for found in results["gemms"]] == ["o", "down"]
 
 
@@ -197,13 +197,13 @@ def test_without_an_algorithm_that_is_right_there_is_no_table(monkeypatch):
     product = made()
     monkeypatch.setattr(product, "run", lambda algorithm, i: None)
     with pytest.raises(MeasurementError, match="o has no algorithm whose product is right at any M: .* is wrong by"):
-        search.search(product.backend, [product], timing.Stopping(**PARAMETERS))
+        search.search(product.backend, [product], protocol.Stopping(**PARAMETERS))
 
 
 def test_an_m_without_an_algorithm_that_is_right_takes_those_of_the_next_larger(monkeypatch):
     small, large = made(), made(M=64)
     monkeypatch.setattr(small, "run", lambda algorithm, i: None)
-    content = search.search(small.backend, [small, large], timing.Stopping(**PARAMETERS))
+    content = search.search(small.backend, [small, large], protocol.Stopping(**PARAMETERS))
     first, second = content["entries"]
     assert (first["top"], first["default_us"], first["library_us"]) == ([], None, None)
     assert len(first["wrong"]) == first["algorithms"] and "is wrong by" in first["wrong"][0]["reason"]
@@ -216,6 +216,6 @@ def test_out_of_memory_is_told(monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 3 GiB free")
 
-    monkeypatch.setattr(kernel_points, "Weight", full)
-    with pytest.raises(kernel_points.OutOfMemoryError, match="CUDA out of memory"):
-        kernel_points.tune(REQUEST | {"backend": "onednn", "dtype": "INT8", "M": [16]})
+    monkeypatch.setattr(point, "Weight", full)
+    with pytest.raises(point.OutOfMemoryError, match="CUDA out of memory"):
+        point.tune(REQUEST | {"backend": "onednn", "dtype": "INT8", "M": [16]})

@@ -47,10 +47,10 @@ def test_beside_a_little_of_others_it_is_a_result(monkeypatch):
 
 
 def test_a_request_that_does_not_fit_into_a_machine_without_a_gpu_is_told_as_it_is(monkeypatch):
-    from slidesparse.kernel import point as kernel_points
+    from slidesparse.kernel import point
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(kernel_points, "measure", full)
+    monkeypatch.setattr(point, "measure", full)
     with pytest.raises(OutOfMemoryError, match="Tried to allocate"):
         handlers.kernel({"stage": "kernel", "backend": "reference"})
 

@@ -33,25 +33,25 @@ SHAPES = [
 ]
 
 CASES = {
-    f"{name}-{pattern}-{dtype}-{M}x{K}": (name, norm_arguments(name, M, K, pattern, dtype), configuration)
-    for name, pattern, dtype, (M, K, configuration) in itertools.product(QUANTIZING, PATTERNS, DTYPES, SHAPES[:4])
+    f"{name}-{pattern}-{dtype}-{M}x{K}": (name, norm_arguments(name, M, K, pattern, dtype), launch)
+    for name, pattern, dtype, (M, K, launch) in itertools.product(QUANTIZING, PATTERNS, DTYPES, SHAPES[:4])
     if K != 130 or pattern in ("dense", "2_6")
 } | {
     f"{name}-{K}-wide{wide}-scaled{scaled}": (
         name,
         norm_arguments(name, M, K, "2_8", "INT8", wide=wide, is_scaled=scaled),
-        configuration,
+        launch,
     )
-    for name, (M, K, configuration) in itertools.product([*QUANTIZING, "add_norm"], SHAPES)
+    for name, (M, K, launch) in itertools.product([*QUANTIZING, "add_norm"], SHAPES)
     for wide, scaled in [(False, False), (True, True)]
 }
 CASES |= {
     f"{name}-{pattern}-{dtype}-{M}x{K}-int32": (
         name,
         norm_arguments(name, M, K, pattern, dtype, wide=dtype == "FP8", int32=True),
-        configuration,
+        launch,
     )
-    for name, (M, K, configuration) in itertools.product([*SCALED, "add_norm"], SHAPES)
+    for name, (M, K, launch) in itertools.product([*SCALED, "add_norm"], SHAPES)
     for pattern, dtype in [("dense", "INT8"), ("2_6", "FP8")]
 }
 CASES |= {

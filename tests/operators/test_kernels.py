@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from places import SUPPORT
-from slidesparse import operators as kernels
+from slidesparse import operators
 from slidesparse.errors import RecordError
-from slidesparse.operators import launches as configurations
-from slidesparse.operators.launches import Configuration
+from slidesparse.operators import launches
+from slidesparse.operators.launches import Launch
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.quantize import LARGEST, quantize_per_token
 from slidesparse.sparsity.slide import lift
@@ -56,8 +56,8 @@ def extremes(exponent, below, device="cpu"):
 
 
 CASES = {
-    f"{pattern}-{dtype}-{M}x{K}": (activations(M, K), pattern, dtype, configuration)
-    for pattern, dtype, (M, K, configuration) in itertools.product(PATTERNS, DTYPES, SHAPES)
+    f"{pattern}-{dtype}-{M}x{K}": (activations(M, K), pattern, dtype, launch)
+    for pattern, dtype, (M, K, launch) in itertools.product(PATTERNS, DTYPES, SHAPES)
 } | {
     # INT8 codes are zero from eight exponents below the largest on; 94 is where the smallest amplitude takes over.
     f"dense-{dtype}-exponent{exponent}": (extremes(exponent, 9), "dense", dtype, (4, 512))
@@ -110,8 +110,8 @@ def test_kernel_compiles_for_hopper_without_spilling(name, dtype, tmp_path):
 
     from slidesparse.operators import quantize_lift
 
-    configuration = configurations.default(2560)
-    constants = quantize_lift.settings(name, 2560, dtype, configuration, True)
+    launch = launches.default(2560)
+    constants = quantize_lift.settings(name, 2560, dtype, launch, True)
     warps = constants.pop("num_warps")
     code = "*i8" if dtype == "INT8" else "*fp8e4nv"
     signature = {"x": "*bf16", "codes": code, "scales": "*fp32", "stride": "i32"}
@@ -130,7 +130,7 @@ def test_kernel_compiles_for_hopper_without_spilling(name, dtype, tmp_path):
 @pytest.mark.parametrize(("name", "dtype"), [*itertools.product(["dense", "2_8", "2_inf"], DTYPES)])
 def test_operator_on_a_cpu_is_the_reference(name, dtype):
     x = activations(3, 200)
-    codes, scale = kernels.quantize(x, name, dtype)
+    codes, scale = operators.quantize(x, name, dtype)
     expected, factor = quantize_per_token(x, dtype)
     assert torch.equal(codes.view(torch.int8), lift(expected, Pattern(name)).view(torch.int8))
     assert torch.equal(scale, factor[:, 0])
@@ -141,62 +141,62 @@ def test_operator_on_a_cpu_is_the_reference(name, dtype):
 def test_rows_of_zeros_and_rows_that_are_not_finite(dtype):
     """They are defined, and leave the other rows as they are."""
     x = activations(7, 64)
-    codes, scale = kernels.quantize(x, "2_8", dtype)
+    codes, scale = operators.quantize(x, "2_8", dtype)
     assert scale[1] == torch.tensor(1e-10) / torch.tensor(LARGEST[dtype])
     assert scale[2].isnan() and scale[3] == float("inf")
     assert not codes.view(torch.int8)[1:4].any()
     others = [0, 4, 5, 6]
-    alone, factor = kernels.quantize(x[others], "2_8", dtype)
+    alone, factor = operators.quantize(x[others], "2_8", dtype)
     assert torch.equal(codes.view(torch.int8)[others], alone.view(torch.int8)) and torch.equal(scale[others], factor)
 
 
 def test_operator_compiles_in_one_graph():
     compiled = torch.compile(
-        lambda x: kernels.quantize(x, "2_8", "INT8")[0].sum(-1), fullgraph=True, backend="aot_eager"
+        lambda x: operators.quantize(x, "2_8", "INT8")[0].sum(-1), fullgraph=True, backend="aot_eager"
     )
     x = activations(4, 64)
-    assert torch.equal(compiled(x), kernels.quantize(x, "2_8", "INT8")[0].sum(-1))
+    assert torch.equal(compiled(x), operators.quantize(x, "2_8", "INT8")[0].sum(-1))
 
 
 @pytest.fixture
 def no_tables(monkeypatch):
-    monkeypatch.setattr(configurations, "_tuned", {})
+    monkeypatch.setattr(launches, "_tuned", {})
 
 
 def test_configurations_are_looked_up_by_rows(no_tables, tmp_path):
     entries = [{"M": M, "configuration": [warps, 128]} for M, warps in ((1024, 4), (64, 8), (4096, 2))]
     table = {"schema": 1, "K": 2560, "pattern": "2_8", "dtype": "INT8", "entries": entries}
-    configurations.write_tables(tmp_path / "tables.json", [table])
-    configurations.read_tables(tmp_path / "tables.json")
-    warps = {M: configurations.look_up(M, 2560, "2_8", "INT8").warps for M in (1, 64, 65, 1024, 4096, 99999)}
+    launches.write_tables(tmp_path / "tables.json", [table])
+    launches.read_tables(tmp_path / "tables.json")
+    warps = {M: launches.look_up(M, 2560, "2_8", "INT8").warps for M in (1, 64, 65, 1024, 4096, 99999)}
     assert warps == {1: 8, 64: 8, 65: 4, 1024: 4, 4096: 2, 99999: 2}
-    assert configurations.look_up(64, 2560, "2_8", "FP8") == configurations.default(2560)
+    assert launches.look_up(64, 2560, "2_8", "FP8") == launches.default(2560)
 
 
 @pytest.mark.parametrize("content", ["", "[{}]", "[3]", '[{"schema": 2}]'])
 def test_damaged_tables_are_refused(no_tables, tmp_path, content):
     (tmp_path / "tables.json").write_text(content)
     with pytest.raises(RecordError):
-        configurations.read_tables(tmp_path / "tables.json")
+        launches.read_tables(tmp_path / "tables.json")
 
 
 @pytest.mark.parametrize("K", [1, 37, 256, 2560, 6912, 8192])
 def test_candidates_are_configurations_that_can_be_cut(K):
-    found = configurations.launches_for(K)
+    found = launches.launches_for(K)
     assert found and all(min(one) >= 1 and not any(n & (n - 1) for n in one) for one in found)
-    assert configurations.default(K) in found
+    assert launches.default(K) in found
 
 
 def test_defaults_are_what_was_fastest_on_an_h200():
-    assert configurations.default(2560) == (4, 128) and configurations.default(6912) == (8, 256)
+    assert launches.default(2560) == (4, 128) and launches.default(6912) == (8, 256)
 
 
-def same(x, name, dtype, configuration=None):
+def same(x, name, dtype, launch=None):
     """Whether the GPU writes the reference's bytes over poisoned outputs."""
-    expected, factor = kernels.reference(x, name, dtype)
+    expected, factor = operators.reference(x, name, dtype)
     codes, scale = torch.empty_like(expected), torch.full_like(factor, -1)
     codes.view(torch.uint8).fill_(0x55)
-    kernels.run(x, name, dtype, codes, scale, configuration)
+    operators.run(x, name, dtype, codes, scale, launch)
     right = torch.equal(codes.view(torch.uint8), expected.view(torch.uint8))
     return right and torch.equal(scale.nan_to_num(nan=-1), factor.nan_to_num(nan=-1))
 
@@ -225,29 +225,29 @@ def test_gpu_serves_strided_rows_and_more_than_two_gib_of_them():
     assert same(x.t(), "2_8", "INT8")
     x = torch.zeros(2**31 // 6912 + 8, 6912, device="cuda", dtype=torch.bfloat16)
     x[-1] = activations(1, 6912, "cuda")[0]
-    codes, scale = kernels.quantize(x, "2_8", "INT8")
-    expected, factor = kernels.reference(x[-1:], "2_8", "INT8")
+    codes, scale = operators.quantize(x, "2_8", "INT8")
+    expected, factor = operators.reference(x[-1:], "2_8", "INT8")
     assert torch.equal(codes[-1:], expected) and torch.equal(scale[-1:], factor) and not codes[:-1].any()
 
 
 @pytest.mark.gpu
 def test_gpu_operator_is_captured_and_compiled():
     x = activations(64, 2560, "cuda")
-    expected, _ = kernels.quantize(x, "2_12", "FP8")
+    expected, _ = operators.quantize(x, "2_12", "FP8")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        codes, _ = kernels.quantize(x, "2_12", "FP8")
+        codes, _ = operators.quantize(x, "2_12", "FP8")
     codes.view(torch.uint8).zero_()
     graph.replay()
     assert torch.equal(codes.view(torch.uint8), expected.view(torch.uint8))
-    compiled = torch.compile(lambda x: kernels.quantize(2 * x, "2_12", "FP8")[1], fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(x).nan_to_num(nan=-1), kernels.quantize(2 * x, "2_12", "FP8")[1].nan_to_num(nan=-1))
+    compiled = torch.compile(lambda x: operators.quantize(2 * x, "2_12", "FP8")[1], fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x).nan_to_num(nan=-1), operators.quantize(2 * x, "2_12", "FP8")[1].nan_to_num(nan=-1))
 
 
 @pytest.mark.gpu
 def test_gpu_tunes():
-    from slidesparse.operators import search as tuning
+    from slidesparse.operators import search
 
-    tried = [Configuration(1, 128), Configuration(4, 128)]
-    table = tuning.tune(512, "2_8", "INT8", Ms=(64,), tried=tried)
+    tried = [Launch(1, 128), Launch(4, 128)]
+    table = search.tune(512, "2_8", "INT8", Ms=(64,), tried=tried)
     assert table["entries"][0]["configuration"] in [list(one) for one in tried]

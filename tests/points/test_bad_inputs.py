@@ -8,7 +8,7 @@ import synthetic
 from bad_inputs import GENERATED, SHA, Place, refused
 from slidesparse import errors, models, program
 from slidesparse.machine import hardware
-from slidesparse.plan import matrix as configuration
+from slidesparse.plan import matrix
 from slidesparse.plan.key import Key
 from slidesparse.points import measure as points
 from slidesparse.points.strict import read_csv
@@ -53,7 +53,7 @@ def place(tmp_path):
 
 
 def configured(**change):
-    return lambda place: configuration.validated(change)
+    return lambda place: matrix.validated(change)
 
 
 def registered(name="Mine", **change):

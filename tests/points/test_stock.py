@@ -16,8 +16,7 @@ from slidesparse.errors import RecordError
 from slidesparse.files import read_json, write_json
 from slidesparse.plan import stock
 from slidesparse.plan.key import Key
-from slidesparse.points import measure as points
-from slidesparse.points import records, request, status
+from slidesparse.points import choose_stock, measure, records, request, status
 from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
 from slidesparse.report.tables.gather import gather, gather_all, throughput_row
@@ -81,7 +80,7 @@ def measured(root, M=64, steps=(0.04, 0.02, 0.03, 0.05)):
 
 def chosen(root, M=64):
     """The point of stock vLLM, chosen."""
-    points.choose(best(root, M), basis(root), PARAMETERS)
+    choose_stock.choose(best(root, M), basis(root), PARAMETERS)
     return read_point(best(root, M), expected_digests([best(root, M)], PARAMETERS)[M])
 
 
@@ -152,7 +151,7 @@ def test_a_candidate_that_cannot_be_used_is_named_and_recorded(tmp_path, damage,
     path = measured(tmp_path)["vllm-piecewise-1-own"]
     damage(path)
     with pytest.raises(RecordError, match=sentence) as error:
-        points.choose(best(tmp_path), basis(tmp_path), PARAMETERS, log="some.log")
+        choose_stock.choose(best(tmp_path), basis(tmp_path), PARAMETERS, log="some.log")
     failure = json.loads(records.failure_of(best(tmp_path)).read_text())
     assert str(path) in failure["reason"] == str(error.value)
     assert failure["log"] == "some.log" and not best(tmp_path).exists()
@@ -190,7 +189,7 @@ def test_an_engine_of_a_variant_is_made_for_all_its_points(tmp_path):
     plan |= {"variants": {"decode": {name: [64, 128]}, "prefill": {name: [512]}}}
     plan["parameters"] = {"prefill": {"steps": 1}, "decode": PARAMETERS}
     key = Key.of(request.variant_paths(best(tmp_path))["vllm-piecewise-1"])
-    assert points._others(plan, key) == [
+    assert measure._others(plan, key) == [
         ["prefill", 512, {"steps": 1}],
         ["decode", 64, PARAMETERS],
         ["decode", 128, PARAMETERS],

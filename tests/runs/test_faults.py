@@ -18,8 +18,7 @@ from slidesparse import models, program
 from slidesparse.errors import MeasurementError, OutOfMemoryError
 from slidesparse.files import read_json
 from slidesparse.machine import hardware
-from slidesparse.points import measure as points
-from slidesparse.points import records
+from slidesparse.points import measure, records
 from slidesparse.points.validate import read_point
 from slidesparse.worker import devices, resident
 from workflow_clone import TINY, Clone, wait_until
@@ -258,12 +257,12 @@ def test_without_memory_on_the_device_a_point_is_a_result(finished, monkeypatch)
     def full(*_):
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr(points, "_ask", full)
+    monkeypatch.setattr(measure, "_ask", full)
     results = finished.directory / "results"
     output = (results / POINT).with_name("M64.json")
     worker = program.Worker(True, None, {})
     shape = results / "models" / MODEL / "shape.json"
-    points.measure(output, shape, results / TABLE, QUICK, peers={}, resources="resources", log=None, worker=worker)
+    measure.measure(output, shape, results / TABLE, QUICK, peers={}, resources="resources", log=None, worker=worker)
     point = read_point(output)
     assert (point["status"], point["reason"]) == ("out_of_memory", "CUDA out of memory. Tried to allocate 20.00 GiB")
     assert not records.failure_of(output).exists()

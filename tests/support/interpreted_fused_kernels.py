@@ -9,15 +9,15 @@ import torch
 import interpreted_kernels  # first: it makes Triton interpret
 from fused_cases import differences
 from slidesparse.operators import fused, norms
-from slidesparse.operators.launches import Configuration
+from slidesparse.operators.launches import Launch
 
 torch.use_deterministic_algorithms(True)  # fills what is not written yet, too
 
 
-def check(name, arguments, configuration):
+def check(name, arguments, launch):
     """What differs from the reference, output bytes that were never written, and bytes written elsewhere."""
-    if configuration:
-        norms.default = lambda K, M: Configuration(*configuration)
+    if launch:
+        norms.default = lambda K, M: Launch(*launch)
     caches = [a.clone() for a in arguments[7:9]] if name == "rope_scale_cache" else []
     copied = arguments[:7] + caches + arguments[9:] if caches else arguments
     interpreted_kernels.written.clear()

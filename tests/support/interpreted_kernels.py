@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from triton.runtime.interpreter import InterpreterBuilder
 
-from slidesparse import operators as kernels
+from slidesparse import operators
 from slidesparse.operators import quantize_lift, scale
-from slidesparse.operators.launches import Configuration
+from slidesparse.operators.launches import Launch
 
 written = []  # addresses of the bytes that the kernel wrote
 
@@ -32,13 +32,13 @@ def _recording_store(self, pointers, value, mask, *options):
 InterpreterBuilder.create_masked_store = _recording_store
 
 
-def differences(x, pattern, dtype, configuration):
+def differences(x, pattern, dtype, launch):
     """Codes and scales that differ from the reference, and bytes that were not written exactly once."""
-    expected, factor = kernels.reference(x, pattern, dtype)
+    expected, factor = operators.reference(x, pattern, dtype)
     codes = torch.full(expected.shape, 0x55, dtype=torch.uint8).view(expected.dtype)
     scale = torch.full(factor.shape, -1.0)
     written.clear()
-    quantize_lift.launch(x, pattern, dtype, codes, scale, Configuration(*configuration))
+    quantize_lift.start(x, pattern, dtype, codes, scale, Launch(*launch))
     addresses, times = np.unique(np.concatenate(written), return_counts=True)
     missing = codes.numel() + 4 * scale.numel() - len(addresses)
     return {
@@ -55,7 +55,7 @@ def scale_differences(product, token_scale, channel_scale):
         expected = expected if factor is None else expected * factor
     out = torch.full(product.shape, float("nan"), dtype=torch.bfloat16)
     written.clear()
-    scale.launch(product, token_scale, channel_scale, out)
+    scale.start(product, token_scale, channel_scale, out)
     wrong = ~((out.double() - expected).abs() <= expected.abs() / 128)
     addresses, times = np.unique(np.concatenate(written), return_counts=True)
     return {"values": int(wrong.sum()), "written": 2 * out.numel() - len(addresses) + int((times != 1).sum())}

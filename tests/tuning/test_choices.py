@@ -8,8 +8,7 @@ import pytest
 import synthetic
 from slidesparse.errors import RecordError
 from slidesparse.files import sha256_file, write_json
-from slidesparse.plan import backends
-from slidesparse.plan import matrix as configuration
+from slidesparse.plan import backends, matrix
 from slidesparse.plan.key import Key
 from slidesparse.points import request
 from slidesparse.points.choose_kernels import choose
@@ -27,7 +26,7 @@ class Results:
     def __init__(self, directory, dtype="INT8", hardware=synthetic.HARDWARE):
         self.root, self.dtype, self.hardware = directory / "results", dtype, hardware
         self.place = {"dtype": dtype, "hardware": hardware}
-        self.candidates = configuration.auto_backends(self.root, hardware, MODEL, dtype, "2_8", DENSE)
+        self.candidates = matrix.auto_backends(self.root, hardware, MODEL, dtype, "2_8", DENSE)
         self.output = self.root / hardware / "tuning" / MODEL / dtype / "auto" / "2_8.json"
         self.shape = self.root / "models" / MODEL / "shape.json"
         write_json(self.shape, {"linears": []})
@@ -138,7 +137,7 @@ def test_what_an_engine_cannot_run_is_not_chosen(tmp_path):
 def test_without_peers_dense_points_of_their_own_are_compared(tmp_path):
     results = Results(tmp_path, hardware=CPU)
     assert list(results.candidates) == ["reference", "onednn"]
-    assert configuration.compared(CPU, "2_8") == [("reference", "2_8"), ("onednn", "dense")]
+    assert matrix.compared(CPU, "2_8") == [("reference", "2_8"), ("onednn", "dense")]
     results.point(16, {"qkv": {"reference": 30}, "o": {"reference": 3}}, "reference", "2_8")
     results.point(16, {"qkv": {"onednn": 20}, "o": {"onednn": 20}}, "onednn", "dense")
     assert results.backends() == {("qkv", 16): "onednn", ("o", 16): "reference"}

@@ -3,7 +3,7 @@
 import argparse
 
 from slidesparse import program
-from slidesparse.points import choose_kernels as choices
+from slidesparse.points import choose_kernels
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--output", required=True, help="path of the choices")
@@ -21,7 +21,7 @@ parser.add_argument(
 
 
 def main(arguments):
-    choices.choose(
+    choose_kernels.choose(
         arguments.output,
         arguments.points,
         {name: table or None for name, _, table in (one.partition("=") for one in arguments.candidates)},

@@ -3,7 +3,7 @@
 import argparse
 
 from slidesparse import program
-from slidesparse.points import measure as points
+from slidesparse.points import choose_stock
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--output", required=True, help="path of the point; the variants' points lie in the same tree")
@@ -13,7 +13,7 @@ parser.add_argument("--log", help="where standard error goes, for the record of 
 
 
 def main(arguments):
-    points.choose(arguments.output, arguments.basis, arguments.parameters, log=arguments.log)
+    choose_stock.choose(arguments.output, arguments.basis, arguments.parameters, log=arguments.log)
 
 
 if __name__ == "__main__":

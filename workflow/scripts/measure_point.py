@@ -3,7 +3,7 @@
 import argparse
 
 from slidesparse import program
-from slidesparse.points import measure as points
+from slidesparse.points import measure
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--output", required=True, help="path of the point, which is also its key")
@@ -23,7 +23,7 @@ program.add_worker_options(parser)
 
 
 def main(arguments):
-    points.measure(
+    measure.measure(
         arguments.output,
         arguments.basis,
         arguments.tuning,

@@ -3,7 +3,7 @@
 import argparse
 
 from slidesparse import program
-from slidesparse.points import measure as points
+from slidesparse.points import measure
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--output", required=True, help="path of the table (.json; the .csv is written beside it)")
@@ -14,7 +14,7 @@ program.add_worker_options(parser)
 
 
 def main(arguments):
-    points.tune(arguments.output, arguments.basis, arguments.M, arguments.parameters, worker=program.worker(arguments))
+    measure.tune(arguments.output, arguments.basis, arguments.M, arguments.parameters, worker=program.worker(arguments))
 
 
 if __name__ == "__main__":

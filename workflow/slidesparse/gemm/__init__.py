@@ -7,6 +7,8 @@ one takes W slid to 2:4 windows [N, K'] and activations lifted to [M, K'].
 from importlib import import_module
 from typing import NamedTuple
 
+import torch
+
 from slidesparse.errors import MeasurementError
 from slidesparse.plan.backends import BACKENDS
 from slidesparse.sparsity.quantize import DTYPES
@@ -83,6 +85,18 @@ class Backend:
 
         algorithm: an id, or None for the library's default. out: where the product goes, or None for a new tensor.
         """
+
+
+class OnCpu:
+    """What backends that torch runs on CPUs have in common."""
+
+    device = "cpu"
+
+    def version(self):
+        return f"torch {torch.__version__}"
+
+    def outputs(self, dtype):
+        return ("INT32",) if dtype == "INT8" else ("FP32",)
 
 
 def backend(name):

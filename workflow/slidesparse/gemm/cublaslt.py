@@ -24,7 +24,7 @@ REDUCTIONS = (0, 1, 2, 4, 7)
 """Preferences that the heuristic is asked under: largest workspace, and mask of ways to add up a split K."""
 
 PROPOSALS = 64
-CONFIGURATIONS = 1 << 14
+MOST_ALGORITHMS = 1 << 14
 FAST = ":fast"
 
 
@@ -79,7 +79,7 @@ class Backend(gemm.Backend):
         for fast in (0,) if operand.dtype == torch.int8 else (0, 1):
             shape = problem(whole_rows(M), operand.N, operand.K, operand.dtype, output, fast)
             proposals = list(_proposals(shape))
-            for candidate in [*proposals, *_configurations(shape, proposals)]:
+            for candidate in [*proposals, *_enumerated(shape, proposals)]:
                 id = b64encode(bytes(candidate.algorithm)).decode() + FAST * fast
                 name = candidate.described() + ", fast accumulation" * fast
                 found.setdefault(id, Algorithm(id, name, candidate.workspace))
@@ -178,10 +178,10 @@ def _proposals(shape):
         yield from _heuristic(shape, workspace, mask, PROPOSALS)
 
 
-def _configurations(shape, proposals):
-    """Every configuration that the library accepts, of an algorithm with very many tiles those with a proposed tile."""
+def _enumerated(shape, proposals):
+    """Every algorithm that the library accepts, of an algorithm with very many tiles those with a proposed tile."""
     tiles = sorted({candidate.tile for candidate in proposals})
-    found, count = (Candidate * CONFIGURATIONS)(), c_int()
-    arguments = ((c_int32 * len(tiles))(*tiles), len(tiles), found, CONFIGURATIONS, byref(count))
+    found, count = (Candidate * MOST_ALGORITHMS)(), c_int()
+    arguments = ((c_int32 * len(tiles))(*tiles), len(tiles), found, MOST_ALGORITHMS, byref(count))
     library().call("enumerate", shape, WORKSPACES[-1], *arguments)
-    return found[: min(count.value, CONFIGURATIONS)]
+    return found[: min(count.value, MOST_ALGORITHMS)]

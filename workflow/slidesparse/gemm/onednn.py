@@ -18,16 +18,9 @@ class Operand(dense.Operand):
         return Operand(self.weight.clone(), self.packed.clone())
 
 
-class Backend(gemm.Backend):
+class Backend(gemm.OnCpu, gemm.Backend):
     name = "onednn"
     sparse = False
-    device = "cpu"
-
-    def version(self):
-        return f"torch {torch.__version__}"
-
-    def outputs(self, dtype):
-        return ("INT32",) if dtype == "INT8" else ("FP32",)
 
     def prepare(self, codes):
         return Operand(codes.contiguous(), codes.t().contiguous())

@@ -49,16 +49,9 @@ class Operand:
         return Operand(*copies, self.dtype)
 
 
-class Backend(gemm.Backend):
+class Backend(gemm.OnCpu, gemm.Backend):
     name = "reference"
     sparse = True
-    device = "cpu"
-
-    def version(self):
-        return f"torch {torch.__version__}"
-
-    def outputs(self, dtype):
-        return ("INT32",) if dtype == "INT8" else ("FP32",)
 
     def prepare(self, codes):
         values, metadata = compress(codes.view(torch.int8))

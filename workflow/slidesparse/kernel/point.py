@@ -14,9 +14,9 @@ from slidesparse.gemm import backend as find_backend
 from slidesparse.kernel import roofline
 from slidesparse.kernel.products import ZERO_RATE, Linear, Problem, Product, Weight
 from slidesparse.machine import hardware, provenance
-from slidesparse.operators import launches as configurations
+from slidesparse.operators import launches
 from slidesparse.sparsity.patterns import Pattern
-from slidesparse.timing import protocol as timing
+from slidesparse.timing import protocol
 from slidesparse.tuning import search
 from slidesparse.tuning.table import Table
 
@@ -42,7 +42,7 @@ def _most_sets(backend, request):
 def tune(request):
     """Tuning table of a request: backend, dtype, sparsity, linears, M (list), parameters."""
     torch.set_num_threads(1)
-    stopping = timing.Stopping(**request["parameters"])
+    stopping = protocol.Stopping(**request["parameters"])
     with _memory():
         backend = find_backend(request["backend"])
         with _tuned_quantisers(request, backend) as quantisers:
@@ -82,7 +82,7 @@ def measure(request):
         except SlideSparseError as error:
             missing[name] = str(error)
     for quantiser in (quantiser for _, table in contenders if table for quantiser in table.quantize_lift):
-        configurations.use(quantiser)
+        launches.use(quantiser)
     machine = hardware.detect()
     before = provenance.state(machine)
     with _memory():
@@ -116,7 +116,7 @@ def _measured(request, linears, contenders, missing, machine):
     """
     contests = [_Contest(request, linear, contenders, missing, machine) for linear in linears]
     samplers = {(i, name): sampler for i, contest in enumerate(contests) for name, sampler in contest.samplers.items()}
-    samples = timing.measure(samplers, timing.Stopping(**request["parameters"]))
+    samples = protocol.measure(samplers, protocol.Stopping(**request["parameters"]))
     entries = [
         contest.entry({name: taken for (at, name), taken in samples.items() if at == i}, machine)
         for i, contest in enumerate(contests)
@@ -164,7 +164,7 @@ class _Contest:
         for i, run in enumerate(self.runs):
             row = run.row(samples["cold", i], self.samplers["cold", i], machine)
             if run.own:
-                row["hot"] = timing.summarize(samples["hot", i]).as_dict()
+                row["hot"] = protocol.summarize(samples["hot", i]).as_dict()
             else:
                 same = (j for j, own in enumerate(self.runs) if own.own and own.product.output == run.product.output)
                 rival = next(same, None)
@@ -190,7 +190,7 @@ class _Contest:
                     "backend": linear.product.backend.name,
                     "output": linear.product.output,
                     "scales": "a pass of their own" if linear.passes else "in the epilogue",
-                    "cold": timing.summarize(samples["whole", i]).as_dict(),
+                    "cold": protocol.summarize(samples["whole", i]).as_dict(),
                     "samples_us": _microseconds(samples["whole", i]),
                     "speedup": _ratio(samples["whole", i], samples["whole", 0]) if i else None,
                 }
@@ -198,7 +198,7 @@ class _Contest:
         if self.folds:
             forms = zip(samples["whole", 0], samples["passed"], samples["raw"], strict=True)
             folded = [raw + max(0.0, whole - passed) for whole, passed, raw in forms]
-            rows[0]["folded"] = timing.summarize(folded).as_dict()
+            rows[0]["folded"] = protocol.summarize(folded).as_dict()
         return rows
 
 
@@ -231,7 +231,7 @@ class _Run:
 
     def row(self, samples, sampler, machine):
         """What is reported of it; raises MeasurementError if what it multiplied last is wrong."""
-        product, cold = self.product, timing.summarize(samples)
+        product, cold = self.product, protocol.summarize(samples)
         worst, exact = product.check(sampler.used)
         clock, operations = sampler.clock_mhz, 2 * product.M * product.N * product.K_slid
         dtype, sparse = product.problem.weight.dtype, product.backend.sparse
@@ -259,7 +259,7 @@ def _microseconds(samples):
 
 def _ratio(samples, own):
     """Statistics of the paired ratios of a rival's samples over our own: the speed-up of ours over it."""
-    ratios = timing.summarize([theirs / ours for theirs, ours in zip(samples, own, strict=True)]).as_dict()
+    ratios = protocol.summarize([theirs / ours for theirs, ours in zip(samples, own, strict=True)]).as_dict()
     return {name.removesuffix("_s"): value for name, value in ratios.items()}
 
 

@@ -9,13 +9,13 @@ import math
 
 import torch
 
-from slidesparse import operators as kernels
+from slidesparse import operators
 from slidesparse.errors import MeasurementError
 from slidesparse.gemm.dense import OUTPUTS
 from slidesparse.sparsity.prune import prune
 from slidesparse.sparsity.quantize import quantize_per_token, store_as
 from slidesparse.sparsity.slide import lift, slide
-from slidesparse.timing import protocol as timing
+from slidesparse.timing import protocol
 
 ZERO_RATE = 0.42
 """Share of exact zeros in BitNet b1.58 2B 4T's ternary weights (median over its layers)."""
@@ -131,7 +131,7 @@ class Product:
         self.name, self.N, self.K, self.M = weight.name, weight.N, weight.K, problem.M
         self.K_slid = weight.pattern.K_slid(weight.K) if backend.sparse else weight.K
         self.operand = weight.operands(backend, 1)[0]
-        self.sets = min(most_sets, timing.copies(self.operand.footprint + self.M * self.K_slid, cache_bytes))
+        self.sets = min(most_sets, protocol.copies(self.operand.footprint + self.M * self.K_slid, cache_bytes))
         self.operands = weight.operands(backend, self.sets)
         x = lift(problem.x, weight.pattern) if backend.sparse else problem.x
         self.inputs = [x] + [x.clone() for _ in range(self.sets - 1)]
@@ -255,9 +255,9 @@ class Linear:
     def _multiply(self, i, out, scales):
         product, problem = self.product, self.product.problem
         if product.backend.device == "cuda":
-            kernels.run(self.inputs[i], self._pattern, problem.weight.dtype, product.inputs[i], self.token_scales[i])
+            operators.run(self.inputs[i], self._pattern, problem.weight.dtype, product.inputs[i], self.token_scales[i])
         else:
-            codes, found = kernels.quantize(self.inputs[i], self._pattern, problem.weight.dtype)
+            codes, found = operators.quantize(self.inputs[i], self._pattern, problem.weight.dtype)
             product.inputs[i], self.token_scales[i] = codes, found.view(-1, 1)
         given = {"token": self.token_scales[i], "channel": problem.weight.scale}
         given = {f"{name}_scale": given[name] for name in scales}
@@ -267,7 +267,7 @@ class Linear:
         if product.is_cuda:
             from slidesparse.operators import scale
 
-            scale.launch(product, token_scale, channel_scale, out)
+            scale.start(product, token_scale, channel_scale, out)
         else:
             for factor in (token_scale, channel_scale):
                 product = product if factor is None else product * factor
@@ -290,7 +290,7 @@ def sampler(device, call, sets, hot=False, quick=False):
     hot: every sample comes after a call that does not count.
     """
     if device == "cpu":
-        return timing.Calls(call, sets, hot)
-    from slidesparse.timing import cuda as timing_cuda
+        return protocol.Calls(call, sets, hot)
+    from slidesparse.timing import cuda
 
-    return timing_cuda.Launches(call, sets) if quick else timing_cuda.Replays(call, sets, hot)
+    return cuda.Launches(call, sets) if quick else cuda.Replays(call, sets, hot)

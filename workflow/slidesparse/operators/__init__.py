@@ -43,7 +43,7 @@ def reference(x, pattern, dtype):
     return lift(codes, Pattern(pattern)), scale.squeeze(-1)
 
 
-def run(x, pattern, dtype, codes, scale, configuration=None):
+def run(x, pattern, dtype, codes, scale, launch=None):
     """Quantise and lift on a GPU into given tensors; every byte of codes [M, K'] and scale [M] is written."""
     from slidesparse.operators import quantize_lift  # imports Triton, which a CPU does without
 
@@ -52,4 +52,4 @@ def run(x, pattern, dtype, codes, scale, configuration=None):
     if x.stride(1) != 1:
         x = x.contiguous()
     with torch.cuda.device_of(x):
-        quantize_lift.launch(x, pattern, dtype, codes, scale, configuration or look_up(*x.shape, pattern, dtype))
+        quantize_lift.start(x, pattern, dtype, codes, scale, launch or look_up(*x.shape, pattern, dtype))

@@ -311,7 +311,7 @@ def _norm(x, *arguments, **keywords):
     from slidesparse.operators import norms  # imports Triton, which a CPU does without
 
     with torch.cuda.device_of(x):
-        norms.launch(x, *arguments, **keywords)
+        norms.start(x, *arguments, **keywords)
 
 
 def _rope(qkv, token_scale, weight_scale, positions, cos_sin_cache, query, key, value, slots, heads, kv_heads):
@@ -326,7 +326,7 @@ def _rope(qkv, token_scale, weight_scale, positions, cos_sin_cache, query, key, 
     from slidesparse.operators import rope
 
     with torch.cuda.device_of(qkv):
-        rope.launch(
+        rope.start(
             qkv, token_scale, weight_scale, positions, cos_sin_cache, query, key, value, slots, heads=heads,
             kv_heads=kv_heads,
         )  # fmt: skip

@@ -11,44 +11,44 @@ from slidesparse.sparsity.patterns import WINDOW
 SCHEMA = 1
 
 
-class Configuration(NamedTuple):
+class Launch(NamedTuple):
     """Warps that serve a row, and the words (of four inputs) that they read at once; both powers of two."""
 
     warps: int
     chunk: int
 
 
-_tuned = {}  # (K, pattern, dtype) -> [(M, Configuration)] in ascending order of M
+_tuned = {}  # (K, pattern, dtype) -> [(M, Launch)] in ascending order of M
 
 
 def launches_for(K):
-    """Configurations worth trying: at most eight steps along a row, of one, two or four words a thread."""
+    """Launches worth trying: at most eight steps along a row, of one, two or four words a thread."""
     words = ceil(K / WINDOW)
-    found = [Configuration(warps, 32 * warps * width) for warps in (1, 2, 4, 8) for width in (1, 2, 4)]
+    found = [Launch(warps, 32 * warps * width) for warps in (1, 2, 4, 8) for width in (1, 2, 4)]
     found = [one for one in found if words <= 8 * one.chunk and (one.chunk < 2 * words or one == (1, 32))]
-    return found or [Configuration(8, 1 << (ceil(words / 8) - 1).bit_length())]
+    return found or [Launch(8, 1 << (ceil(words / 8) - 1).bit_length())]
 
 
 def default(K):
-    """The configuration of a row length that was not tuned: the fewest warps that step by one word a thread."""
+    """The launch of a row length that was not tuned: the fewest warps that step by one word a thread."""
     return min(launches_for(K), key=lambda one: (one.chunk // one.warps, one.warps))
 
 
 def look_up(M, K, pattern, dtype):
-    """The configuration of the tuned M, else of the next larger, else of the largest; a default if none was tuned."""
+    """The launch of the tuned M, else of the next larger, else of the largest; a default if none was tuned."""
     rows = _tuned.get((K, pattern, dtype))
     return rows[min(bisect_left([m for m, _ in rows], M), len(rows) - 1)][1] if rows else default(K)
 
 
 def use(table):
-    """Launch with what `table`, a result of `tuning.tune`, found. Raises RecordError if it is no such table."""
+    """Launch with what `table`, a result of `search.tune`, found. Raises RecordError if it is no such table."""
     try:
         if table["schema"] != SCHEMA:
             raise ValueError(f"schema {table['schema']}, not {SCHEMA}")
-        rows = sorted((entry["M"], Configuration(*entry["configuration"])) for entry in table["entries"])
+        rows = sorted((entry["M"], Launch(*entry["configuration"])) for entry in table["entries"])
         _tuned[table["K"], table["pattern"], table["dtype"]] = rows
     except (KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"this is not a table of quantise and lift configurations ({error!r}); tune again") from None
+        raise RecordError(f"this is not a table of quantise and lift launches ({error!r}); tune again") from None
 
 
 def write_tables(path, tables):

@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-from slidesparse.operators import launches as configurations
+from slidesparse.operators import launches
 from slidesparse.operators.codes import (
     INFINITY,
     INTERPRETED,
@@ -38,8 +38,8 @@ from slidesparse.operators.codes import (
 from slidesparse.operators.quantize_lift import constants
 from slidesparse.sparsity.quantize import DTYPES, SMALLEST_AMAX
 
-FEW, FEW_ROWS = 256, configurations.Configuration(warps=8, chunk=256)
-"""Rows up to which a kernel is bound by how long one takes, and the configuration that serves them."""
+FEW, FEW_ROWS = 256, launches.Launch(warps=8, chunk=256)
+"""Rows up to which a kernel is bound by how long one takes, and the launch that serves them."""
 
 _SMALLEST = tl.constexpr(SMALLEST_AMAX)
 
@@ -232,28 +232,28 @@ def _norm(
 
 
 def default(K, M):
-    """The configuration of a row length; few rows, which leave most of a GPU idle, get more warps each."""
-    return FEW_ROWS if M <= FEW and FEW_ROWS in configurations.launches_for(K) else configurations.default(K)
+    """The launch of a row length; few rows, which leave most of a GPU idle, get more warps each."""
+    return FEW_ROWS if M <= FEW and FEW_ROWS in launches.launches_for(K) else launches.default(K)
 
 
 @lru_cache(maxsize=1024)
-def settings(K, pattern, dtype, configuration, add, gated, scaled, total, codes, wide, words):
+def settings(K, pattern, dtype, launch, add, gated, scaled, total, codes, wide, words):
     """The kernel's constants and launch options."""
-    if min(configuration) < 1 or any(n & (n - 1) for n in configuration):
-        raise ValueError(f"{configuration} is no way to cut the kernel: both must be powers of two")
+    if min(launch) < 1 or any(n & (n - 1) for n in launch):
+        raise ValueError(f"{launch} is no way to cut the kernel: both must be powers of two")
     flags = {"ADD": add, "GATED": gated, "SCALED": scaled, "TOTAL": total, "CODES": codes, "WIDE": wide, "WORDS": words}
     return {
         **constants(pattern, K, dtype),
         **flags,
         "PORTABLE": INTERPRETED,
-        "CHUNK": configuration.chunk,
-        "LIFT_CHUNK": 32 * configuration.warps,
-        "num_warps": configuration.warps,
+        "CHUNK": launch.chunk,
+        "LIFT_CHUNK": 32 * launch.warps,
+        "num_warps": launch.warps,
         "enable_fp_fusion": False,
     }
 
 
-def launch(
+def start(
     x,
     gamma,
     eps,
@@ -267,7 +267,7 @@ def launch(
     scales=None,
     pattern="dense",
     dtype="INT8",
-    configuration=None,
+    launch=None,
 ):
     """Write out (codes [M, K'] with scales [M], or BF16 [M, K] if scales is None), and total [M, K] unless it is None.
 
@@ -282,7 +282,7 @@ def launch(
         K,
         pattern,
         dtype,
-        configuration or default(K, M),
+        launch or default(K, M),
         residual is not None,
         gated,
         token_scale is not None,
@@ -308,13 +308,13 @@ def launch(
         )
 
 
-def compile_ahead(K, pattern, dtype, configuration, add=False, gated=False, codes=True, int32=False):
+def compile_ahead(K, pattern, dtype, launch, add=False, gated=False, codes=True, int32=False):
     """Compile what `launch` needs for contiguous rows and BF16 weights into Triton's cache on disk.
 
     The rows are BF16, or (`int32`) INT32 accumulators.
     """
     scaled = add or gated
-    known = settings(K, pattern, dtype, configuration, add, gated, scaled, add and codes, codes, False, K % 4 == 0)
+    known = settings(K, pattern, dtype, launch, add, gated, scaled, add and codes, codes, False, K % 4 == 0)
     _norm.warmup(
         torch.int32 if int32 else torch.bfloat16,
         torch.bfloat16 if add else None,

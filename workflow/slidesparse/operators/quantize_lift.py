@@ -201,37 +201,37 @@ def constants(name, K, dtype):
     }
 
 
-def cut(configuration, known):
-    """The kernel's constants that follow from a configuration and `constants`. Raises ValueError if there are none."""
-    lift = 32 * configuration.warps
-    if min(configuration) < 1 or any(n & (n - 1) for n in configuration):
-        raise ValueError(f"{configuration} is no way to cut the kernel: both must be powers of two")
+def cut(launch, known):
+    """The kernel's constants that follow from a launch and `constants`. Raises ValueError if there are none."""
+    lift = 32 * launch.warps
+    if min(launch) < 1 or any(n & (n - 1) for n in launch):
+        raise ValueError(f"{launch} is no way to cut the kernel: both must be powers of two")
     done = ceil(known["K"] / WINDOW) if known["PLAIN"] else known["EVEN"]
     left = max(1, ceil((known["K_SLID"] // WINDOW - done) / lift))
     # Whole groups a step leave no division in the loop; then what leaves the least idle.
     steps = sorted(
         range(3, 7), key=lambda depth: (depth * lift % known["COUNT"] > 0, ceil(left / depth) * depth, -depth)
     )
-    return {"CHUNK": configuration.chunk, "LIFT_CHUNK": lift, "DEPTH": min(left, steps[0])}
+    return {"CHUNK": launch.chunk, "LIFT_CHUNK": lift, "DEPTH": min(left, steps[0])}
 
 
-def launch(x, name, dtype, codes, scale, configuration):
+def start(x, name, dtype, codes, scale, launch):
     """codes [M, K'] and scale [M] of x [M, K], written in place; x's rows may be strided, its columns not."""
     M, K = x.shape
     if M:
         words = K % 4 == 0 and x.stride(0) % 4 == 0 and x.data_ptr() % 8 == 0
-        known = settings(name, K, dtype, configuration, words)
+        known = settings(name, K, dtype, launch, words)
         _quantize_lift[(M,)](x, codes, scale, x.stride(0), **known)
 
 
-def compile_ahead(name, K, dtype, configuration):
+def compile_ahead(name, K, dtype, launch):
     """Compile what `launch` needs for contiguous rows into Triton's cache on disk."""
-    known = settings(name, K, dtype, configuration, K % 4 == 0)
+    known = settings(name, K, dtype, launch, K % 4 == 0)
     _quantize_lift.warmup(torch.bfloat16, DTYPES[dtype], torch.float32, K, grid=(1,), **known)
 
 
 @lru_cache(maxsize=1024)
-def settings(name, K, dtype, configuration, words):
+def settings(name, K, dtype, launch, words):
     known = constants(name, K, dtype)
-    cuts = cut(configuration, known)
-    return {**known, **cuts, "WORDS": words, "PORTABLE": INTERPRETED, "num_warps": configuration.warps}
+    cuts = cut(launch, known)
+    return {**known, **cuts, "WORDS": words, "PORTABLE": INTERPRETED, "num_warps": launch.warps}

@@ -146,7 +146,7 @@ def _rope(
             tl.store(at + half, second, mask=(item >= keys) & (item < total) & stored)
 
 
-def launch(
+def start(
     qkv,
     token_scale,
     weight_scale,

@@ -20,7 +20,7 @@ def _scale(
     tl.store(out + row * N + n, y.to(tl.bfloat16), mask=n < N)
 
 
-def launch(product, token_scale, channel_scale, out):
+def start(product, token_scale, channel_scale, out):
     """out [M, N] BF16 = product [M, N] times token_scale [M] times channel_scale [N]; None stands for ones."""
     M, N = product.shape
     unused = product  # a pointer that is not read

@@ -14,13 +14,12 @@ from slidesparse.operators import quantize_lift, reference, run
 from slidesparse.operators.launches import SCHEMA, launches_for
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.quantize import DTYPES
-from slidesparse.timing import cuda as timing_cuda
-from slidesparse.timing import protocol as timing
+from slidesparse.timing import cuda, protocol
 
 ROWS = (64, 1024, 4096, 16384)
 FINALISTS = 3
-FIRST = timing.Stopping(warmup_s=0, min_samples=4, max_samples=4, relative_ci=0.01, time_limit_s=1)
-FINAL = timing.Stopping(warmup_s=0.002, min_samples=8, max_samples=32, relative_ci=0.005, time_limit_s=0.02)
+FIRST = protocol.Stopping(warmup_s=0, min_samples=4, max_samples=4, relative_ci=0.01, time_limit_s=1)
+FINAL = protocol.Stopping(warmup_s=0.002, min_samples=8, max_samples=32, relative_ci=0.005, time_limit_s=0.02)
 
 
 @contextmanager
@@ -29,7 +28,7 @@ def compiling(shapes, processes=None):
 
     Gives a function that waits until all are compiled and returns their number.
     """
-    jobs = [(pattern, K, dtype, configuration) for K, pattern, dtype in shapes for configuration in launches_for(K)]
+    jobs = [(pattern, K, dtype, launch) for K, pattern, dtype in shapes for launch in launches_for(K)]
     processes = processes or max(1, min(8, len(os.sched_getaffinity(0)) - 1))
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         compiled = pool.map(_compile, jobs, chunksize=2)
@@ -48,29 +47,29 @@ class Operands:
         K_slid = Pattern(pattern).K_slid(K)
         self.bytes_moved = M * (2 * K + K_slid + 4)
         cache = torch.cuda.get_device_properties(device).L2_cache_size
-        self.sets = max(2, timing.copies(2 * M * K, cache))
+        self.sets = max(2, protocol.copies(2 * M * K, cache))
         self.x = [torch.randn(M, K, device=device, dtype=torch.bfloat16) for _ in range(self.sets)]
         self.codes = [torch.empty(M, K_slid, device=device, dtype=DTYPES[dtype]) for _ in range(self.sets)]
         self.scale = [torch.empty(M, device=device) for _ in range(self.sets)]
         self._right = None
 
-    def call(self, configuration=None):
+    def call(self, launch=None):
         """A function of the set's number."""
-        return lambda i: run(self.x[i], self.pattern, self.dtype, self.codes[i], self.scale[i], configuration)
+        return lambda i: run(self.x[i], self.pattern, self.dtype, self.codes[i], self.scale[i], launch)
 
-    def right(self, configuration=None):
+    def right(self, launch=None):
         """Whether the kernel writes exactly the reference's bytes over poisoned outputs."""
         codes, scale = self.codes[0].view(torch.uint8), self.scale[0]
         codes.fill_(0x55)
         scale.fill_(-1)
-        self.call(configuration)(0)
+        self.call(launch)(0)
         if self._right is None:
             self._right = reference(self.x[0], self.pattern, self.dtype)
         return torch.equal(codes, self._right[0].view(torch.uint8)) and torch.equal(scale, self._right[1])
 
 
 def tune(K, pattern, dtype, Ms=ROWS, tried=None):
-    """Check and time every candidate at every M, cold, and the best again in turn; returns the table for `kernels.use`.
+    """Check and time every candidate at every M, cold, the best again in turn; returns a table for `launches.use`.
 
     Raises MeasurementError if a candidate writes other bytes than the reference.
     """
@@ -78,16 +77,14 @@ def tune(K, pattern, dtype, Ms=ROWS, tried=None):
     for M in Ms:
         operands = Operands(M, K, pattern, dtype)
         samplers = {}
-        for configuration in tried or launches_for(K):
-            if not operands.right(configuration):
-                raise MeasurementError(
-                    f"quantise and lift is wrong at M={M} K={K} {pattern} {dtype} cut into {configuration}"
-                )
-            samplers[configuration] = timing_cuda.Launches(operands.call(configuration), operands.sets)
-        first = {name: min(samples) for name, samples in timing.measure(samplers, FIRST).items()}
+        for launch in tried or launches_for(K):
+            if not operands.right(launch):
+                raise MeasurementError(f"quantise and lift is wrong at M={M} K={K} {pattern} {dtype} cut into {launch}")
+            samplers[launch] = cuda.Launches(operands.call(launch), operands.sets)
+        first = {name: min(samples) for name, samples in protocol.measure(samplers, FIRST).items()}
         best = sorted(first, key=first.get)[:FINALISTS]
-        finalists = {name: timing_cuda.Replays(operands.call(name), operands.sets) for name in best}
-        final = timing.measure(finalists, FINAL)
+        finalists = {name: cuda.Replays(operands.call(name), operands.sets) for name in best}
+        final = protocol.measure(finalists, FINAL)
         final = {name: median(samples) for name, samples in final.items()}
         fastest = min(final, key=final.get)
         entries.append(

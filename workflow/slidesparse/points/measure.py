@@ -93,66 +93,6 @@ def _others(plan, key):
     ]
 
 
-def choose(output, basis, parameters, *, log=None):
-    """Write the point of stock vLLM that belongs at `output`: of its candidates' the one with the smallest median step.
-
-    It is out of memory if all of them are. results["variant"] names the chosen one, and results["variants"] has status,
-    step_s (seconds, as in a point), gpu_step_ms and reason of each; hardware, software and run are the chosen one's,
-    except that run["seconds"] is the sum of all.
-
-    basis: path of the checkpoint's manifest. A failure is recorded beside `output` and raised: RecordError if a
-    candidate's point is missing or damaged, or answers another request.
-    """
-    try:
-        point = _best(output, basis, parameters)
-    except SlideSparseError as error:
-        records.write_failure(output, str(error), log)
-        raise
-    write_json(output, point)
-    records.failure_of(output).unlink(missing_ok=True)
-
-
-def _best(output, basis, parameters):
-    """The content of the point that `choose` writes."""
-    key = Key.of(output)
-    asked = request.request(key, parameters, basis)
-    found = {name: _variant(path, asked["candidates"][name]) for name, path in request.variant_paths(output).items()}
-    variants = {
-        name: {
-            "status": point["status"],
-            **{figure: point["results"].get(figure) for figure in ("step_s", "gpu_step_ms")},
-            "reason": point["reason"],
-        }
-        for name, point in found.items()
-    }
-    good = [name for name in found if found[name]["status"] == "ok"]
-    name = min(good, key=lambda name: variants[name]["step_s"]["median"]) if good else next(iter(found))
-    best = found[name]
-    seconds = sum(point["run"]["seconds"] for point in found.values())
-    return best | {
-        "key": key._asdict(),
-        "request": asked,
-        "results": best["results"] | ({"variant": name} if good else {}) | {"variants": variants},
-        "run": best["run"] | {"seconds": round(seconds, 3)},
-    }
-
-
-def _variant(path, digest):
-    """The point at `path`, which must answer the request with that digest (hex)."""
-    point = read_json(path, RecordError)
-    try:
-        point["results"].get("step_s")
-        if point["key"] != Key.of(path)._asdict() or point["request"]["digest"] != digest:
-            raise RecordError(f"{path} answers another request; delete it and it is measured again")
-        if point["status"] == "ok":
-            float(point["results"]["step_s"]["median"])
-        float(point["run"]["seconds"])
-        str(point["reason"])
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        raise RecordError(f"{path} is damaged; delete it and it is measured again") from None
-    return point
-
-
 def tune(output, basis, Ms, parameters, *, worker):
     """Search the backend that `output` names (`…/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json`)."""
     path, start = Path(output), time.monotonic()

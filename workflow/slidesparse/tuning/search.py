@@ -8,7 +8,7 @@ its own search finds are then measured afresh in another order, and that is what
 import math
 
 from slidesparse.errors import MeasurementError
-from slidesparse.timing import protocol as timing
+from slidesparse.timing import protocol
 
 TOP = 3
 
@@ -84,8 +84,8 @@ def _halved(product, ids):
     """The finalists among algorithms, by successive halving, the fastest first."""
     samples = SAMPLES
     while len(ids) > FINALISTS:
-        few = timing.Stopping(0, samples, samples, 0.0, math.inf)
-        taken = timing.measure({id: product.sampler(id, quick=True) for id in ids}, few)
+        few = protocol.Stopping(0, samples, samples, 0.0, math.inf)
+        taken = protocol.measure({id: product.sampler(id, quick=True) for id in ids}, few)
         best = {id: min(seconds) for id, seconds in taken.items()}
         ids = sorted(ids, key=best.get)[: max(FINALISTS, len(ids) // 3)]
         ids = [id for id in ids if best[id] <= SLOW * best[ids[0]]]
@@ -101,7 +101,7 @@ def best_of_few(product):
     right, wrong = _verified(product, listed)
     if not right:
         raise MeasurementError(wrong[0][1])
-    few = timing.Stopping(0, 8, 8, 0.0, math.inf)
+    few = protocol.Stopping(0, 8, 8, 0.0, math.inf)
     return next(iter(_times(product, [algorithm.id for algorithm in right], few)))
 
 
@@ -113,6 +113,6 @@ def name_of(product, algorithm):
 
 def _times(product, ids, stopping):
     """{id: median in microseconds} of algorithms that take turns, the fastest first."""
-    samples = timing.measure({id: product.sampler(id) for id in ids}, stopping)
-    medians = {id: timing.summarize(taken).median_s * 1e6 for id, taken in samples.items()}
+    samples = protocol.measure({id: product.sampler(id) for id in ids}, stopping)
+    medians = {id: protocol.summarize(taken).median_s * 1e6 for id, taken in samples.items()}
     return dict(sorted(medians.items(), key=lambda pair: pair[1]))

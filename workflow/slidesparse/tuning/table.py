@@ -45,7 +45,7 @@ def to_csv(table):
 class Table:
     """Look-up at run time: exact M, else the next larger one with right algorithms, else the library's default (None).
 
-    quantize_lift: tables for kernels.configurations.use, of the kernel that makes the backend's operands on a GPU.
+    quantize_lift: tables for operators.launches.use, of the kernel that makes the backend's operands on a GPU.
     """
 
     def __init__(self, table):

@@ -15,7 +15,7 @@ from vllm.model_executor.parameter import ChannelQuantScaleParameter, ModelWeigh
 from slidesparse import gemm
 from slidesparse.errors import CheckpointError, ConfigurationError
 from slidesparse.models import checkpoints
-from slidesparse.operators import launches as configurations
+from slidesparse.operators import launches
 from slidesparse.sparsity import slide
 from slidesparse.sparsity.patterns import ALIGNMENT, Pattern
 from slidesparse.sparsity.quantize import DTYPES
@@ -112,7 +112,7 @@ class Kernel:
         self._output = self.backend.outputs(dtype)[0]
         self._table = Table.read(table, self.backend.version()) if table else None
         for quantiser in self._table.quantize_lift if self._table else []:
-            configurations.use(quantiser)
+            launches.use(quantiser)
 
     def algorithm(self, operand, M):
         """Id of the algorithm that its table has for M, or None for the library's default."""

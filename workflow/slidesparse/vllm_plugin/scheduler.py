@@ -10,7 +10,7 @@ _made = WeakSet()
 
 
 def of(vllm_config):
-    """The scheduler of this process that was made with a configuration."""
+    """The scheduler of this process that was made with a VllmConfig."""
     return next(scheduler for scheduler in _made if scheduler.vllm_config is vllm_config)
 
 

@@ -22,12 +22,12 @@ _process = {"sparse": False}
 
 def kernel(request):
     """A tuning table or the results of a kernel point, whichever `stage` asks for."""
-    from slidesparse.kernel import point as kernel_points
+    from slidesparse.kernel import point
 
     search = request["stage"] == "tune"
     _keep_apart(BACKENDS[request["backend"]].sparse, search)
     with memory.ours():
-        return (kernel_points.tune if search else kernel_points.measure)(request)
+        return (point.tune if search else point.measure)(request)
 
 
 def engine(request):
