@@ -92,8 +92,9 @@ class Engine:
 
     def _running(self, tuning):
         """How steps run: ours as CUDA graphs of what is planned, with nothing compiled; stock vLLM as it is set."""
+        scheduler = "AsyncRecordingScheduler" if self.device == "cuda" else "RecordingScheduler"
         running = {
-            "scheduler_cls": f"slidesparse.vllm_plugin.scheduler.{'Async' * (self.device == 'cuda')}RecordingScheduler",
+            "scheduler_cls": f"slidesparse.vllm_plugin.scheduler.{scheduler}",
             "async_scheduling": self.device == "cuda",
         }
         if self.variant.graphs == "NONE":
@@ -298,8 +299,8 @@ def _in_this_process(request, manifest, alone, size, error):
     _discard()
     try:
         _measure(request | {"backend": twin}, manifest, alone, size)
-    except torch.OutOfMemoryError as found:
-        return found
+    except torch.OutOfMemoryError as out_of_memory:
+        return out_of_memory
     _discard()
     raise error
 

@@ -137,9 +137,9 @@ def _measured(engine, M, parameters, repeats, profiled):
     before, energy, clocks = provenance.state(machine), provenance.energy_j(machine), []
     seconds, means, elapsed, steps, modes = [], [], 0.0, [], set()
     while len(means) < parameters["max_repeats"]:
-        taken, found = repeats(min(parameters["min_repeats"], parameters["max_repeats"] - len(means)))
-        seconds += [sample for repeat in found for sample in repeat]
-        means += map(mean, found)
+        taken, times = repeats(min(parameters["min_repeats"], parameters["max_repeats"] - len(means)))
+        seconds += [sample for repeat in times for sample in repeat]
+        means += map(mean, times)
         elapsed += taken.elapsed_s
         steps += taken.steps
         modes |= set(taken.modes)

@@ -55,8 +55,8 @@ def build(library, cc, output, cuda=None):
     nvcc = find_nvcc()
     version = _nvcc_version(nvcc)
     cuda = cuda or cuda_major() or int(version.partition(".")[0])
-    found = {header: find_header(header, package, cuda, nvcc) for header, package in HEADERS[library].items()}
-    folders = dict.fromkeys([SOURCES / "common", *(path.parent for path in found.values())])
+    headers = {header: find_header(header, package, cuda, nvcc) for header, package in HEADERS[library].items()}
+    folders = dict.fromkeys([SOURCES / "common", *(path.parent for path in headers.values())])
     flags = [*FLAGS, f"-arch=sm_{cc}"]
     sources = sorted(map(str, (SOURCES / library).glob("*.cpp")))
     with tempfile.TemporaryDirectory() as directory:
@@ -74,7 +74,7 @@ def build(library, cc, output, cuda=None):
         "cc": cc,
         "sha256": sha256_file(output),
         "sources": sources_digest(library),
-        "headers": _header_version(next(iter(found.values()))),
+        "headers": _header_version(next(iter(headers.values()))),
         "nvcc": version,
         "flags": flags,
     }

@@ -75,19 +75,20 @@ class Backend(gemm.Backend):
 
     def algorithms(self, operand, M, output=None):
         output = self.default(operand, output)
-        found = {}
+        listed = {}
         for fast in (0,) if operand.dtype == torch.int8 else (0, 1):
             shape = problem(whole_rows(M), operand.N, operand.K, operand.dtype, output, fast)
             proposals = list(_proposals(shape))
             for candidate in [*proposals, *_enumerated(shape, proposals)]:
-                id = b64encode(bytes(candidate.algorithm)).decode() + FAST * fast
-                name = candidate.described() + ", fast accumulation" * fast
-                found.setdefault(id, Algorithm(id, name, candidate.workspace))
-        if not found:
+                id, name = b64encode(bytes(candidate.algorithm)).decode(), candidate.described()
+                if fast:
+                    id, name = f"{id}{FAST}", f"{name}, fast accumulation"
+                listed.setdefault(id, Algorithm(id, name, candidate.workspace))
+        if not listed:
             raise MeasurementError(
                 f"cuBLASLt has no algorithm for M={M} N={operand.N} K={operand.K} {NAMES[operand.dtype]} to {output}"
             )
-        return list(found.values())
+        return list(listed.values())
 
     def workspace(self, operand, M, algorithm, output=None):
         output = self.default(operand, output)
@@ -165,9 +166,9 @@ def _default(M, N, K, dtype, output):
 
 
 def _heuristic(shape, workspace, reductions, most):
-    found, count = (Candidate * most)(), c_int()
-    library().call("heuristic", shape, workspace, reductions, found, most, byref(count))
-    return found[: count.value]
+    proposed, count = (Candidate * most)(), c_int()
+    library().call("heuristic", shape, workspace, reductions, proposed, most, byref(count))
+    return proposed[: count.value]
 
 
 def _proposals(shape):
@@ -181,7 +182,7 @@ def _proposals(shape):
 def _enumerated(shape, proposals):
     """Every algorithm that the library accepts, of an algorithm with very many tiles those with a proposed tile."""
     tiles = sorted({candidate.tile for candidate in proposals})
-    found, count = (Candidate * MOST_ALGORITHMS)(), c_int()
-    arguments = ((c_int32 * len(tiles))(*tiles), len(tiles), found, MOST_ALGORITHMS, byref(count))
+    accepted, count = (Candidate * MOST_ALGORITHMS)(), c_int()
+    arguments = ((c_int32 * len(tiles))(*tiles), len(tiles), accepted, MOST_ALGORITHMS, byref(count))
     library().call("enumerate", shape, WORKSPACES[-1], *arguments)
-    return found[: min(count.value, MOST_ALGORITHMS)]
+    return accepted[: min(count.value, MOST_ALGORITHMS)]

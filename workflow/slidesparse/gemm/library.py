@@ -116,8 +116,8 @@ def _is_current(name, path):
 def find_vendor(name, cuda):
     """Path of the vendor's library in the installed wheels, or its bare name for the system's loader."""
     file = VENDORS[name][1].format(cuda=cuda)
-    found = (folder / "lib" / file for folder in build.wheel_folders())
-    return next((path for path in found if path.is_file()), file)
+    candidates = (folder / "lib" / file for folder in build.wheel_folders())
+    return next((path for path in candidates if path.is_file()), file)
 
 
 def stream(tensor):

@@ -150,11 +150,11 @@ class _Contest:
             thing.poison()
         first = self.wholes[0]
         self.folds = first.passes and first.product.output == "BF16"
-        forms = {"raw": first.raw, "passed": first.passed} if self.folds else {}
+        forms = {("raw", 0): first.raw, ("passed", 0): first.passed} if self.folds else {}
         self.samplers = {
             **{("cold", i): run.product.sampler(run.algorithm) for i, run in enumerate(self.runs)},
             **{("whole", i): linear.sampler(linear.whole) for i, linear in enumerate(self.wholes)},
-            **{name: first.sampler(form) for name, form in forms.items()},
+            **{key: first.sampler(form) for key, form in forms.items()},
             **{("hot", i): run.product.sampler(run.algorithm, hot=True) for i, run in enumerate(self.runs) if run.own},
         }
 
@@ -171,7 +171,8 @@ class _Contest:
                 row |= {"backend": run.product.backend.name, "library": run.product.backend.version()}
                 row["speedup"] = None if rival is None else _ratio(samples["cold", i], samples["cold", rival])
             rows.append(row)
-        own, peers = ([row for row in rows if ("hot" in row) is mine] for mine in (True, False))
+        own = [row for row in rows if "hot" in row]
+        peers = [row for row in rows if "hot" not in row]
         shape = {
             "name": self.weight.name,
             "N": self.weight.N,
@@ -196,7 +197,7 @@ class _Contest:
                 }
             )
         if self.folds:
-            forms = zip(samples["whole", 0], samples["passed"], samples["raw"], strict=True)
+            forms = zip(samples["whole", 0], samples["passed", 0], samples["raw", 0], strict=True)
             folded = [raw + max(0.0, whole - passed) for whole, passed, raw in forms]
             rows[0]["folded"] = protocol.summarize(folded).as_dict()
         return rows
@@ -235,7 +236,7 @@ class _Run:
         worst, exact = product.check(sampler.used)
         clock, operations = sampler.clock_mhz, 2 * product.M * product.N * product.K_slid
         dtype, sparse = product.problem.weight.dtype, product.backend.sparse
-        names = {found["algorithm"]: found["name"] for found in self._entry["top"]} if self._entry else {}
+        names = {algorithm["algorithm"]: algorithm["name"] for algorithm in self._entry["top"]} if self._entry else {}
         return {
             "output": product.output,
             "algorithm": self.algorithm,

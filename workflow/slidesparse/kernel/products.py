@@ -114,11 +114,11 @@ def _errors(outs, reference, norm, largest):
     if reference.is_cuda:
         from slidesparse.timing import cuda_tools
 
-        found = cuda_tools.errors(outs, reference)
+        errors = cuda_tools.errors(outs, reference)
     else:
         differences = [out.to(torch.float64) - reference for out in outs]
-        found = [(difference.norm().item(), difference.abs().max().item()) for difference in differences]
-    return [(error / norm, most / largest, most) for error, most in found]
+        errors = [(difference.norm().item(), difference.abs().max().item()) for difference in differences]
+    return [(error / norm, most / largest, most) for error, most in errors]
 
 
 class Product:
@@ -167,7 +167,7 @@ class Product:
     def check(self, sets=None):
         """(largest absolute error, exact) of the outputs; raises MeasurementError if one is wrong."""
         errors = self.problem.errors(self.outputs[: sets or self.sets])
-        worst = max(_right(self, found, TOLERANCE[self.output]) for found in errors)
+        worst = max(_right(self, error, TOLERANCE[self.output]) for error in errors)
         return worst, worst == 0.0
 
     def verify(self, algorithm, sets=1):
@@ -257,8 +257,8 @@ class Linear:
         if product.backend.device == "cuda":
             operators.run(self.inputs[i], self._pattern, problem.weight.dtype, product.inputs[i], self.token_scales[i])
         else:
-            codes, found = operators.quantize(self.inputs[i], self._pattern, problem.weight.dtype)
-            product.inputs[i], self.token_scales[i] = codes, found.view(-1, 1)
+            codes, token_scales = operators.quantize(self.inputs[i], self._pattern, problem.weight.dtype)
+            product.inputs[i], self.token_scales[i] = codes, token_scales.view(-1, 1)
         given = {"token": self.token_scales[i], "channel": problem.weight.scale}
         given = {f"{name}_scale": given[name] for name in scales}
         product.backend.matmul(product.operands[i], product.inputs[i], self.algorithm, product.output, out, **given)

@@ -221,11 +221,11 @@ def detected():
 
 def detect(index=0):
     """Number `index` of what is `detected`. Raises HardwareError for a GPU that is not there."""
-    found = detected()
-    if index >= len(found):
-        visible_gpus = sum(device.gpu for device in found)
+    devices = detected()
+    if index >= len(devices):
+        visible_gpus = sum(device.gpu for device in devices)
         raise HardwareError(f"GPU number {index} was asked for, but {visible_gpus} are visible here, counted from 0")
-    return found[index]
+    return devices[index]
 
 
 def key(index=0):
@@ -236,14 +236,14 @@ def key(index=0):
 def check(key):
     """[Hardware] of this machine where results of `key` may be measured; HardwareError, naming both, if none."""
     parse(key)
-    found = detected()
-    matching = [device for device in found if device.key == key]
+    devices = detected()
+    matching = [device for device in devices if device.key == key]
     if not matching:
-        own = " and ".join(dict.fromkeys(device.key for device in found))
-        note = f" ({found[0].note})" if found[0].note else ""
+        own = " and ".join(dict.fromkeys(device.key for device in devices))
+        note = f" ({devices[0].note})" if devices[0].note else ""
         raise HardwareError(
             f"this machine is {own}{note} and the results asked for belong to {key}: measure them there,"
-            f" or set hardware: {found[0].key}"
+            f" or set hardware: {devices[0].key}"
         )
     return matching
 

@@ -37,7 +37,7 @@ def library():
 
 def devices(library):
     """[(UUID, handle to ask, handle of the slice or None)] of all GPUs in PCI order; a sliced GPU is its slices."""
-    found = []
+    listed = []
     for i in range(library.nvmlDeviceGetCount()):
         gpu = ask(library, "nvmlDeviceGetHandleByIndex", i)
         if gpu is None:  # not given to this process, and not counted by CUDA
@@ -48,8 +48,8 @@ def devices(library):
                 for j in range(library.nvmlDeviceGetMaxMigDeviceCount(gpu)):
                     with suppress(library.NVMLError):
                         slices.append(library.nvmlDeviceGetMigDeviceHandleByIndex(gpu, j))
-        found += [(library.nvmlDeviceGetUUID(part or gpu), gpu, part) for part in slices or [None]]
-    return found
+        listed += [(library.nvmlDeviceGetUUID(part or gpu), gpu, part) for part in slices or [None]]
+    return listed
 
 
 def holders(library, uuid):

@@ -50,11 +50,11 @@ class Expected:
     sha256: str | None = None
     git_blob: str | None = None
 
-    def agrees(self, path, found):
-        """Whether the file `path`, measured as `found` {"size", "sha256"}, is the expected one."""
+    def agrees(self, path, facts):
+        """Whether the file `path`, measured as `facts` {"size", "sha256"}, is the expected one."""
         return (
-            self.size in (None, found["size"])
-            and self.sha256 in (None, found["sha256"])
+            self.size in (None, facts["size"])
+            and self.sha256 in (None, facts["sha256"])
             and (self.git_blob is None or self.git_blob == git_blob(path))
         )
 
@@ -144,21 +144,21 @@ def obtain(model, repository, commit, name, expected, staging, nearby, authority
     with _explained(model, repository, commit, name):
         cached = try_to_load_from_cache(repository, name, revision=commit)
         for candidate in (target, nearby, Path(cached) if isinstance(cached, str) else None):
-            if candidate and candidate.exists() and expected.agrees(candidate, found := measure(candidate)):
+            if candidate and candidate.exists() and expected.agrees(candidate, facts := measure(candidate)):
                 if candidate != target:
                     _link(candidate, partial)
                     os.replace(partial, target)
-                return found
+                return facts
         _download(model, repository, commit, name, expected.size, partial)
-        found = measure(partial)
-        if not expected.agrees(partial, found):
+        facts = measure(partial)
+        if not expected.agrees(partial, facts):
             partial.unlink()
             raise DownloadError(
-                f"model {model}: {name} of {repository} at {commit} arrived with size {found['size']} and sha256 "
-                f"{found['sha256']}, which is not what {authority} says; it was deleted, run again to fetch it anew"
+                f"model {model}: {name} of {repository} at {commit} arrived with size {facts['size']} and sha256 "
+                f"{facts['sha256']}, which is not what {authority} says; it was deleted, run again to fetch it anew"
             )
         os.replace(partial, target)
-    return found
+    return facts
 
 
 def _link(source, partial):

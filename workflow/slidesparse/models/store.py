@@ -132,9 +132,9 @@ def _hold(place, expected, authority, shape=None):
     """
     held = verified.measured(place.directory, expected, place.record)
     if not place.is_stale():
-        for file, found in held.items():
-            if not expected[file].agrees(place.directory / file, found):
-                raise place.reject(file, found, authority)
+        for file, facts in held.items():
+            if not expected[file].agrees(place.directory / file, facts):
+                raise place.reject(file, facts, authority)
         if expected and len(held) == len(expected):
             verified.remember(place.directory, held, place.record, place.source)
             return held
@@ -237,7 +237,7 @@ class _Place:
         known = files if source == self.source else {}
         return {name: Expected(facts["size"], facts["sha256"]) for name, facts in known.items()}
 
-    def reject(self, file, found, authority):
+    def reject(self, file, facts, authority):
         """The error for a `file` in place, measured as `found`, that is not what `authority` says.
 
         It is deleted if this program made it and it has changed since: then it is damaged, and not the manifest.
@@ -247,8 +247,8 @@ class _Place:
             return CheckpointError(
                 f"model {self.name}: {path} has changed: restore it, or delete results/models/{self.name} to accept it"
             )
-        known = verified.recall(self.record)[1].get(file, found)
-        if not is_own(self.directory) or found["sha256"] == known["sha256"]:
+        known = verified.recall(self.record)[1].get(file, facts)
+        if not is_own(self.directory) or facts["sha256"] == known["sha256"]:
             return CheckpointError(
                 f"model {self.name}: {path} is not what {authority} says; delete results/models/{self.name} to accept"
                 f" the file, or move it away to have it made anew"

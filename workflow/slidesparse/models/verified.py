@@ -36,15 +36,15 @@ def measure(path):
 def measured(directory, names, record):
     """{name: {"size", "sha256"}} of those `names` that exist in `directory`; hashed if `record` does not know them."""
     _, known = recall(record)
-    found = {}
+    files = {}
     for name in names:
         path = inside(directory, name, error=CheckpointError)
         with suppress(FileNotFoundError):
             facts = known.get(name, {})
             if facts.get("state") != _state(path):
                 facts = measure(path)
-            found[name] = {"size": facts["size"], "sha256": facts["sha256"]}
-    return found
+            files[name] = {"size": facts["size"], "sha256": facts["sha256"]}
+    return files
 
 
 def recall(record):

@@ -24,9 +24,9 @@ _tuned = {}  # (K, pattern, dtype) -> [(M, Launch)] in ascending order of M
 def launches_for(K):
     """Launches worth trying: at most eight steps along a row, of one, two or four words a thread."""
     words = ceil(K / WINDOW)
-    found = [Launch(warps, 32 * warps * width) for warps in (1, 2, 4, 8) for width in (1, 2, 4)]
-    found = [one for one in found if words <= 8 * one.chunk and (one.chunk < 2 * words or one == (1, 32))]
-    return found or [Launch(8, 1 << (ceil(words / 8) - 1).bit_length())]
+    launches = [Launch(warps, 32 * warps * width) for warps in (1, 2, 4, 8) for width in (1, 2, 4)]
+    launches = [one for one in launches if words <= 8 * one.chunk and (one.chunk < 2 * words or one == (1, 32))]
+    return launches or [Launch(8, 1 << (ceil(words / 8) - 1).bit_length())]
 
 
 def default(K):

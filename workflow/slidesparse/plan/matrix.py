@@ -168,12 +168,12 @@ def auto_backends(root, hardware_key, model, dtype, sparsity, dense):
     dense: the configured dense backends. A peer that is not among them, and has no algorithms to search, is none: how
     it does inside a model is not measured beside `auto`.
     """
-    found = {}
+    tables = {}
     for backend, weights in compared(hardware_key, sparsity):
-        found[backend] = f"{root}/{hardware_key}/tuning/{model}/{dtype}/{backend}/{weights}.json"
+        tables[backend] = f"{root}/{hardware_key}/tuning/{model}/{dtype}/{backend}/{weights}.json"
         rivals = backends.peers(root, hardware_key, model, dtype, backend)
-        found |= {name: table for name, table in rivals.items() if table or name in dense}
-    return {backend: table for backend, table in found.items() if measures(backend, "prefill", dtype)}
+        tables |= {name: table for name, table in rivals.items() if table or name in dense}
+    return {backend: table for backend, table in tables.items() if measures(backend, "prefill", dtype)}
 
 
 def _runs(plan, stage):

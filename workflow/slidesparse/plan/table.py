@@ -145,9 +145,9 @@ def seats(keys, count):
     """
     engines = [key for key in keys if not key[-1]]
     groups = list(dict.fromkeys(key[:3] for key in engines))
-    found = {key: i % count for i, key in enumerate(key for key in keys if key[-1])}
+    seats = {key: i % count for i, key in enumerate(key for key in keys if key[-1])}
     for i, group in enumerate(groups):
         own = range(i, count, len(groups)) if len(groups) <= count else [i % count]
         members = [key for key in engines if key[:3] == group]
-        found |= {key: own[n % len(own)] for n, key in enumerate(members)}
-    return found
+        seats |= {key: own[n % len(own)] for n, key in enumerate(members)}
+    return seats

@@ -44,13 +44,13 @@ def choose(output, points, candidates, parameters):
         point = read_point(path, expected_digests([path], parameters)[M])
         for linear in point["results"].get("gemms", []) if point["status"] == "ok" else []:
             algorithms = {peer["backend"]: peer["algorithm"] for peer in linear.get("peers", [])}
-            found = entries.setdefault((linear["name"], linear["N"], linear["K"], M), {})
+            costs = entries.setdefault((linear["name"], linear["N"], linear["K"], M), {})
             for backend, us in _costs(linear).items():
                 if backend in candidates:
-                    found[backend] = us, None if candidates[backend] else algorithms[backend]
-    entries = {key: found for key, found in sorted(entries.items()) if found}
+                    costs[backend] = us, None if candidates[backend] else algorithms[backend]
+    entries = {key: costs for key, costs in sorted(entries.items()) if costs}
     gain = _gain(entries)
-    entries = [_entry(*key, found, sparse=gain >= LEAST_GAIN) for key, found in entries.items()]
+    entries = [_entry(*key, costs, sparse=gain >= LEAST_GAIN) for key, costs in entries.items()]
     if not entries:
         raise RecordError(f"{output} cannot be made: no kernel that can be chosen was measured at any M")
     files = {_relative(file, place): sha256_file(file) for file in [*points, *filter(None, candidates.values())]}
@@ -73,19 +73,19 @@ def _gain(entries):
     at some M, and without entries.
     """
     dense, all_kernels = {}, {}
-    for (_, _, _, M), found in entries.items():
-        rivals = [us for backend, (us, _) in found.items() if not BACKENDS[backend].sparse]
+    for (_, _, _, M), costs in entries.items():
+        rivals = [us for backend, (us, _) in costs.items() if not BACKENDS[backend].sparse]
         dense[M] = dense.get(M, 0.0) + min(rivals, default=math.inf)
-        all_kernels[M] = all_kernels.get(M, 0.0) + min(us for us, _ in found.values())
+        all_kernels[M] = all_kernels.get(M, 0.0) + min(us for us, _ in costs.values())
     return geometric_mean(dense[M] / all_kernels[M] for M in dense) if dense else math.inf
 
 
-def _entry(linear, N, K, M, found, sparse):
+def _entry(linear, N, K, M, costs, sparse):
     """The choice for a linear at M among {backend: (microseconds, algorithm or None)}; sparse: among sparse ones, too.
 
     Of kernels that are equally fast it is the first one in backends.BACKENDS.
     """
-    ranked = sorted(found, key=lambda backend: (found[backend][0], list(BACKENDS).index(backend)))
+    ranked = sorted(costs, key=lambda backend: (costs[backend][0], list(BACKENDS).index(backend)))
     best = next(backend for backend in ranked if sparse or not BACKENDS[backend].sparse)
     return {
         "linear": linear,
@@ -93,8 +93,8 @@ def _entry(linear, N, K, M, found, sparse):
         "K": K,
         "M": M,
         "backend": best,
-        "algorithm": found[best][1],
-        "us": {backend: found[backend][0] for backend in ranked},
+        "algorithm": costs[best][1],
+        "us": {backend: costs[backend][0] for backend in ranked},
     }
 
 

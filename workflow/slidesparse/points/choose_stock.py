@@ -29,19 +29,19 @@ def _best(output, basis, parameters):
     """The content of the point that `choose` writes."""
     key = Key.of(output)
     asked = request.request(key, parameters, basis)
-    found = {name: _variant(path, asked["candidates"][name]) for name, path in request.variant_paths(output).items()}
+    points = {name: _variant(path, asked["candidates"][name]) for name, path in request.variant_paths(output).items()}
     variants = {
         name: {
             "status": point["status"],
             **{figure: point["results"].get(figure) for figure in ("step_s", "gpu_step_ms")},
             "reason": point["reason"],
         }
-        for name, point in found.items()
+        for name, point in points.items()
     }
-    good = [name for name in found if found[name]["status"] == "ok"]
-    name = min(good, key=lambda name: variants[name]["step_s"]["median"]) if good else next(iter(found))
-    best = found[name]
-    seconds = sum(point["run"]["seconds"] for point in found.values())
+    good = [name for name in points if points[name]["status"] == "ok"]
+    name = min(good, key=lambda name: variants[name]["step_s"]["median"]) if good else next(iter(points))
+    best = points[name]
+    seconds = sum(point["run"]["seconds"] for point in points.values())
     return best | {
         "key": key._asdict(),
         "request": asked,

@@ -108,11 +108,11 @@ def tune(output, basis, Ms, parameters, *, worker):
         "parameters": parameters,
     }
     with _device(hardware_key, "tune", worker):
-        found = _ask("kernel", message, None, worker)
-    found |= {"protocol": request.PROTOCOL["tune"], "parameters": parameters}
-    found |= records.provenance(time.monotonic() - start, worker.resident, found.pop("capacity"))
-    write_atomic(path.with_suffix(".csv"), tables.to_csv(found))
-    write_json(path, found)
+        table = _ask("kernel", message, None, worker)
+    table |= {"protocol": request.PROTOCOL["tune"], "parameters": parameters}
+    table |= records.provenance(time.monotonic() - start, worker.resident, table.pop("capacity"))
+    write_atomic(path.with_suffix(".csv"), tables.to_csv(table))
+    write_json(path, table)
 
 
 def _device(hardware_key, stage, worker):

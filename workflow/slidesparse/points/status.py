@@ -63,10 +63,10 @@ class Stage:
 
 def plans(results, hardware=None):
     """{hardware key: content of its plan.json} below a folder of results; RecordError if there is none."""
-    found = {path.parent.name: _plan(path) for path in sorted(Path(results).glob(f"{hardware or '*'}/plan.json"))}
-    if not found:
+    contents = {path.parent.name: _plan(path) for path in sorted(Path(results).glob(f"{hardware or '*'}/plan.json"))}
+    if not contents:
         raise RecordError(f"{Path(results, hardware or '*', 'plan.json')} is not there: nothing has been run yet")
-    return found
+    return contents
 
 
 def _plan(path):
@@ -183,7 +183,8 @@ def _sum(stages):
         (count["failed"], "failed"),
         (missing, "missing"),
     ):
-        text += f", {number} {what}" * bool(number)
+        if number:
+            text += f", {number} {what}"
     return text
 
 
@@ -221,7 +222,7 @@ def _grouped(paths):
 
 def durations(results, key):
     """{rule: (number of its jobs, their seconds)} of what one hardware key needed, points apart."""
-    found = {}
+    sums = {}
     tables = Path(results, key, "tuning").rglob("*.tsv")
     files = [("choose_kernels" if path.parent.name == "auto" else "tune_backend", path) for path in tables]
     files += [(path.stem, path) for path in Path(results, "tasks").rglob("*.tsv")]
@@ -231,9 +232,9 @@ def durations(results, key):
             seconds = [_seconds(row["s"]) for row in rows]
         except (OSError, ValueError, KeyError, TypeError):  # it is being written, or damaged: only a duration is lost
             continue
-        n, total = found.get(rule, (0, 0.0))
-        found[rule] = (n + 1, total + sum(seconds))
-    return dict(sorted(found.items()))
+        n, total = sums.get(rule, (0, 0.0))
+        sums[rule] = (n + 1, total + sum(seconds))
+    return dict(sorted(sums.items()))
 
 
 def duration(seconds):

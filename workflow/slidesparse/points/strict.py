@@ -92,7 +92,8 @@ def header_difference(header, columns):
         return "it has none of the columns that it should have"
     for names, verb in ((set(header) - set(columns), "unknown"), (set(columns) - set(header), "missing")):
         if names:
-            return f"{verb} column{'s' * (len(names) > 1)} {', '.join(sorted(name[:80] for name in names))}"
+            columns = "columns" if len(names) > 1 else "column"
+            return f"{verb} {columns} {', '.join(sorted(name[:80] for name in names))}"
     return "its columns are in another order or repeated"
 
 

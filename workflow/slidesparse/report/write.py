@@ -111,8 +111,8 @@ def analysed(held):
     """[(comparisons, anomalies)] of every source of one hardware key."""
     compared = [comparisons(source) for source in held]
     return [
-        (found, anomalies.anomalies(source, found, [other for other in held if other is not source]))
-        for source, found in zip(held, compared, strict=True)
+        (ratios, anomalies.anomalies(source, ratios, [other for other in held if other is not source]))
+        for source, ratios in zip(held, compared, strict=True)
     ]
 
 
@@ -134,12 +134,12 @@ def report(hardware, held, analyses, roots):
     return Section(hardware, [Bullets(head(held, roots)), *sections, capability, origin])
 
 
-def one_source(source, compared, found, labels, prefix):
+def one_source(source, compared, anomalous, labels, prefix):
     """The section of one source, its comparisons and its anomalies. Its tables' names begin with `prefix`."""
     parts = [
         (say("Summary"), [Bullets(conclusions.totals(source))]),
-        (say("Conclusions"), conclusions.conclusion_blocks(source, compared, found)),
-        (say("Anomalies"), anomalies.anomaly_blocks(found)),
+        (say("Conclusions"), conclusions.conclusion_blocks(source, compared, anomalous)),
+        (say("Anomalies"), anomalies.anomaly_blocks(anomalous)),
         (say("Tasks"), overview.task_blocks(source)),
         (say("Passed"), checks.check_blocks(source)),
         (say("Missing, failed, left out"), checks.problem_blocks(source)),

@@ -34,7 +34,7 @@ def attributed(events):
         count, ns = kernels.get(name, (0, 0))
         kernels[name] = (count + 1, ns + max(0, end - max(start, until)))
         until = max(until, end)
-    listed = sorted(([name, *found] for name, found in kernels.items()), key=lambda kernel: -kernel[2])
+    listed = sorted(([name, *counts] for name, counts in kernels.items()), key=lambda kernel: -kernel[2])
     return {"launches": len(events), "gpu_ns": sum(ns for _, _, ns in listed), "kernels": listed}
 
 

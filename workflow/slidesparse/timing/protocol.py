@@ -132,6 +132,6 @@ def measure(samplers, stopping, clock=time.perf_counter):
             break
         if taken >= checked * 1.25:  # the intervals are looked at ever more rarely, to cost nothing
             checked = taken
-            if all(summarize(found).relative_ci <= stopping.relative_ci for found in samples.values()):
+            if all(summarize(own).relative_ci <= stopping.relative_ci for own in samples.values()):
                 break
     return samples

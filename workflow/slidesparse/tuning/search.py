@@ -39,8 +39,8 @@ def _entry(product, stopping):
     known = {algorithm.id: algorithm for algorithm in right}
     finalists = _halved(product, list(known))
     default = listed[0].id
-    found = product.found() if product.main else None
-    beside = [id for id in (default, found) if id in known]
+    library_id = product.found() if product.main else None
+    beside = [id for id in (default, library_id) if id in known]
     times = _times(product, list(dict.fromkeys([*reversed(finalists), *beside])), stopping) if right else {}
     return {
         "linear": product.name,
@@ -53,8 +53,8 @@ def _entry(product, stopping):
         "wrong": [{"algorithm": algorithm.id, "reason": reason} for algorithm, reason in wrong],
         "default": default,
         "default_us": times.get(default),
-        "library": found,
-        "library_us": times.get(found),
+        "library": library_id,
+        "library_us": times.get(library_id),
         "top": [
             {
                 "algorithm": id,

@@ -34,11 +34,11 @@ def to_csv(table):
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for entry in table["entries"]:
-        for rank, found in enumerate(entry["top"], start=1):
+        for rank, algorithm in enumerate(entry["top"], start=1):
             times = {name: entry.get(name) for name in ("default_us", "library_us")}
-            times["latency_us"] = found["latency_us"]
+            times["latency_us"] = algorithm["latency_us"]
             shown = {name: "" if value is None else f"{value:.3f}" for name, value in times.items()}
-            writer.writerow(entry | found | {"rank": rank, "kernels": " ".join(found["kernels"])} | shown)
+            writer.writerow(entry | algorithm | {"rank": rank, "kernels": " ".join(algorithm["kernels"])} | shown)
     return stream.getvalue()
 
 
@@ -86,7 +86,7 @@ class Table:
     def algorithms(self, backend, operand, M, output):
         """Ids of those that can do the product at M with no more workspace than they were tuned with, best first."""
         entry = self.entry(operand.N, operand.K, M, output)
-        for found in entry["top"] if entry else []:
+        for algorithm in entry["top"] if entry else []:
             with suppress(MeasurementError):
-                if backend.workspace(operand, M, found["algorithm"], output) <= found["workspace"]:
-                    yield found["algorithm"]
+                if backend.workspace(operand, M, algorithm["algorithm"], output) <= algorithm["workspace"]:
+                    yield algorithm["algorithm"]

@@ -32,9 +32,9 @@ class RecordedGraphs(ModelCudaGraphManager):
             self._capture_descs[CUDAGraphMode.FULL] = graphs
 
     def dispatch(self, *arguments, **keywords):
-        found = super().dispatch(*arguments, **keywords)
-        self.dispatched.append(found.cg_mode.name)
-        return found
+        dispatched = super().dispatch(*arguments, **keywords)
+        self.dispatched.append(dispatched.cg_mode.name)
+        return dispatched
 
     @property
     def sizes(self):

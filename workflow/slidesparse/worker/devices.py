@@ -24,12 +24,12 @@ def taken(hardware_key, owner=None, seat=None, share_host=False):
     share_host: whether others may measure, or convert, on this host meanwhile; on a CPU never.
     Raises HardwareError naming both machines if none of the devices is `hardware_key`.
     """
-    found = hardware.check(hardware_key)
+    devices = hardware.check(hardware_key)
     with ExitStack() as stack:
-        if found[0].gpu:
-            device = _free(found, f"{owner} {seat}", stack)
+        if devices[0].gpu:
+            device = _free(devices, f"{owner} {seat}", stack)
             os.environ["CUDA_VISIBLE_DEVICES"] = device.device
-        stack.enter_context(host(shared=share_host and found[0].gpu))
+        stack.enter_context(host(shared=share_host and devices[0].gpu))
         yield
 
 
@@ -46,9 +46,9 @@ def host(shared):
         yield
 
 
-def _free(found, name, stack):
+def _free(devices, name, stack):
     """The first of the GPUs that is free, locked: one that `name` had before, else one that nobody has had."""
-    locks = [(stack.enter_context(_open(f"gpu-{device.uuid}")), device) for device in found]
+    locks = [(stack.enter_context(_open(f"gpu-{device.uuid}")), device) for device in devices]
     told = False
     while True:
         for lock, device in sorted(locks, key=lambda pair: _order(pair[0], name)):

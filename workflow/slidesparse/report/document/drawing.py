@@ -152,20 +152,20 @@ def panel_foot(panel):
 
 def legend(figure, panels, height):
     """One legend for all panels, below them."""
-    found = {}
+    labelled = {}
     for other in figure.axes:
         for handle, label in zip(*other.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    if found and panels[0]["kind"] != "heat":
-        columns = min(len(found), 5 if len(panels) > 1 else 3)
-        lines = math.ceil(len(found) / columns)
+            labelled.setdefault(label, handle)
+    if labelled and panels[0]["kind"] != "heat":
+        columns = min(len(labelled), 5 if len(panels) > 1 else 3)
+        lines = math.ceil(len(labelled) / columns)
         grow = 0.16 * lines + 0.12
         width, _ = figure.get_size_inches()
         figure.set_size_inches(width, height + grow)
         bars = figure.subplotpars
         share = height / (height + grow)
         figure.subplots_adjust(bottom=1 - (1 - bars.bottom) * share, top=1 - (1 - bars.top) * share)
-        figure.legend(found.values(), found.keys(), loc="lower center", ncols=columns, handlelength=3)
+        figure.legend(labelled.values(), labelled.keys(), loc="lower center", ncols=columns, handlelength=3)
 
 
 def style(colour, form=0):

@@ -28,7 +28,7 @@ def anomalies(source, comparisons, others=()):
 
     A finding is (where, M, sentence).
     """
-    found = [
+    results = [
         (
             say("Flat step time"),
             say("the time of a step does not depend on M, so a ratio there compares hosts, not kernels"),
@@ -55,21 +55,21 @@ def anomalies(source, comparisons, others=()):
         ),
         (say("Not exact where it should be"), say("INT32 products are exact or wrong"), inexact(source)),
     ]
-    return [item for item in found if item[2]]
+    return [item for item in results if item[2]]
 
 
-def anomaly_blocks(found):
+def anomaly_blocks(anomalies):
     """What the rules found: how often and what it means, then every finding; those of one rule beyond `SHOWN` are
     counted.
     """
-    if not found:
+    if not anomalies:
         return [say("None found by rule.")]
     items = [
         say("{rule} ({n}): {meaning}.", rule=rule, n=len(findings), meaning=meaning)
-        for rule, meaning, findings in found
+        for rule, meaning, findings in anomalies
     ]
     rows = []
-    for rule, _, findings in found:
+    for rule, _, findings in anomalies:
         rows += [(rule, where, M, sentence) for where, M, sentence in findings[:SHOWN]]
         if len(findings) > SHOWN:
             rows.append((rule, None, None, say("{n} more", n=len(findings) - SHOWN)))
@@ -83,11 +83,11 @@ def at(M):
 
 def flat_steps(source):
     """Steps of prefill that take as long for twice the tokens, and steps that say that the host bounds them."""
-    found = []
+    findings = []
     for stage in ("prefill", "decode"):
         for name, rows in by_configuration(source.stage(stage)).items():
             where = f"{stage} {'/'.join(name)}"
-            found += [
+            findings += [
                 (where, at(row.M), say("bound by the host: the GPU waited"))
                 for row in rows
                 if row.values.get("host_bound")
@@ -101,20 +101,20 @@ def flat_steps(source):
                 flat = list(dict.fromkeys(flat))
                 values = ", ".join(fixed(step, 1) for _, step in flat)
                 Ms = ", ".join(str(M) for M, _ in flat)
-                found.append((where, Ms, say("steps of {values} ms", values=values)))
-    return found
+                findings.append((where, Ms, say("steps of {values} ms", values=values)))
+    return findings
 
 
 def windows(source):
     """Decode points in which fewer than M sequences ran at once, as recorded or as elapsed times show."""
-    found = []
+    findings = []
     for name, rows in by_configuration(source.stage("decode")).items():
         where = f"decode {'/'.join(name)}"
         good = [row for row in rows if row.status == "ok"]
         for row in good:
             least = row.values.get("sequences_min")
             if least is not None and least < row.M:
-                found.append((where, at(row.M), say("{least} sequences at least", least=least)))
+                findings.append((where, at(row.M), say("{least} sequences at least", least=least)))
         for row, more in zip(good, good[1:], strict=False):
             times = [each.values.get("elapsed_time_s") for each in (row, more)]
             if row.values.get("step_ms") is not None or None in times:
@@ -129,24 +129,24 @@ def windows(source):
                     less=row.M,
                     gain=fixed(gain, 2),
                 )
-                found.append((where, at(more.M), sentence))
-    return found
+                findings.append((where, at(more.M), sentence))
+    return findings
 
 
 def token_counts(source):
     """Prefill points whose steps carried another number of tokens than M."""
-    found = []
+    findings = []
     for row in source.stage("prefill"):
         least, most = row.values.get("tokens_min"), row.values.get("tokens_max")
         if least is not None and most is not None and (least, most) != (row.M, row.M):
             sentence = say("steps of {least} to {most} tokens", least=least, most=most)
-            found.append((f"prefill {'/'.join(row.configuration)}", at(row.M), sentence))
-    return found
+            findings.append((f"prefill {'/'.join(row.configuration)}", at(row.M), sentence))
+    return findings
 
 
 def bounds(comparisons):
     """Speed-ups above the bound of their pattern."""
-    found = []
+    findings = []
     for comparison in comparisons:
         for name, M in comparison.above_bound():
             values = {
@@ -156,13 +156,13 @@ def bounds(comparisons):
             sentence = say(
                 "{ratio} times {over}, bound {bound} ({what})", over=comparison.over, what=comparison.what, **values
             )
-            found.append((f"{comparison.stage} {'/'.join(name)}", at(M), sentence))
-    return found
+            findings.append((f"{comparison.stage} {'/'.join(name)}", at(M), sentence))
+    return findings
 
 
 def out_of_line(source):
     """Kernel sums that take far longer than those of the next milder and the next stricter pattern."""
-    found = []
+    findings = []
     for (model, dtype), rows in grouped(source.stage("kernel")).items():
         sums = of_layers(source, model, dtype, "latency_us")
         caches = say(caches_of(rows))
@@ -178,13 +178,13 @@ def out_of_line(source):
                             caches=caches,
                             **values,
                         )
-                        found.append((f"kernel {'/'.join(name)}", at(M), sentence))
-    return found
+                        findings.append((f"kernel {'/'.join(name)}", at(M), sentence))
+    return findings
 
 
 def repeats(source, others):
     """Points that another source of the same hardware has with another figure."""
-    found = []
+    findings = []
     for stage, column, unit in (
         ("prefill", "tokens_per_s", "tokens/s"),
         ("decode", "tokens_per_s", "tokens/s"),
@@ -213,13 +213,13 @@ def repeats(source, others):
                         root=f"`{other.root}`",
                     )
                     linear = f" {row.linear}" if row.linear else ""
-                    found.append((f"{stage} {'/'.join(row.configuration)}{linear}", at(row.M), sentence))
-    return found
+                    findings.append((f"{stage} {'/'.join(row.configuration)}{linear}", at(row.M), sentence))
+    return findings
 
 
 def wide(source):
     """Points whose confidence interval is wide."""
-    found = []
+    findings = []
     for row in source.rows:
         column, unit = ("latency_us", "µs") if row.stage == "kernel" else ("step_ms", "ms")
         value, low, high = (row.values.get(name) for name in (column, f"{column}_ci_low", f"{column}_ci_high"))
@@ -232,8 +232,8 @@ def wide(source):
                 low=fixed(low, 3),
                 high=fixed(high, 3),
             )
-            found.append((f"{row.stage} {'/'.join(row.configuration)}{linear}", at(row.M), sentence))
-    return found
+            findings.append((f"{row.stage} {'/'.join(row.configuration)}{linear}", at(row.M), sentence))
+    return findings
 
 
 def clocks(source):
@@ -245,7 +245,7 @@ def clocks(source):
                 name = row.configuration
                 key = f"{stage} {name.model}/{name.dtype}", row.M
                 groups.setdefault(key, []).append((row.values["clock_mhz"], name.column))
-    found = []
+    findings = []
     for (where, M), rows in groups.items():
         (low, slow), (high, fast) = min(rows), max(rows)
         if high / low - 1 > CLOCK:
@@ -256,8 +256,8 @@ def clocks(source):
                 high=fixed(high, 0),
                 fast=fast,
             )
-            found.append((where, at(M), sentence))
-    return found
+            findings.append((where, at(M), sentence))
+    return findings
 
 
 def inexact(source):

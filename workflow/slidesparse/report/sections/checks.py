@@ -108,11 +108,11 @@ def reason_of(row):
 
 def missing_points(source):
     """(stage, configuration, [M]) of what was asked for and is not there in any form."""
-    found = []
+    missing = []
     for stage in STAGES:
         there = {(row.configuration, row.M) for row in source.stage(stage)}
         for name, asked in sorted(source.planned(stage).items(), key=lambda item: configuration_order(item[0])):
             Ms = [M for M in sorted(asked) if (name, M) not in there]
             if Ms:
-                found.append((stage, name, Ms))
-    return found
+                missing.append((stage, name, Ms))
+    return missing

@@ -23,7 +23,7 @@ class Summary:
 
     values: (stage, metric, model, dtype) -> {(Configuration, M): value}; a kernel metric says its caches. ratios:
     (stage, what, over, model, dtype) -> Comparison. passed: stage -> (passed, asked for). problems: status -> points.
-    found: number of anomalies. span: first and last time.
+    anomalies: number of anomalies. span: first and last time.
     """
 
     key: str
@@ -33,12 +33,12 @@ class Summary:
     span: tuple | None
     passed: dict
     problems: dict
-    found: int
+    anomalies: int
     values: dict = field(default_factory=dict)
     ratios: dict = field(default_factory=dict)
 
 
-def summary(key, source, compared, found):
+def summary(key, source, compared, anomalies):
     """The Summary of one source, its comparisons and its anomalies."""
     kept = Summary(
         key,
@@ -51,7 +51,7 @@ def summary(key, source, compared, found):
             word: len({(r.stage, r.configuration, r.M) for r in source.rows if r.status == word})
             for word in ("failed", "out_of_memory")
         },
-        sum(len(findings) for *_, findings in found),
+        sum(len(findings) for *_, findings in anomalies),
     )
     for stage in ("prefill", "decode"):
         for (model, dtype), rows in grouped(source.stage(stage)).items():
@@ -144,7 +144,7 @@ def measured_table(summaries, labels):
                 *(checks.ratio(item.passed[stage]) for stage in ("prefill", "decode", "kernel")),
                 whole(item.problems["failed"]),
                 whole(item.problems["out_of_memory"]),
-                whole(item.found),
+                whole(item.anomalies),
             )
         )
     headers = (
@@ -164,8 +164,8 @@ def measured_table(summaries, labels):
 def shared(summaries, attribute):
     """Keys of an attribute's dictionary in the order of stages, model and dtype."""
     order = ("prefill", "decode", "kernel")
-    found = dict.fromkeys(key for item in summaries for key in getattr(item, attribute))
-    return sorted(found, key=lambda key: (order.index(key[0]), *configuration_order((*key[-2:], "", "")), key[1:-2]))
+    keys = dict.fromkeys(key for item in summaries for key in getattr(item, attribute))
+    return sorted(keys, key=lambda key: (order.index(key[0]), *configuration_order((*key[-2:], "", "")), key[1:-2]))
 
 
 def speedup_sections(summaries, labels):
@@ -321,10 +321,10 @@ def comparison_figures(summaries, labels):
                     "series": series,
                 }
             )
-    found = []
+    figures = []
     if panels:
         table = Table("comparison_throughput", ("stage", "model", "dtype", "hardware", "M", "tokens/s"), rows, "llll")
-        found.append(
+        figures.append(
             Figure(
                 "comparison_throughput",
                 say("Dense tokens/s of the published protocol over M, by hardware."),
@@ -374,5 +374,5 @@ def comparison_figures(summaries, labels):
         headers = ("stage", "figure", "model", "dtype", "hardware", "backend/sparsity", "geometric mean")
         table = Table("comparison_speedup", headers, rows, "llllll")
         caption = say("Speed-up over the dense backend by hardware: geometric mean over the M that were measured.")
-        found.append(Figure("comparison_speedup", caption, panels, table))
-    return found
+        figures.append(Figure("comparison_speedup", caption, panels, table))
+    return figures

@@ -37,7 +37,7 @@ def totals(source):
     return sentences or [say("Nothing was measured.")]
 
 
-def conclusion_blocks(source, comparisons, found):
+def conclusion_blocks(source, comparisons, anomalies):
     """Sentences about speed-up, the way from kernel to model, the data types, how far the figures carry; then every
     pattern. Of engines by their steps, and by the published protocol's tokens/s where nothing else is known.
     """
@@ -54,9 +54,9 @@ def conclusion_blocks(source, comparisons, found):
     sentences += dtypes(source)
     if any(ACROSS in str(sentence) for sentence in sentences):
         sentences.append(ACROSS_NOTE)
-    count = sum(len(findings) for *_, findings in found)
+    count = sum(len(findings) for *_, findings in anomalies)
     if count:
-        rules = [say("{rule} ({n})", rule=rule, n=len(findings)) for rule, _, findings in found]
+        rules = [say("{rule} ({n})", rule=rule, n=len(findings)) for rule, _, findings in anomalies]
         sentences.append(say("{n} findings limit these figures: {rules}.", n=count, rules=rules))
     if not sentences:
         return [say("Nothing to conclude: there is nothing to compare.")]
@@ -166,10 +166,10 @@ def kernel_against_model(source, comparisons):
     """
     sentences = []
     last = sorted(comparisons, key=lambda each: (each.caches != "hot", not each.in_turn))  # last wins: by steps, cold
-    found = {(each.stage, each.kind, each.model, each.dtype): each for each in last if each.ratios}
+    by_stage = {(each.stage, each.kind, each.model, each.dtype): each for each in last if each.ratios}
     for key in dict.fromkeys((c.model, c.dtype) for c in comparisons if c.stage == "prefill"):
         shape = source.shape_of(key[0]), key[1]
-        pairs = ((found.get(("kernel", kind, *shape)), found.get(("prefill", kind, *key))) for kind in KINDS)
+        pairs = ((by_stage.get(("kernel", kind, *shape)), by_stage.get(("prefill", kind, *key))) for kind in KINDS)
         kernel, model = next((pair for pair in pairs if all(pair)), (None, None))
         if not kernel:
             continue

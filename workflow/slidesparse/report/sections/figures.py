@@ -29,14 +29,14 @@ def look(name, names):
 def figures(source, comparisons, prefix):
     """All figures of a source; the names of their files begin with `prefix`."""
     models = sorted({row.configuration.model for row in source.rows})
-    found = []
+    blocks = []
     for model in models:
-        found += throughput_figure(source, model, f"{prefix}_{model}")
-        found += speedup_figures([c for c in comparisons if c.model == model], f"{prefix}_{model}")
-        found += roofline_figure(source, model, f"{prefix}_{model}")
-        found += heat_figures(source, model, f"{prefix}_{model}")
-        found += step_figure(source, model, f"{prefix}_{model}")
-    return found
+        blocks += throughput_figure(source, model, f"{prefix}_{model}")
+        blocks += speedup_figures([c for c in comparisons if c.model == model], f"{prefix}_{model}")
+        blocks += roofline_figure(source, model, f"{prefix}_{model}")
+        blocks += heat_figures(source, model, f"{prefix}_{model}")
+        blocks += step_figure(source, model, f"{prefix}_{model}")
+    return blocks
 
 
 def throughput_figure(source, model, prefix):
@@ -77,7 +77,7 @@ def speedup_figures(comparisons, prefix):
         if comparison.ratios:
             key = (comparison.stage, comparison.metric, comparison.kind, str(comparison.over))
             together.setdefault(key, []).append(comparison)
-    found = []
+    figures = []
     for (stage, metric, kind, _), same in together.items():
         panels, rows = [], []
         for comparison in same:
@@ -127,8 +127,8 @@ def speedup_figures(comparisons, prefix):
             over=first.over,
         )
         headers = ("dtype", "backend/sparsity", "M", "speed-up", "95 % CI, low", "95 % CI, high", "bound")
-        found.append(Figure(name, caption, panels, Table(name, headers, rows, "ll")))
-    return found
+        figures.append(Figure(name, caption, panels, Table(name, headers, rows, "ll")))
+    return figures
 
 
 def drawn(comparisons):
@@ -159,11 +159,11 @@ def roofline_figure(source, model, prefix):
         shown = [n for n in names if n.sparsity in ("dense", "2_4", "2_8", "2_inf")] or names
         series = []
         for configuration in names:
-            found, roof = [], []
+            points, roof = [], []
             for row in good:
                 if row.configuration == configuration:
                     intensity, tops, best = roofline_point(row)
-                    found.append((intensity, tops))
+                    points.append((intensity, tops))
                     roof += [(intensity, best)] if best else []
                     rows.append(
                         (
@@ -178,7 +178,7 @@ def roofline_figure(source, model, prefix):
                         )
                     )
             if configuration in shown:
-                x, y = zip(*found, strict=True)
+                x, y = zip(*points, strict=True)
                 series.append(line(configuration, names, x, y, roof=sorted(roof)))
         panels.append(
             {
@@ -237,7 +237,7 @@ def roofline_point(row):
 
 def heat_figures(source, model, prefix):
     """Speed-up of every linear (N x K) and M: a figure for every dtype, a panel for every pattern."""
-    found = []
+    figures = []
     for (name, dtype), group in grouped(source.stage("kernel")).items():
         if name != model:
             continue
@@ -275,8 +275,8 @@ def heat_figures(source, model, prefix):
             over=over,
             caches=say(caches_of(group)),
         )
-        found.append(Figure(f"{prefix}_heat_{dtype}", caption, panels, table))
-    return found
+        figures.append(Figure(f"{prefix}_heat_{dtype}", caption, panels, table))
+    return figures
 
 
 def linear_ratios(rows):
@@ -285,13 +285,13 @@ def linear_ratios(rows):
     """
     good = [row for row in rows if row.status == "ok" and row.linear and row.values.get("latency_us")]
     for sides, over in ((beside_best, say("the fastest dense library")), (beside_cublaslt, CUBLASLT)):
-        found = {}
+        ratios = {}
         for row in good:
             mine, theirs, *_ = sides(row.values)
             if mine and theirs and row.configuration.sparse_kernel:
-                found[row.configuration, row.linear, row.M] = theirs / mine
-        if found:
-            return found, over
+                ratios[row.configuration, row.linear, row.M] = theirs / mine
+        if ratios:
+            return ratios, over
     dense = sorted(
         {row.configuration for row in good if row.configuration.sparsity == "dense"},
         key=lambda n: DENSE_BACKENDS.index(n.backend) if n.backend in DENSE_BACKENDS else 99,

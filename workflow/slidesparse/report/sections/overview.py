@@ -12,9 +12,9 @@ STATUS = ("success", "failed", "skipped", "missing")
 
 def provenance_labels(sources):
     """(root, provenance) -> P1, P2, … of everything that was measured, in a fixed order."""
-    found = {(source.root, row.provenance) for source in sources for row in source.rows if row.measured}
+    provenances = {(source.root, row.provenance) for source in sources for row in source.rows if row.measured}
     order = [source.root for source in sources]
-    ranked = sorted(found, key=lambda item: (order.index(item[0]), item[1]))
+    ranked = sorted(provenances, key=lambda item: (order.index(item[0]), item[1]))
     return {item: f"P{number}" for number, item in enumerate(ranked, start=1)}
 
 

@@ -156,7 +156,7 @@ def of_layers(source, model, dtype, column):
         for row in grouped(source.stage("kernel")).get((model, dtype), ()):
             if row.status == "ok" and row.values.get(column) is not None:
                 points.setdefault((row.configuration, row.M), []).append(of_row(row, column))
-        sums = {key: summed(found) for key, found in points.items() if len(found) == need}
+        sums = {key: summed(linears) for key, linears in points.items() if len(linears) == need}
         source.sums[model, dtype, column] = sums
     return source.sums[model, dtype, column]
 
@@ -188,18 +188,18 @@ FIGURES = {"prefill": (TOKENS, WALL), "decode": (TOKENS, WALL, ("gpu_step_ms", s
 
 def comparisons(source):
     """Every Comparison that the rows of a source allow."""
-    found = []
+    comparisons = []
     for stage, columns in FIGURES.items():
         for (model, dtype), rows in grouped(source.stage(stage)).items():
             for column, what, unit in columns:
                 values = of_points(rows, column)
                 new = Comparison(stage, model, dtype, what, "", "dense", unit, column)
-                found += divided(new, values, higher=column == "tokens_per_s")
+                comparisons += divided(new, values, higher=column == "tokens_per_s")
     for (model, dtype), rows in grouped(source.stage("kernel")).items():
         for column, caches in (("latency_us", caches_of(rows)), ("latency_hot_us", "hot")):
             values = of_layers(source, model, dtype, column)
             what = say("sum of {caches} GEMM latencies of a layer", caches=say(caches))
-            found += divided(
+            comparisons += divided(
                 Comparison("kernel", model, dtype, what, "", "dense", "µs", column, caches), values, higher=False
             )
         for kind, what, over, sides in (
@@ -213,10 +213,10 @@ def comparisons(source):
             ),
         ):
             metric = "linear_us" if kind == "linear" else "latency_us"
-            found += paired(
+            comparisons += paired(
                 source, rows, Comparison("kernel", model, dtype, what, over, kind, "µs", metric, "cold"), sides
             )
-    return found
+    return comparisons
 
 
 BEST = say("the fastest dense library of each linear")
@@ -238,9 +238,9 @@ def divided(empty, values, higher):
     everything, values = values, {key: value for key, value in values.items() if not key[0].stock}
     base = dense_base(values)
     dense = sorted({name for name, _ in values if name.sparsity == "dense"}, key=configuration_order)
-    found = []
+    comparisons = []
     if base:
-        found.append(ratios(replace(empty, over=base.column), values, lambda name, M: base, higher))
+        comparisons.append(ratios(replace(empty, over=base.column), values, lambda name, M: base, higher))
     if len(dense) > 1:
         pick = max if higher else min
 
@@ -249,7 +249,7 @@ def divided(empty, values, higher):
             there = [other for other in dense if (other, M) in values and values[other, M].kind == kind]
             return pick(there, key=lambda other: values[other, M].value) if there and name not in dense else None
 
-        found.append(
+        comparisons.append(
             ratios(
                 replace(empty, over=say("the fastest dense backend of each M"), kind="best_dense"), values, best, higher
             )
@@ -258,10 +258,10 @@ def divided(empty, values, higher):
     if sparse:
         over = ", ".join(sorted(name.column for name in sparse.values()))
         new = replace(empty, over=over, kind="half")
-        found.append(ratios(new, values, lambda name, M: sparse.get(name.backend), higher))
+        comparisons.append(ratios(new, values, lambda name, M: sparse.get(name.backend), higher))
     if stock:
-        found.append(ratios(replace(empty, over=STOCK, kind="stock"), everything, lambda name, M: stock, higher))
-    return [comparison for comparison in found if comparison.ratios or comparison.apart]
+        comparisons.append(ratios(replace(empty, over=STOCK, kind="stock"), everything, lambda name, M: stock, higher))
+    return [comparison for comparison in comparisons if comparison.ratios or comparison.apart]
 
 
 def ratios(empty, values, base_of, higher):

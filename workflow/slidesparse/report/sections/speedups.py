@@ -87,9 +87,11 @@ def gain_blocks(source):
                         " give."
                     )
                 ]
-                notes += [ACROSS_NOTE] * (len({step.gpu_uuid for step in values.values()}) > 1)
-                notes += [HOST_NOTE] * any(step.host_bound for step in values.values())
-                name = f"gains_{stage}_{model}_{dtype}" + "_gpu" * (column == "gpu_step_ms")
+                if len({step.gpu_uuid for step in values.values()}) > 1:
+                    notes.append(ACROSS_NOTE)
+                if any(step.host_bound for step in values.values()):
+                    notes.append(HOST_NOTE)
+                name = f"gains_{stage}_{model}_{dtype}{'_gpu' if column == 'gpu_step_ms' else ''}"
                 title = say(
                     "{stage} {model} {dtype}, {what}, from stock vLLM to sparse",
                     stage=stage,
@@ -258,4 +260,5 @@ def turn_key(row, column):
 
 def rival_column(row):
     """The column that has a dense product's library and type as a rival's."""
-    return f"{row.configuration.backend}{'_int32' * (row.values.get('output') == 'INT32')}_us"
+    suffix = "_int32" if row.values.get("output") == "INT32" else ""
+    return f"{row.configuration.backend}{suffix}_us"

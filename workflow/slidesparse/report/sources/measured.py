@@ -176,15 +176,15 @@ def failures_of_variants(root, hardware, rows):
     is being measured.
     """
     there = {(row.stage, row.configuration, row.M) for row in rows}
-    found = {}
+    rows_by_key = {}
     for directory in configuration_directories(root, hardware, variants=True):
         stage, model, dtype, variant, sparsity = directory.parts[-5:]
         configuration = Configuration(model, dtype, stock.BACKEND, sparsity)
         for row in failures(directory, hardware, stage, configuration):
             if (stage, configuration, row.M) not in there:
                 row = replace(row, reason=row.reason and f"{variant}: {row.reason}")
-                found.setdefault((stage, configuration, row.M), row)
-    return list(found.values())
+                rows_by_key.setdefault((stage, configuration, row.M), row)
+    return list(rows_by_key.values())
 
 
 def read_tuning(path):
@@ -249,10 +249,10 @@ def read_shape(source, path):
 def collect(source, name, path, read):
     """Add what `read(path)` returns to the list `name` of the source, or its refusal."""
     try:
-        found = read(path)
+        rows = read(path)
     except RecordError as error:
         source.refused.append(str(error))
         return
     if name:
-        getattr(source, name).extend(found)
-        source.files.append((str(path), len(found)))
+        getattr(source, name).extend(rows)
+        source.files.append((str(path), len(rows)))

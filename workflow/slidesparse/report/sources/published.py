@@ -39,14 +39,14 @@ def bases(root, folder):
 
 def throughput_folders(root):
     """(hardware, dtype, stage, directory) of every throughput folder below a root, sorted."""
-    found = []
+    folders = []
     for base in bases(root, "throughput_benchmark_results"):
         for directory in sorted(base.glob("*/*")):
             match = THROUGHPUT_FOLDER.fullmatch(directory.name)
             if match and directory.parent.name in PUBLISHED:
                 hardware = f"{match['gpu']}_{match['cc']}_{match['rest']}"
-                found.append((hardware, short_dtype(match["dtype"]), directory.parent.name, directory))
-    return found
+                folders.append((hardware, short_dtype(match["dtype"]), directory.parent.name, directory))
+    return folders
 
 
 def kernel_folders(root):
@@ -231,7 +231,7 @@ def refuse_negative(path, row, columns):
 def read_status(source, hardware):
     """The task table from the newest complete status file of this GPU, if there is one."""
     gpu = hardware.partition("_cc")[0]
-    found = []
+    candidates = []
     for base in bases(source.root, "vllm_bench_logs"):
         for path in sorted(Path(base, gpu).glob("bitnet_bench_*_status.json")):
             try:
@@ -240,9 +240,9 @@ def read_status(source, hardware):
             except RecordError as error:
                 source.refused.append(str(error))
                 continue
-            found.append((bool(status.get("completed")), str(status.get("timestamp", "")), str(path), rows))
-    if found:
-        _, timestamp, path, source.tasks = max(found, key=lambda item: item[:3])
+            candidates.append((bool(status.get("completed")), str(status.get("timestamp", "")), str(path), rows))
+    if candidates:
+        _, timestamp, path, source.tasks = max(candidates, key=lambda item: item[:3])
         source.dates += [timestamp] if timestamp else []
         source.files.append((path, len(source.tasks)))
 

@@ -140,12 +140,12 @@ def grouped(rows):
 
 def by_configuration(rows):
     """Configuration -> its rows sorted by M, in the order of configurations."""
-    found = {}
+    groups = {}
     for row in rows:
-        found.setdefault(row.configuration, []).append(row)
+        groups.setdefault(row.configuration, []).append(row)
     return {
-        name: sorted(found[name], key=lambda row: (row.M, linear_order(row.linear)))
-        for name in sorted(found, key=configuration_order)
+        name: sorted(groups[name], key=lambda row: (row.M, linear_order(row.linear)))
+        for name in sorted(groups, key=configuration_order)
     }
 
 

@@ -131,7 +131,7 @@ def kernel_rows(table, hardware, provenance):
     shapes = {}
     for row in table:
         shapes.setdefault(row["model"], set()).add((row["N"], row["K"]))
-    names = {model: linears(found) for model, found in shapes.items()}
+    names = {model: linears(shape) for model, shape in shapes.items()}
     rows = []
     for row in table:
         split = "" if row["split_k"] is None else f"/split {row['split_k']}"

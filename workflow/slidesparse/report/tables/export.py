@@ -104,7 +104,7 @@ def export_kernel(output, hardware, name, rows, caches, tuning):
     for rank in range(1, TOP + 1):
         header += [f"tops_{rank}", f"lat_us_{rank}", f"alg_id_{rank}", *([f"split_k_{rank}"] if split else [])]
         header.append(f"workspace_{rank}")
-    lines = [kernel_line(row, found, name, split) for row, found in zip(good, ranked, strict=True)]
+    lines = [kernel_line(row, algorithms, name, split) for row, algorithms in zip(good, ranked, strict=True)]
     text = "".join(f"# {line}\n" for line in kernel_head(hardware, name, good, caches, library))
     write_atomic(folder / f"{stem}.csv", text + to_csv(header, sorted(lines)))
     meta = {"gpu_name": good[0].provenance.gpu_name, "gpu_short_name": hardware.partition("_cc")[0]}
@@ -118,11 +118,11 @@ def export_kernel(output, hardware, name, rows, caches, tuning):
     meta |= {"M_list": sorted({row.M for row in good}), "NK_list": [list(shape) for shape in shapes(good, name)]}
     meta |= {"sparsity": name.sparsity} if split else {}
     entries = {}
-    for row, found in zip(good, ranked, strict=True):
+    for row, algorithms in zip(good, ranked, strict=True):
         key = f"({row.values['N']},{published_K(row.values['K'], name.sparsity)})"
         entry = entries.setdefault(key, {"m_thresholds": [], "alg_by_m": {}})
         entry["m_thresholds"] = sorted({*entry["m_thresholds"], row.M})
-        best = found[0]
+        best = algorithms[0]
         entry["alg_by_m"][str(row.M)] = {
             "workspace": best["workspace"],
             "tops": tops(row, best["us"], name),
@@ -159,8 +159,8 @@ def kernel_head(hardware, name, rows, caches, library):
 
 def shapes(rows, name):
     """[(N, published K')] in the order of the linears."""
-    found = {row.linear: (row.values["N"], published_K(row.values["K"], name.sparsity)) for row in rows}
-    return [found[linear] for linear in sorted(found, key=linear_order)]
+    by_linear = {row.linear: (row.values["N"], published_K(row.values["K"], name.sparsity)) for row in rows}
+    return [by_linear[linear] for linear in sorted(by_linear, key=linear_order)]
 
 
 def published_K(K, sparsity):
@@ -170,24 +170,26 @@ def published_K(K, sparsity):
 
 def good_tuning(tuning, name, row):
     """Rows of the tuning table for a linear and M with the same type of product, by rank."""
-    found = [
+    entries = [
         item
         for item in tuning
         if item["configuration"] == name
         and (item["linear"], item["M"], item["output"]) == (row.linear, row.M, row.values.get("output"))
     ]
-    return sorted(found, key=lambda item: item["rank"])
+    return sorted(entries, key=lambda item: item["rank"])
 
 
 def candidates(row, table, latency, split):
     """The algorithm of a point and, from its tuning table, the next ones, as the layout numbers them."""
     own = str(row.values["alg_id"])
     workspace = next((item["workspace"] for item in table if item["algorithm"] == own), 0)
-    found = [(own, latency, workspace)]
-    found += [(item["algorithm"], item["latency_us"], item["workspace"]) for item in table if item["algorithm"] != own]
+    algorithms = [(own, latency, workspace)]
+    algorithms += [
+        (item["algorithm"], item["latency_us"], item["workspace"]) for item in table if item["algorithm"] != own
+    ]
     return [
         {"stored": stored, "us": us, "workspace": workspace} | numbered(stored, split)
-        for stored, us, workspace in found[:TOP]
+        for stored, us, workspace in algorithms[:TOP]
     ]
 
 
@@ -207,18 +209,20 @@ def tops(row, us, name):
     return 2 * row.M * row.values["N"] * published_K(row.values["K"], name.sparsity) / us / 1e6
 
 
-def kernel_line(row, found, name, split):
+def kernel_line(row, algorithms, name, split):
     """One line of a kernel CSV."""
     line = [
         row.M,
         row.values["N"],
         published_K(row.values["K"], name.sparsity),
-        row.values.get("alg_count") or len(found),
+        row.values.get("alg_count") or len(algorithms),
     ]
-    for item in found:
+    for item in algorithms:
         line += [f"{tops(row, item['us'], name):.6f}", f"{item['us']:.3f}", item["id"]]
         line += [item["split"], item["workspace"]] if split else [item["workspace"]]
-    return line + [""] * ((5 if split else 4) * (TOP - len(found)))
+    columns = 5 if split else 4
+    empty = [""] * columns * (TOP - len(algorithms))
+    return line + empty
 
 
 def export_status(output, hardware, source):

@@ -291,8 +291,8 @@ def configuration_directories(root, hardware, variants=False):
 
     Of variants of stock vLLM, whose points are parts of its own, or of all other backends.
     """
-    found = [d for stage in STAGES for d in sorted(Path(root, hardware, stage).glob("*/*/*/*")) if d.is_dir()]
-    return [directory for directory in found if (directory.parts[-2] in stock.VARIANTS) == variants]
+    directories = [d for stage in STAGES for d in sorted(Path(root, hardware, stage).glob("*/*/*/*")) if d.is_dir()]
+    return [directory for directory in directories if (directory.parts[-2] in stock.VARIANTS) == variants]
 
 
 def hardware_directories(root):
