@@ -1,20 +1,11 @@
 # Does structured sparsity make a BitNet model faster here, and by how much?
 # The way: models -> checkpoints -> tuning -> kernel, prefill and decode points -> CSV -> report.
-import os
-
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
-
-from slidesparse.errors import SlideSparseError
-from slidesparse.plan import text
 
 min_version("9.20")
 
 
-try:
-    text.check_files([*filter(os.path.exists, ["config/config.yaml"]), *workflow.overwrite_configfiles])
-except SlideSparseError as error:
-    raise WorkflowError(str(error))
+include: "workflow/rules/check.smk"
 
 
 configfile: "config/config.yaml"
