@@ -82,7 +82,7 @@ def test_every_candidate_agrees(name, int32, monkeypatch):
     ],
 )
 def test_rope_agrees_with_the_reference(cache, dtype, is_scaled, int32, warps, monkeypatch):
-    monkeypatch.setitem(rope.launch.__kwdefaults__, "warps", warps)
+    monkeypatch.setitem(rope.start.__kwdefaults__, "warps", warps)
     for M in (1, 64, 4096):
         arguments = rope_arguments(M, 20, 5, 128, "cuda", dtype, is_scaled, cache, M, int32)
         assert not wrong("rope_scale_cache" if cache else "rope_scale", arguments), M
