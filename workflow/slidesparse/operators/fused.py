@@ -251,6 +251,8 @@ def rope_scale_cache(
 
     key_cache, value_cache: [blocks, slots, kv_heads, D] BF16 with any strides but D's, which is 1. slot_mapping: int64,
     block * slots + slot of the first tokens; tokens with a negative one, or none, are not stored.
+
+    Not for torch.compile of torch 2.11, which may lose the value cache's other slots (docs/findings.md).
     """
     for cache in (key_cache, value_cache):
         if cache.dtype != torch.bfloat16 or cache.dim() != 4 or cache.stride(3) != 1:
