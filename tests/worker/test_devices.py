@@ -40,15 +40,15 @@ def gpus(monkeypatch):
 
 def take(seat="0", owner=1, key=H100, share_host=True):
     """Take and leave a device; returns which one it was."""
-    with devices.taken(key, owner, seat, share_host):
+    with devices.taken(hardware.check(key), owner, seat, share_host):
         return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def test_two_take_two_gpus_and_a_third_waits(gpus):
     gpus(H100, H100)
-    with devices.taken(H100, 1, "0", share_host=True):
+    with devices.taken(hardware.check(H100), 1, "0", share_host=True):
         first = os.environ["CUDA_VISIBLE_DEVICES"]
-        with devices.taken(H100, 1, "1", share_host=True):
+        with devices.taken(hardware.check(H100), 1, "1", share_host=True):
             assert {first, os.environ["CUDA_VISIBLE_DEVICES"]} == {"GPU-0", "GPU-1"}
             third = threading.Thread(target=take)
             third.start()
@@ -78,7 +78,7 @@ def test_only_gpus_of_the_key_are_taken(gpus):
 )
 def test_the_host_is_shared_by_those_that_share_it(gpus, shares, together):
     gpus(H100, H100)
-    with devices.taken(H100, 1, "0", shares[0]):
+    with devices.taken(hardware.check(H100), 1, "0", shares[0]):
         second = threading.Thread(target=take, args=("1",), kwargs={"share_host": shares[1]})
         second.start()
         second.join(5) if together else second.join(0.2)
@@ -89,8 +89,8 @@ def test_the_host_is_shared_by_those_that_share_it(gpus, shares, together):
 @pytest.mark.skipif(hardware.detect().gpu, reason="for hosts without a GPU")
 def test_points_on_a_cpu_never_share_it():
     own = hardware.detect()
-    with devices.taken(own.key, share_host=True):
-        second = threading.Thread(target=lambda: devices.taken(own.key, share_host=True).__enter__())
+    with devices.taken(hardware.check(own.key), share_host=True):
+        second = threading.Thread(target=lambda: devices.taken(hardware.check(own.key), share_host=True).__enter__())
         second.start()
         second.join(0.2)
         assert second.is_alive()

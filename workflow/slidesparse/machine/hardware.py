@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -143,6 +143,7 @@ def cpu_token(name):
     return "cpu-" + (re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "unknown")
 
 
+@lru_cache(maxsize=256)
 def parse(key):
     """Parts of a hardware key. Raises HardwareError if it is not one."""
     if not re.fullmatch(KEY_PATTERN, key):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from slidesparse.errors import RecordError
+from slidesparse.machine import hardware
 from slidesparse.plan import stock
 from slidesparse.plan.backends import BACKENDS, DENSE_BACKENDS
 
@@ -79,6 +80,18 @@ class Key(NamedTuple):
             )
         *names, M = match.groups()
         return cls(*names, int(M))
+
+    @property
+    def processor(self):
+        """gpu or cpu. Raises HardwareError for what is no hardware key."""
+        return hardware.parse(self.hardware).processor
+
+    @property
+    def variants(self):
+        """Names of the variants of stock vLLM that the point is the best of; none if it is of another backend."""
+        if self.backend != stock.BACKEND:
+            return []
+        return stock.variants_at(self.stage, self.M, self.processor)
 
     @property
     def configuration(self):

@@ -7,7 +7,7 @@ import copy
 
 from slidesparse.errors import ConfigurationError
 from slidesparse.machine import hardware
-from slidesparse.plan import backends, stock
+from slidesparse.plan import backends
 from slidesparse.plan.backends import BACKENDS, PEERS, STAGES
 from slidesparse.plan.cluster import further_options
 from slidesparse.plan.key import Key
@@ -106,9 +106,8 @@ def variants(keys):
     """
     engines = {}
     for key in keys:
-        if key.backend == stock.BACKEND:
-            for name in stock.variants_at(key.stage, key.M, hardware.parse(key.hardware).processor):
-                engines.setdefault((key.model, key.dtype, name), []).append(key._replace(backend=name))
+        for name in key.variants:
+            engines.setdefault((key.model, key.dtype, name), []).append(key._replace(backend=name))
     return [key for engine in engines.values() for key in engine]
 
 

@@ -44,7 +44,7 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
     worker: program.Worker; its plan sizes an engine that is started for this point.
     """
     key = Key.of(output)
-    with _device(key.hardware, key.stage, worker):
+    with _device(hardware.check(key.hardware), key.stage, worker):
         _measure(output, key, basis, table, parameters, peers, resources, log, worker)
 
 
@@ -64,7 +64,7 @@ def _measure(output, key, basis, table, parameters, peers, resources, log, worke
             message |= {"manifest": str(basis), "root": str(resources), "others": _others(worker.plan, key)}
         reason = None
         try:
-            results = _ask(kind, message, parameters["time_limit_s"], worker)
+            results = _ask(kind, message, parameters["time_limit_s"], worker, key.processor)
         except OutOfMemoryError as error:
             results, reason = None, str(error)
     except SlideSparseError as error:
@@ -107,24 +107,24 @@ def tune(output, basis, Ms, parameters, *, worker):
         "linears": _linears(basis),
         "parameters": parameters,
     }
-    with _device(hardware_key, "tune", worker):
-        table = _ask("kernel", message, None, worker)
+    with _device(hardware.check(hardware_key), "tune", worker):
+        table = _ask("kernel", message, None, worker, hardware.parse(hardware_key).processor)
     table |= {"protocol": request.PROTOCOL["tune"], "parameters": parameters}
     table |= records.provenance(time.monotonic() - start, worker.resident, table.pop("capacity"))
     write_atomic(path.with_suffix(".csv"), tables.to_csv(table))
     write_json(path, table)
 
 
-def _device(hardware_key, stage, worker):
-    """A device of the hardware for one measurement, and the host as far as the plan wants it."""
-    return devices.taken(hardware_key, worker.owner, worker.seat, stage in worker.plan.get("share_host", SHARE_HOST))
+def _device(machine, stage, worker):
+    """One device of a machine for a measurement, and the host as far as the plan wants it."""
+    return devices.taken(machine, worker.owner, worker.seat, stage in worker.plan.get("share_host", SHARE_HOST))
 
 
-def _ask(kind, request, limit, worker):
+def _ask(kind, request, limit, worker, processor):
     """Results of a request, from the resident worker or from this process."""
     # One worker a GPU, so that no idle engine holds the memory of another point; on a CPU both kinds fit.
-    gpu = hardware.parse(request["hardware"]).cc
-    request = request | {"worker": request["hardware"] if gpu else f"{request['hardware']}/{kind}"}
+    name = request["hardware"] if processor == "gpu" else f"{request['hardware']}/{kind}"
+    request = request | {"worker": name}
     if not worker.resident:
         return resident.here(f"slidesparse.worker.handlers:{kind}", request)
     Path(LOGS).mkdir(parents=True, exist_ok=True)

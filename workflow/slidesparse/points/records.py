@@ -19,6 +19,7 @@ def write_point(path, asked, results, *, seconds, resident, reason=None):
     `results` None means out of memory, for the `reason` given. results["capacity"], if there, is of the hardware block.
     """
     made = provenance(seconds, resident, (results or {}).pop("capacity", {}))
+    failure = failure_of(path)
     write_json(
         path,
         {
@@ -31,7 +32,7 @@ def write_point(path, asked, results, *, seconds, resident, reason=None):
             **made,
         },
     )
-    failure_of(path).unlink(missing_ok=True)
+    failure.unlink(missing_ok=True)
 
 
 def provenance(seconds, resident, capacity=None):

@@ -22,29 +22,22 @@ a test compares the hash of those files (tests/points/protocol.json)."""
 def variant_paths(path):
     """{variant: path of its point} of those of which the one at `path` is the best, if it is one of stock vLLM."""
     key, root = Key.of(path), root_of(path)
-    return {name: Path(key._replace(backend=name).path(root)) for name in _variants(key)}
+    return {name: Path(key._replace(backend=name).path(root)) for name in key.variants}
 
 
-def _variants(key):
-    """Names of the variants of stock vLLM that the point of a key is the best of, if it is one of stock vLLM."""
-    if key.backend != stock.BACKEND:
-        return []
-    return stock.variants_at(key.stage, key.M, hardware.parse(key.hardware).processor)
-
-
-def process_asked(hardware_key, stage, sparsity):
+def process_asked(processor, stage, sparsity):
     """What a point asks of the process that measures it, or None: dense kernels on a GPU, one without sparse products.
 
     `handlers` sees to it. It is part of the request and no version of the protocol, for sparse points are what they
     were, and only figures of one protocol are divided by one another.
     """
-    gpu = hardware.parse(hardware_key).processor == "gpu"
-    return "no sparse products" if gpu and (stage, sparsity) == ("kernel", "dense") else None
+    dense_kernel = (processor, stage, sparsity) == ("gpu", "kernel", "dense")
+    return "no sparse products" if dense_kernel else None
 
 
 def rerun_when(hardware_key, stage, sparsity):
     """What measures a stage's points again when it changes: its protocol's version, and what they ask of a process."""
-    asks = process_asked(hardware_key, stage, sparsity)
+    asks = process_asked(hardware.parse(hardware_key).processor, stage, sparsity)
     return [PROTOCOL[stage], asks] if asks else PROTOCOL[stage]
 
 
@@ -55,25 +48,25 @@ def request(key, parameters, basis, tuning=None, peers=None):
     tuning table; stock vLLM has none. parameters: the stage's measuring parameters. peers: {dense backend measured
     beside a kernel point: path of its tuning table, or None}.
     """
-    parameters = backends.deciding(key.stage, parameters)
+    theirs = {name: request(key._replace(backend=name), parameters, basis)["digest"] for name in key.variants}
+    best = {"candidates": theirs} if theirs else {}
+    process = process_asked(key.processor, key.stage, key.sparsity)
+    apart = {"process": process} if process else {}
     asked = {
         "key": key._asdict(),
         "protocol": PROTOCOL[key.stage],
-        "parameters": parameters,
+        "parameters": backends.deciding(key.stage, parameters),
         "basis": digest(read_json(basis, RecordError)),
         "tuning": sha256_file(tuning) if tuning else None,
+        **best,
+        **apart,
     }
-    apart = process_asked(key.hardware, key.stage, key.sparsity)
-    apart = {"process": apart} if apart else {}
     if peers:
         asked["peers"] = {name: path and sha256_file(path) for name, path in peers.items()}
-    theirs = {name: request(key._replace(backend=name), parameters, basis)["digest"] for name in _variants(key)}
-    best = {"candidates": theirs} if theirs else {}
-    asked |= best | apart
     return {
         "digest": digest(asked),
         "protocol": asked["protocol"],
-        "parameters": parameters,
+        "parameters": asked["parameters"],
         "checkpoint": asked["basis"] if key.stage != "kernel" else None,
         "tuning": asked["tuning"],
         "peers": asked.get("peers", {}),

@@ -6,7 +6,6 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
 
-from slidesparse.machine import hardware
 from slidesparse.worker import resident
 
 WAITING = "another program of this user is measuring on this device: waiting until it has finished its point"
@@ -16,15 +15,13 @@ PAUSE_S = 0.1
 
 
 @contextmanager
-def taken(hardware_key, owner=None, seat=None, share_host=False):
-    """Hold one device of this machine that is `hardware_key`, alone, until the block ends; wait for it if need be.
+def taken(devices, owner=None, seat=None, share_host=False):
+    """Hold one of the `devices` of this machine, [Hardware], alone, until the block ends; wait for it if need be.
 
     A GPU is then the only one in CUDA_VISIBLE_DEVICES, so that this process and what it starts see no other.
     owner, seat: who has taken a GPU before returns to it, where a resident worker may still hold what is needed.
     share_host: whether others may measure, or convert, on this host meanwhile; on a CPU never.
-    Raises HardwareError naming both machines if none of the devices is `hardware_key`.
     """
-    devices = hardware.check(hardware_key)
     with ExitStack() as stack:
         if devices[0].gpu:
             device = _free(devices, f"{owner} {seat}", stack)
