@@ -47,3 +47,18 @@ def test_free_text_reaches_a_shell_quoted(path):
     assert re.findall(r"(?<!\{)\{(?:" + free + r")\}", text) == []
     assert "os.environ" not in text
     assert not re.search(r"\brun:|\bscript:", text)
+
+
+def test_every_promise_names_tests_that_exist():
+    page = (ROOT / "SECURITY.md").read_text()
+    text = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    defined = set(re.findall(r"^def (test_\w+)", text, re.MULTILINE))
+    named = re.findall(r"`(test_\w+)(…?)`", page)
+    assert len(named) > 25
+    for name, more in named:
+        assert any(other.startswith(name) if more else other == name for other in defined), name
+    for pattern in re.findall(r"`(tests/[^`]+)`", page):
+        first, _, rest = pattern.partition("{")
+        choices, _, last = rest.partition("}")
+        for choice in choices.split(",") if rest else [""]:
+            assert list(ROOT.glob(f"{first}{choice}{last}".rstrip("/"))), pattern
