@@ -2,10 +2,10 @@
 
     python3 benchmarks/agreement.py results/checkpoints/BitNet-2B/INT8/2_4.json cublaslt cusparselt --hardware KEY
 
-The engines get the same prompts of pseudo-random tokens and run them in one step without CUDA graphs. Printed as JSON:
-tokens compared, share of positions whose most probable token is the same, and how far the log-probabilities of the
-tokens that follow are apart. With --hardware the tuning tables under results/KEY are used, otherwise none; a model
-that shares another one's shape in config/config.yaml has its tables.
+Both engines run the same prompts of pseudo-random tokens, in one step and without CUDA graphs. The result is JSON. It
+has the number of tokens compared, and the share of positions whose most probable token is the same. It also tells how
+far the log-probabilities of the tokens that follow are apart. With --hardware the tuning tables under results/KEY are
+used, otherwise none. A model that shares another model's shape in config/config.yaml has its tables.
 """
 
 import argparse

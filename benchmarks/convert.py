@@ -2,8 +2,8 @@
 
     python benchmarks/convert.py --directory /some/disk --dtypes INT8 FP8 --sparsity 2_4 2_8
 
-Generates the model once below --directory (4.8 GB), converts it once for each dtype and pattern, each in a process of
-its own, and prints one line for each.
+The model is generated once, below --directory (4.8 GB). For each dtype and pattern a process of its own converts it and
+prints one line.
 """
 
 import argparse

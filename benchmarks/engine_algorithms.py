@@ -1,10 +1,11 @@
-"""Is an algorithm that is fastest alone so inside the model? Prefill steps with each stored one of some linears.
+"""Is the algorithm that is fastest alone also the fastest inside the model? Prefill steps with each stored algorithm.
 
     python3 benchmarks/engine_algorithms.py results/checkpoints/BitNet-2B-synthetic/INT8/2_4.json cusparselt \\
         results/KEY/tuning/BitNet-2B/INT8/cusparselt/2_4.json --m 1024 --linears o down
 
-Makes an engine for each of the three algorithms that the tuning table holds for these linears at M, and prints the
-step, the GPU's time in it and in its products, and the kernels of the products with their mean times.
+The tuning table holds three algorithms for each of these linears at M. An engine is made for the first, second and
+third of them. Each prints its step, the GPU's time in the step and in its products, and the products' kernels with mean
+times.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def led_by(table, linears, M, rank):
 
 
 def measured(directory, backend, table, M):
-    """Results of a prefill point of an engine of its own."""
+    """Results of a prefill point on a new engine."""
     from slidesparse.engine.engine import Engine, Size
 
     engine = Engine(directory, backend, table, Size.of("prefill", M, PARAMETERS))

@@ -2,11 +2,11 @@
 
     python benchmarks/fused_kernels.py --output table.json
 
-For every kernel, pattern, dtype, M and type of what a GEMM left: every candidate configuration is compared with the
-reference over poisoned outputs and timed; the fastest and the default are then timed in turn with two copies (the
-driver's and a Triton one), and the table gives the fastest with its share of the speed of the faster copy. All are CUDA
-graphs over rotated buffers that exceed the L2 cache twice. The shapes are BitNet b1.58 2B4T's. INT32 accumulators are
-those of cuBLASLt's dense INT8 GEMM, so that only its rows have them.
+A row of the table is one kernel, pattern, dtype, M and type of accumulators. Every candidate launch runs over poisoned
+outputs, is compared with the reference, and is timed. The two fastest and the default are then timed in turn with two
+copies (the driver's and a Triton one). The row gives the fastest launch, with its share of the faster copy's speed. All
+are CUDA graphs over rotated buffers that exceed the L2 cache twice. The shapes are BitNet b1.58 2B4T's. INT32
+accumulators are those of cuBLASLt's dense INT8 GEMM, so only its rows have them.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from quantize_lift import _copy
 from slidesparse.operators import fused, launches, norms, rope
 from slidesparse.timing import cuda, protocol
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from fused_cases import differences, norm_arguments, rope_arguments  # noqa: E402
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, D = 2560, 6912, 20, 5, 128
@@ -43,7 +43,7 @@ FINAL = protocol.Stopping(warmup_s=0.01, min_samples=16, max_samples=64, relativ
 
 
 class Norm:
-    """A norm operator at one point: arguments and outputs, as many sets as exceed the L2 cache twice."""
+    """A norm operator in one row of the table: enough sets of arguments and outputs to exceed the L2 cache twice."""
 
     def __init__(self, name, M, pattern, dtype, int32):
         self.name, self.pattern, self.dtype = name, pattern, dtype
@@ -61,11 +61,11 @@ class Norm:
         self.out = [[torch.empty_like(out) for out in self.expected] for _ in range(self.sets)]
 
     def call(self, launch):
-        """A function of the set's number."""
+        """A function that runs the kernel on set i."""
         calls = []
         for arguments, out in zip(self.arguments, self.out, strict=True):
             x, *rest = [a for a in arguments if isinstance(a, torch.Tensor)]
-            keywords = {"pattern": self.pattern, "dtype": self.dtype, "configuration": launch}
+            keywords = {"pattern": self.pattern, "dtype": self.dtype, "launch": launch}
             keywords["gated"] = self.name.startswith("relu2")
             if len(rest) > 1:
                 keywords |= {"token_scale": rest[0], "weight_scale": rest[1]}
@@ -84,7 +84,7 @@ class Norm:
         return call
 
     def wrong(self, launch):
-        """What differs from the reference where nothing was right before."""
+        """Differences from the reference, after a run over poisoned outputs."""
         for out in self.out[0]:
             out.view(torch.uint8).fill_(0x55)
         self.call(launch)(0)
@@ -92,7 +92,7 @@ class Norm:
 
 
 class Rope:
-    """The same of `rope_scale` and `rope_scale_cache`."""
+    """The same for `rope_scale` and `rope_scale_cache`."""
 
     candidates, default = rope.WARPS, rope.DEFAULT
 

@@ -2,8 +2,9 @@
 
     python benchmarks/planning.py                 # all sweeps; --points 5000 for one
 
-A sweep is both dtypes of one model on one GPU: 21 kernel, 21 prefill and 21 decode configurations a dtype, each of as
-many M as it takes. It is planned as a whole, for one of its points, and, up to --done points, when all is there.
+A sweep is both dtypes of one model on one GPU. Each dtype has 21 kernel, 21 prefill and 21 decode configurations, with
+as many M as the sweep takes. It is planned as a whole, and for one of its points. Sweeps of up to --done points are
+also planned with all outputs present.
 """
 
 import argparse
@@ -31,20 +32,20 @@ onstart:
         workflow.async_run(workflow.persistence.finished(job))
     os._exit(0)
 """
-"""A Snakefile that records all as made and makes nothing; making 5,000 points, or --touch, takes an hour."""
+"""A Snakefile that records all jobs as finished and runs none. Making 5,000 points, or --touch, takes an hour."""
 
 CONFIGURATIONS = 2 * 3 * (1 + len(PATTERNS))
 
 
 def sweep(points):
-    """A configuration, to be laid over config.yaml, with about `points` points."""
+    """A configuration with about `points` points, which replaces keys of config.yaml."""
     count = max(1, round(points / CONFIGURATIONS))
     stage = {"M": [16 * i for i in range(1, 1 + count)], "sparsity": PATTERNS}
     return {"hardware": KEY, "kernel": stage, "decode": stage, "prefill": stage | {"M": [1024 * M for M in stage["M"]]}}
 
 
 def call(directory, *arguments):
-    """(seconds, seconds of the processor, peak GiB) of one call of Snakemake."""
+    """(wall seconds, seconds of the processor, peak GiB) of one call of Snakemake."""
     command = [sys.executable, "-m", "snakemake", "--configfile", "sweep.yaml", *arguments]
     with tempfile.TemporaryFile("w+") as output:
         start = time.perf_counter()
@@ -58,7 +59,7 @@ def call(directory, *arguments):
 
 
 def finish(directory, points, models):
-    """Make every output, empty, and let Snakemake record it as made."""
+    """Make every output, without real content, and let Snakemake record it as made."""
     results = directory / "results"
     files = [results / "models" / model / name for model in models for name in ("manifest.json", "shape.json")]
     files += [results / KEY / name for name in ("report.md", "tasks.csv")]
@@ -74,7 +75,7 @@ def finish(directory, points, models):
 
 
 def measure(directory, points, done):
-    """Print the figures of one sweep; `done`: also those when all is there."""
+    """Print the figures of one sweep. If `done`, also print those with all outputs present."""
     for name in ("Snakefile", "workflow", "config", "profiles", "resources/published"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         (directory / name).parent.mkdir(exist_ok=True)

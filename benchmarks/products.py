@@ -1,11 +1,11 @@
-"""What products take inside the model over what the kernel stage measured: from points alone, without a GPU.
+"""Time of products inside the model over their time in the kernel stage: from points alone, without a GPU.
 
     tar xJf resources/measured/H100_cc90_py312_cu130_x86_64/points.tar.xz -C /tmp/points
     python benchmarks/products.py /tmp/points --tuning resources/measured
 
-For every configuration and M the time of a layer's products in a profiled step over the sum of the kernel stage's cold
-latencies, and below it the sparse kernels that take 5 % longer inside the model. Inside it activations are often still
-in the L2 cache and the clock is another one, so that ratios below 1 are the rule.
+For every configuration and M it prints a ratio. This is the time of a layer's products in a profiled step, over the sum
+of their cold latencies in the kernel stage. Below the ratios it lists the sparse kernels that take 5 % longer inside
+the model. Most ratios are below 1. Activations inside a model are often still in the L2 cache, and the clock differs.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main():
     for (hardware, stage, _, dtype, backend, sparsity, M), step in known.items():
         gemms = {gemm["name"]: gemm for gemm in measured.get((hardware, dtype, backend, sparsity, M), ())}
         own = [kernel for kernel in step.get("kernels", ()) if kernel["part"] == "gemm"]
-        inside = [kernel for kernel in own if kernel["count"] > 1]  # the output head is one
+        inside = [kernel for kernel in own if kernel["count"] > 1]  # the product of the output head runs once
         if not gemms or not inside:
             continue
         layers = round(sum(k["count"] for k in inside if "Memset" not in k["name"]) / len(gemms))

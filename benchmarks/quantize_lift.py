@@ -2,9 +2,9 @@
 
     python benchmarks/quantize_lift.py --json table.json
 
-Tunes the kernel and prints for every M, K, pattern and dtype the time of two copies (the driver's and a Triton one),
-the kernel's, and its ratio over the faster of them. All are CUDA graphs over rotated buffers that exceed the L2 cache
-twice, sampled in turn.
+It tunes the kernel and prints a line for every M, K, pattern and dtype. The line has the times of the kernel and of two
+copies (the driver's and a Triton one). It also has the ratio of the kernel's time to the faster copy's. All are CUDA
+graphs over rotated buffers that exceed the L2 cache twice, sampled in turn.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def _copy(source, target, n, BLOCK: tl.constexpr):
 
 
 def copies(operands):
-    """The driver's copy and a Triton one as functions of a set's number; each moves as many bytes as the kernel."""
+    """(driver's copy, Triton copy, number of sets). A copy is a function of i and moves as many bytes as the kernel."""
     n = operands.bytes_moved // 8
     sources = [torch.randint(1 << 30, (n,), device="cuda", dtype=torch.int32) for _ in range(operands.sets + 1)]
     targets = [torch.empty_like(source) for source in sources]
@@ -48,7 +48,7 @@ def copies(operands):
 
 
 def compare(M, K, pattern, dtype):
-    """One row of the table: both copies and the kernel, in turn."""
+    """One row of the table. Both copies and the kernel are timed in turn."""
     operands = search.Operands(M, K, pattern, dtype)
     driver, own, sets = copies(operands)
     own(0)
@@ -85,8 +85,8 @@ def main():
     parser.add_argument("--patterns", nargs="+", default=PATTERNS)
     parser.add_argument("--dtypes", nargs="+", default=["INT8", "FP8"])
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that compile; 0: as needed")
-    parser.add_argument("--tables", type=Path, help="configurations to use, as stored by --store, instead of tuning")
-    parser.add_argument("--store", type=Path, help="write the tuned configurations here")
+    parser.add_argument("--tables", type=Path, help="tables to use, as stored by --store, instead of tuning")
+    parser.add_argument("--store", type=Path, help="write the tuned tables here")
     parser.add_argument("--json", type=Path, help="write the measured table here")
     arguments = parser.parse_args()
     start = time.perf_counter()

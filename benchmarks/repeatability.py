@@ -1,9 +1,9 @@
-"""How far two measurements agree: medians, and paired ratios of the kernel stage, of two result trees.
+"""How far two result trees agree: in medians, and in paired ratios of the kernel stage.
 
     python benchmarks/repeatability.py results repeated/results
 
-Prints by M the share of figures that differ by at most 3 %, and the median, 95th percentile and largest difference.
-Both trees are gathered CSVs; what only one of them has is counted and left out.
+For every M it prints the share of figures that differ by at most 3 %, and the median, 95th percentile and largest
+difference. Both trees hold gathered CSVs. Figures that only one of them has are counted and left out.
 """
 
 import argparse

@@ -1,5 +1,8 @@
-"""How long the reports of many GPUs take, and how much memory: CSVs of our layout with made-up figures, from nothing to
-every report in every form and language, then once more with one CSV changed, then with nothing changed."""
+"""Time and memory of writing the reports of many GPUs, from CSVs of our layout with made-up figures.
+
+It first writes every report in every form and language from nothing. It then repeats this with one CSV changed, and
+with nothing changed.
+"""
 
 import argparse
 import csv

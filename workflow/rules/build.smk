@@ -1,4 +1,4 @@
-# The libraries of the GPU backends. A worker that misses one builds it itself; this is for doing so ahead, without a GPU.
+# The libraries of the GPU backends. A worker builds a missing one itself. This rule builds them ahead, without a GPU.
 
 
 rule build_library:

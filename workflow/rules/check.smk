@@ -1,4 +1,4 @@
-# The look at configuration files before they are read.
+# Checks configuration files before Snakemake reads them.
 import os
 
 from snakemake.exceptions import WorkflowError

@@ -1,4 +1,4 @@
-# BF16 -> W8A8, dense or pruned and slid. Weights are no files of the workflow; their manifests are.
+# BF16 -> W8A8, dense or pruned and slid. The outputs of the rule are manifests; Snakemake does not track the weights.
 
 
 rule convert_checkpoint:

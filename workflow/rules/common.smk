@@ -1,4 +1,4 @@
-# The configuration, checked, and the table of what it plans.
+# Checks the configuration and makes the table of all planned points.
 import gc
 import sys
 
@@ -13,13 +13,13 @@ from slidesparse.plan.table import Table, options
 from slidesparse.points import request, status
 from slidesparse.tuning import choices
 
-# Nearly all objects that planning makes stay, so that looking for garbage among them takes a quarter of its time.
+# Nearly all objects that planning makes stay alive. Looking for garbage among them takes a quarter of its time.
 gc.disable()
 
 program.find_own_programs()
 
-# With several GPUs in one machine (--resources gpu=4) every engine, and every configuration of the kernel stage, has one
-# of as many seats. A seat takes one job at a time and keeps to one GPU, so that no engine is loaded on two.
+# With several GPUs in one machine (--resources gpu=4) there are as many seats. Every engine, and every configuration of
+# the kernel stage, has one of them. A seat takes one job at a time and keeps to one GPU, so no engine is loaded on two.
 try:
     config = matrix.validated(config)
     table = Table(config, gpus=int(getattr(workflow.global_resources.get("gpu"), "value", None) or 1))
@@ -31,8 +31,8 @@ LANGUAGES = config["report"]["languages"]
 REPORTS = expand("results/{key}/report.{language}.md", key=table.plans, language=LANGUAGES)
 
 
-# The command of every measured point; plan.json tells its worker what else it will be asked for. In braces, so that the
-# log has what the shell says of a program that was killed.
+# The command of every measured point. plan.json tells the worker what else it will be asked for. The braces put the
+# shell's message about a killed program into the log.
 MEASURE = (
     "{{ python3 workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
     " --parameters {params.parameters:q} --peers {params.peers:q} --plan results/{wildcards.hardware}/plan.json"
@@ -42,7 +42,7 @@ MEASURE = (
 sys.stderr.writelines(f"{note}\n" for note in table.notes())
 
 
-# Only the process that runs jobs comes here, and no dry run does. The lock frees itself, whatever ends the process.
+# Runs only in the process that starts jobs, never in a dry run. The kernel frees the lock whatever ends the process.
 onstart:
     gc.freeze()
     gc.enable()

@@ -1,4 +1,4 @@
-# GEMM points: the four linears of a model on one backend, dense or slid, at one M.
+# GEMM points. Each has the four linears of a model on one backend, dense or slid, at one M.
 
 
 rule measure_kernel:
@@ -10,7 +10,7 @@ rule measure_kernel:
         "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
     log:
         "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
-    priority: lambda w: table.count + 1 + (w.sparsity == "dense")  # before sparse ones, which leave their mark on a process
+    priority: lambda w: table.count + 1 + (w.sparsity == "dense")  # dense first, in a process without sparse products
     resources:
         **table.resources(kernel=True),
     params:

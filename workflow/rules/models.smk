@@ -1,4 +1,4 @@
-# Where the weights come from: a hub, a local directory or a seed.
+# The models' shapes, and their BF16 weights from a hub, a local directory or a seed.
 
 
 rule describe_model:

@@ -1,4 +1,4 @@
-# CSVs from points, reports from CSVs.
+# Makes CSVs from points and reports from CSVs.
 
 
 rule gather_points:
@@ -16,7 +16,7 @@ rule gather_points:
         " --output {output} --owner $PPID 2> {log}"
 
 
-# The folder keeps what is in it, so that only figures whose data changed are drawn again.
+# `update` keeps the folder's content, so only figures whose data changed are drawn again.
 rule write_report:
     input:
         lambda w: table.csvs(w.hardware),
@@ -52,7 +52,7 @@ rule write_report:
         " --languages {params.languages:q} --owner $PPID 2> {log}"
 
 
-# The planned hardware beside whatever else the sources hold.
+# Compares the planned hardware and all other hardware that the sources hold.
 rule write_comparison:
     input:
         [path for path in REPORTS if path.endswith(f"report.{LANGUAGES[0]}.md")],
@@ -79,7 +79,8 @@ rule write_comparison:
         " --owner $PPID 2> {log}"
 
 
-# Whatever there is, of every hardware and source; asks for no measurement. The only job of its run, it takes all CPUs.
+# Reports all that exists, of every hardware and source, and asks for no measurement. It is the only job of its run, so
+# it uses all CPUs.
 rule report:
     log:
         "results/report.log",
@@ -92,7 +93,7 @@ rule report:
         " --owner $PPID 2> {log}"
 
 
-# After a failure the report is made of what there is.
+# After a failure, the report is made from the points that exist.
 onerror:
     for key in table.plans:
         shell(

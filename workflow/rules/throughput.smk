@@ -1,4 +1,4 @@
-# Engine points: prefill and decode steps of exactly M tokens or sequences, in vLLM.
+# Engine points: steps of vLLM with exactly M tokens (prefill) or sequences (decode).
 
 
 rule measure_prefill:
@@ -33,7 +33,7 @@ use rule measure_prefill as measure_decode with:
         peers=[],
 
 
-# Stock vLLM in one of its variants; it has nothing to tune, and loads dense checkpoints only.
+# One variant of stock vLLM. It needs no tuning and loads only dense checkpoints.
 rule measure_stock:
     input:
         basis="results/checkpoints/{model}/{dtype}/{sparsity}.json",
@@ -57,7 +57,7 @@ rule measure_stock:
         MEASURE
 
 
-# The point of stock vLLM is that of its fastest variant.
+# The point of stock vLLM is the point of its fastest variant.
 rule choose_stock:
     input:
         variants=table.variants,

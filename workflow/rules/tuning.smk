@@ -1,4 +1,4 @@
-# The fastest algorithm of every backend for every linear and M, and the fastest backend.
+# Finds the fastest algorithm of each backend for every linear and M, and for `auto` the fastest backend.
 
 
 rule tune_backend:
@@ -25,7 +25,7 @@ rule tune_backend:
         " --seat {resources.seat} 2> {log}"
 
 
-# In the place of a tuning table, for engine points of the backend auto.
+# Engine points of the backend `auto` take these choices in place of a tuning table.
 rule choose_kernels:
     input:
         points=table.compared,

@@ -1,4 +1,4 @@
-"""Compile the library of a GPU backend, with nvcc and headers but no GPU: resources/build/cu{major}_cc{cc}/lib….so."""
+"""Compile the library of a GPU backend, resources/build/cu{major}_cc{cc}/lib….so. Needs nvcc and headers, no GPU."""
 
 import argparse
 

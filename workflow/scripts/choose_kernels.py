@@ -1,4 +1,4 @@
-"""Choose the fastest kernel of every linear and M, …/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.json."""
+"""Choose the fastest kernel for every linear and M; writes …/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.json."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Make the point of stock vLLM at one M, …/{stage}/{model}/{dtype}/vllm/dense/M{m}.json, of its fastest variant's."""
+"""Make stock vLLM's point at one M, …/{stage}/{model}/{dtype}/vllm/dense/M{m}.json, from its fastest variant."""
 
 import argparse
 

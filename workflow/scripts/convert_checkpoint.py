@@ -1,4 +1,4 @@
-"""Quantise a model to INT8 or FP8 and, for a pattern, prune and slide it; writes the checkpoint's manifest."""
+"""Quantise a model to INT8 or FP8 and, for a pattern, prune and slide it. Writes the checkpoint's manifest."""
 
 import argparse
 
@@ -15,10 +15,10 @@ parser.add_argument("--resources", default="resources", help="where models and c
 
 
 def main(arguments):
-    from slidesparse.models import checkpoints  # imports torch, which --help and a bad argument need not wait for
+    from slidesparse.models import checkpoints  # imports torch; --help need not wait for it
 
     manifest = read_json(arguments.model_manifest)
-    with devices.host(shared=True):  # not while a point is measured that wants the host to itself
+    with devices.host(shared=True):  # waits while a point has the host to itself
         made = checkpoints.convert(manifest, arguments.dtype, arguments.sparsity, arguments.resources)
     write_json(arguments.output, made)
 

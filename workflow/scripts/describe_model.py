@@ -1,4 +1,4 @@
-"""Write the shape of a model and its four linears, from its registry entry alone; needs no network."""
+"""Write a model's shape and its four linears, from its registry entry. Needs no network."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Download, generate or check the BF16 weights of a model; writes its manifest: source, files, sizes, sha256."""
+"""Download, generate or check a model's BF16 weights. Writes its manifest: source, files, sizes, sha256."""
 
 import argparse
 from pathlib import Path

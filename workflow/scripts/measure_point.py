@@ -1,4 +1,4 @@
-"""Measure one point, …/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.json."""
+"""Measure one point and write …/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.json."""
 
 import argparse
 

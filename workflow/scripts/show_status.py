@@ -1,4 +1,4 @@
-"""Say on one screen what is done, in flight, failed and why, and missing, from files alone."""
+"""Show on one screen which points are done, in flight, missing or failed, and why. Reads files only."""
 
 import argparse
 import sys

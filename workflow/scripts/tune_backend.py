@@ -1,4 +1,4 @@
-"""Search the fastest algorithms of a backend, …/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json."""
+"""Search a backend's fastest algorithms; writes …/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json."""
 
 import argparse
 

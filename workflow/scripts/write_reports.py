@@ -1,5 +1,5 @@
-"""Gather what there is, write task table and report of every hardware key, and their comparison; what would not change
-stays untouched."""
+"""Gather all points, then write the task table and report of every hardware key, and their comparison. Files whose
+content would not change stay untouched."""
 
 import argparse
 import os

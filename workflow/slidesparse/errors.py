@@ -30,4 +30,4 @@ class RecordError(SlideSparseError):
 
 
 class OutOfMemoryError(MeasurementError):
-    """A point does not fit into the device's memory: a result, not a failure."""
+    """A point does not fit into the device's memory. This is a result, not a failure."""

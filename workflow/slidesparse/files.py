@@ -1,7 +1,7 @@
-"""Files that are complete or absent, and files of others: atomic writes, bounded reads, paths that stay inside.
+"""Atomic writes, bounded reads of files that others may have made, and paths that stay inside a folder.
 
-What data names or holds is not trusted. `inside` is the one way from a name in data to a path, `read_bytes` the one way
-to the content of a file that others may have made, and `OWN` marks the folders that this program may delete.
+Names and contents that come from data are not trusted. Only `inside` makes a path from a name in data. Only
+`read_bytes` reads a file that others may have made. `OWN` marks the folders that this program may delete.
 """
 
 import errno
@@ -40,15 +40,15 @@ def is_plain(name):
 
 
 def printable(text):
-    """Anything as one line of text that a terminal or a page shows as it is: no line breaks, no control characters."""
+    """A value as one line of text without line breaks or control characters, safe for terminals and pages."""
     return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(str(text).split()))
 
 
 def inside(root, *names, error=RecordError):
-    """The path root/names…, proven to lie below `root`: every name is a plain one, without folders or dots in front.
+    """The path root/names…, which lies below `root`: each name must be plain, without folders or a leading dot.
 
     Every path that is made from data (manifests, plans, tables, answers of a hub) comes from here. Raises `error`,
-    naming what would have led elsewhere.
+    which names the part that is not plain.
     """
     for name in names:
         if not is_plain(name):
@@ -57,9 +57,9 @@ def inside(root, *names, error=RecordError):
 
 
 def within(root, path, error=RecordError):
-    """`path`, which data may have made from folders and dots, proven to lie below the folder `root` as it is written.
+    """`path`, if it lies below the folder `root` as written; for paths from data that may have folders and dots.
 
-    Raises `error` for one that leads out of it.
+    Raises `error` if it leads out of `root`.
     """
     top, place = os.path.abspath(root), os.path.abspath(path)
     if os.path.commonpath([top, place]) != top or place == top:
@@ -68,22 +68,22 @@ def within(root, path, error=RecordError):
 
 
 def leads_out(root, path):
-    """Whether links on the way lead from `path`, below the folder `root`, to somewhere else."""
+    """Whether links in `path`, which begins at the folder `root`, lead to a place outside `root`."""
     top = os.path.realpath(root)
     return os.path.commonpath([top, os.path.realpath(path)]) != top
 
 
 def refuse_links_out(*roots):
-    """Raise RecordError if anything below the folders `roots` is a link that leads out of its root, or is neither a
-    file nor a folder.
+    """Raise RecordError if anything below `roots` is a link that leads out of its root, or is no file, folder or link.
 
-    Writing below them then touches nothing outside, and nothing hangs. A root itself may be a link, or not be there.
+    After this check, writing below the roots touches nothing outside, and nothing hangs. A root itself may be a link,
+    or not exist.
     """
     for root in roots:
         top = os.path.realpath(root)
         for folder, folders, files in os.walk(top):
             for path in (os.path.join(folder, name) for name in (*folders, *files)):
-                with suppress(FileNotFoundError):  # it went in the meantime
+                with suppress(FileNotFoundError):  # deleted in the meantime
                     mode = os.lstat(path).st_mode
                     if stat.S_ISLNK(mode) and leads_out(top, path):
                         raise RecordError(
@@ -94,9 +94,9 @@ def refuse_links_out(*roots):
 
 
 def open_own(path, mode="ab"):
-    """A stream that appends to the regular file `path`, made if it is not there; anything else there is taken away.
+    """A stream that appends to the regular file `path`, which is made if missing; anything else there is removed.
 
-    A link that lies there leads to a file of somebody, a hard link is one, and a pipe would hang.
+    A symbolic or hard link could be somebody else's file. A pipe would hang.
     """
     with suppress(FileNotFoundError):
         status = os.lstat(path)
@@ -107,9 +107,9 @@ def open_own(path, mode="ab"):
 
 
 def own_folders(root, *names):
-    """The folder root/names…, each made if it is not there; a link among the names is taken away. `root` may be a link.
+    """The folder root/names…, made if missing; a link among the names is removed, but `root` may be a link.
 
-    Nothing that is written below it then lies elsewhere.
+    So nothing that is written below it lies elsewhere.
     """
     folder = Path(root)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,10 +122,10 @@ def own_folders(root, *names):
 
 
 def open_regular(path):
-    """A binary stream of a regular file. OSError for anything else: a pipe would hang, a device may be endless."""
+    """A binary stream of a regular file. OSError for anything else: a pipe would hang, a device may never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # it may have become a pipe since
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # it may be a pipe by now
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
@@ -142,15 +142,15 @@ def read_bytes(path, limit=READ_LIMIT):
 
 
 def read_text(path, limit=READ_LIMIT):
-    """The text of a regular UTF-8 file of at most `limit` bytes. OSError for another file, ValueError for no text."""
+    """The text of a regular UTF-8 file of at most `limit` bytes. OSError for another file, ValueError if not UTF-8."""
     return read_bytes(path, limit).decode()
 
 
 def parse_json(text, **how):
-    """The value of a JSON text; `how` as for json.loads.
+    """The value of a JSON text; `how`: keyword arguments of json.loads.
 
-    ValueError for one that is damaged, nests too deeply, has a name twice in an object, a number that is not finite or
-    beyond 64 bits, or half a character.
+    ValueError if the text is damaged or nests too deeply, or if an object has a name twice. Likewise for a number that
+    is not finite or exceeds 64 bits, and for half a character (a lone surrogate).
     """
     if len(text) > READ_LIMIT:
         raise ValueError(f"it is longer than {READ_LIMIT} characters")
@@ -158,7 +158,7 @@ def parse_json(text, **how):
     if max(depth, default=0) > NESTING_LIMIT:
         raise ValueError(f"it nests deeper than {NESTING_LIMIT} levels")
     hooks = {"object_pairs_hook": _no_duplicates, "parse_constant": _no_number}
-    if HUGE.search(text):  # looking at every number would take twice as long
+    if HUGE.search(text):  # only then, because checking every number takes twice as long
         hooks |= {"parse_int": _integer, "parse_float": _finite}
     value = json.loads(text, **hooks | how)
     if HALF.search(text):
@@ -170,7 +170,7 @@ def parse_json(text, **how):
 
 
 HUGE = re.compile(r"(?<![0-9A-Za-z.])[0-9]{19}|[eE]\+?[0-9]{3}")
-"""What looks like a number that may be beyond 64 bits, or beyond all floats."""
+"""Matches text that may be a number of more than 64 bits, or larger than any float."""
 
 HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
@@ -204,7 +204,7 @@ def _cut(text):
 
 
 def sync_directory(path):
-    """Make renames inside `path` durable."""
+    """Make renames inside the folder `path` durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -213,7 +213,7 @@ def sync_directory(path):
 
 
 def write_atomic(path, content):
-    """Write `content` (str or bytes) so that `path` is the old file or the whole new one, whatever is killed."""
+    """Write `content` (str or bytes) so that, even after a kill, `path` is the old file or the whole new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
@@ -234,7 +234,7 @@ def write_atomic(path, content):
 
 
 def canonical_json(value):
-    """The one spelling of `value` that digests are taken of: sorted keys, no spaces, no NaN."""
+    """The JSON of `value` that digests are computed from: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -259,13 +259,13 @@ def write_json(path, value):
 
 
 def none_from_the_future(root):
-    """Give files below `root` that are newer than now, because the clock went back, the time that it is.
+    """Set files below `root` whose time lies in the future, because the clock went back, to the present time.
 
-    Snakemake refuses an output that is older than its inputs.
+    Otherwise Snakemake refuses outputs that are older than their inputs.
     """
     now = time.time_ns()
     for path in Path(root).rglob("*"):
-        with suppress(OSError):  # it went, or the disk is read-only
+        with suppress(OSError):  # deleted meanwhile, or the disk is read-only
             status = path.lstat()
             if stat.S_ISREG(status.st_mode) and status.st_mtime_ns > now:
                 os.utime(path, ns=(now, now), follow_symlinks=False)
@@ -281,14 +281,14 @@ def sha256_file(path, chunk=1 << 22):
 
 
 def cache_directory():
-    """Where this user's programs keep what they can make again; nobody else writes there. It may not be there yet."""
+    """The folder of files that can be made again; only this user writes there. It may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "slidesparse")
 
 
 def open_lock(path):
-    """A stream of the regular file `path`, made if it is not there, to be locked.
+    """A stream, for a lock, of the regular file `path`, which is made if missing.
 
-    OSError for anything else: a link leads elsewhere.
+    OSError if `path` is a link, which leads elsewhere, or no regular file.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     if os.path.islink(path):
@@ -310,14 +310,14 @@ def mark_own(folder):
 
 
 def is_own(folder):
-    """Whether this program made `folder`: a folder, no link to one, with the mark in it, which is no link either."""
+    """Whether this program made `folder`: it holds the mark, and neither the folder nor the mark is a link."""
     folder = Path(folder)
     mark = folder / OWN
     return not folder.is_symlink() and mark.is_file() and not mark.is_symlink()
 
 
 def remove_own(folder):
-    """Delete a folder of this program; a link is taken away and what it leads to stays.
+    """Delete a folder that this program made. If it is a link, only the link is deleted.
 
     Raises CheckpointError for a folder without the mark.
     """
@@ -332,11 +332,11 @@ def remove_own(folder):
 
 @contextmanager
 def directory_at_once(target):
-    """Yield a temporary directory beside `target` that becomes `target`, marked as ours, when the block ends well.
+    """Yield a temporary directory beside `target` that becomes `target`, marked as ours, when the block succeeds.
 
-    Until then `target` is untouched; when the block fails the temporary directory is removed. What a killed
-    process left behind is removed by the next one (the caller serialises writers of one target). Raises CheckpointError
-    if `target` is there and this program did not make it.
+    Until then `target` is untouched. If the block fails, the temporary directory is removed. The next process removes
+    what a killed one left; the caller allows only one writer of a target at a time. Raises CheckpointError if `target`
+    exists and this program did not make it.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What every program under workflow/scripts shares: its owner, and how it ends when something is wrong."""
+"""What all programs under workflow/scripts share: the owner with which they end, the run's lock, and their errors."""
 
 import argparse
 import fcntl
@@ -17,7 +17,7 @@ from slidesparse.files import open_lock, printable, read_json
 
 
 def start_time(pid):
-    """Start time of a process in clock ticks since boot, or None when there is none (proc(5), field 22)."""
+    """Start time of a process in clock ticks since boot (proc(5), field 22), or None if there is no such process."""
     try:
         return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -30,7 +30,7 @@ def wait_for_end(pid):
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return
-    except (AttributeError, OSError):  # no pidfd: poll, with the start time against a reused pid
+    except (AttributeError, OSError):  # no pidfd: poll; the start time detects a reused pid
         started = start_time(pid)
         while started is not None and start_time(pid) == started:
             time.sleep(0.5)
@@ -40,7 +40,7 @@ def wait_for_end(pid):
 
 
 def end_with(pid, group=False):
-    """End this process (its whole group if `group`) as soon as process `pid` is gone, even by kill -9."""
+    """End this process (if `group`, its process group) as soon as process `pid` has ended, even by kill -9."""
 
     def watch():
         wait_for_end(pid)
@@ -52,7 +52,7 @@ def end_with(pid, group=False):
 
 
 def hold_lock(path):
-    """Hold an exclusive lock on `path` until this process ends; the kernel frees it, also after kill -9.
+    """Hold an exclusive lock on `path` until this process ends. The kernel frees it, even after kill -9.
 
     Raises SlideSparseError if another process holds it.
     """
@@ -79,7 +79,7 @@ _locks = []
 
 
 def json_object(text):
-    """The type of an option that takes a JSON object."""
+    """The value of an option that takes a JSON object; for argparse."""
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError(text)
@@ -87,7 +87,7 @@ def json_object(text):
 
 
 def add_worker_options(parser):
-    """Options of a program that measures through the resident worker."""
+    """Add the options of a program that measures through the resident worker."""
     parser.add_argument("--plan", help="plan.json of the hardware: what else the worker will be asked for")
     parser.add_argument(
         "--seat", help="keeps to one of several GPUs what the same --owner measures under the same name"
@@ -96,7 +96,7 @@ def add_worker_options(parser):
 
 
 class Worker(NamedTuple):
-    """How a program reaches the resident worker, if it is to; `plan` is what is stored in plan.json, or empty."""
+    """Whether and how a program uses the resident worker; `plan` is the content of plan.json, or empty."""
 
     resident: bool
     owner: int | None
@@ -113,7 +113,7 @@ def worker(arguments):
 
 
 def find_own_programs():
-    """Let the commands that this process starts find its own interpreter, activated or not, and this very library."""
+    """Let commands that this process starts find its interpreter, even if not activated, and this library."""
     for name, own in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", Path(__file__).parents[1])):
         paths = os.environ.get(name, "").split(os.pathsep)
         if str(own) not in paths:
@@ -121,9 +121,9 @@ def find_own_programs():
 
 
 def run(main, parser=None, argv=None):
-    """Parse the arguments, run `main(arguments)`, and turn a SlideSparseError or OSError into one sentence and exit 1.
+    """Parse the arguments and run `main(arguments)`; a SlideSparseError or OSError becomes one sentence and exit 1.
 
-    Adds `--owner PID`: when that process ends, so does this one.
+    Adds the option `--owner PID`: when that process ends, so does this one.
     """
     parser = parser or argparse.ArgumentParser()
     parser.add_argument("--owner", type=int, metavar="PID", help="end as soon as this process is gone")
@@ -134,7 +134,7 @@ def run(main, parser=None, argv=None):
         main(arguments)
     except SlideSparseError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {printable(error)}")
-    except OSError as error:  # a disk that is full, read-only or broken, or somebody else's
+    except OSError as error:  # the disk is full, read-only or broken, or a file belongs to somebody else
         what = f"{error.filename}: " if error.filename else ""
         sys.exit(
             f"{Path(sys.argv[0]).name}: {printable(f'{what}{error.strerror or error}')}; make room or correct the"

@@ -1,4 +1,7 @@
-"""A vLLM engine whose M is set per measurement: one load serves every prefill and decode point of a configuration."""
+"""A vLLM engine whose M is set per measurement: one load serves every prefill and decode point of a configuration.
+
+M is the number of tokens of a prefill step, or of sequences of a decode step.
+"""
 
 import gc
 import math
@@ -19,11 +22,11 @@ BLOCK = {"cpu": 128, "cuda": 16}
 """Tokens that a block of the KV cache holds by default."""
 
 OURS = {"cuda": stock.Variant("FULL", 1, False), "cpu": stock.Variant("NONE", 1, False)}
-"""How our own engines are set."""
+"""Settings of our own engines."""
 
 
 class Run(NamedTuple):
-    """What a run of the engine was."""
+    """What one run of the engine recorded."""
 
     seconds: list
     """between the ends of steps"""
@@ -40,7 +43,7 @@ class Run(NamedTuple):
 class Engine:
     """One checkpoint on one backend, which may be a variant of stock vLLM (`stock.VARIANTS`).
 
-    `size` bounds every later M; more needs a new engine.
+    `size` bounds every later M. A larger M needs a new engine.
     """
 
     def __init__(self, checkpoint, backend, tuning, size):
@@ -85,13 +88,13 @@ class Engine:
                 enable_multiprocessing=self.variant.own_process,
             )
         finally:
-            torch.set_default_dtype(default)  # vLLM leaves its own behind when loading fails
+            torch.set_default_dtype(default)  # vLLM does not restore it when loading fails
         self.start_s = time.monotonic() - begin
         self.vocabulary = config["vocab_size"]
         self._prompts = 0
 
     def _running(self, tuning):
-        """How steps run: ours as CUDA graphs of what is planned, with nothing compiled; stock vLLM as it is set."""
+        """How steps run: ours as the planned CUDA graphs, with nothing compiled; stock vLLM as its variant says."""
         scheduler = "AsyncRecordingScheduler" if self.device == "cuda" else "RecordingScheduler"
         running = {
             "scheduler_cls": f"slidesparse.vllm_plugin.scheduler.{scheduler}",
@@ -120,7 +123,7 @@ class Engine:
         return self.llm.engine_core.engine_core.model_executor.driver_worker.worker.model_runner.get_model()
 
     def ask(self, name, *arguments):
-        """What a method of vllm_plugin.probe.Probe answers."""
+        """Call a method of vllm_plugin.probe.Probe and return its answer."""
         return self.llm.collective_rpc(f"slidesparse_{name}", args=arguments)[0]
 
     def close(self):
@@ -132,9 +135,10 @@ class Engine:
     def run(self, lengths, output_len, limits, deadline, profile=None):
         """Run one request per prompt length, each for `output_len` tokens, until all are done; returns a Run.
 
-        Prompts are fixed pseudo-random tokens. limits: (tokens, sequences) of a step. profile: (steps before, steps)
-        that are recorded. Raises MeasurementError at the deadline (time.monotonic), and if a step ran in another way
-        than planned.
+        Prompts are fixed pseudo-random tokens.
+        limits: most (tokens, sequences) of a step.
+        profile: (steps before the recording, recorded steps).
+        Raises MeasurementError at the deadline (time.monotonic), and if a step did not run as planned.
         """
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
@@ -175,10 +179,11 @@ class Engine:
         return Run(seconds, steps, modes, ends[-1] - begin, recorded)
 
     def _step(self):
-        """LLMEngine.step, which tells of steps by the outputs of requests, and these are told of once they are done.
+        """Like LLMEngine.step, but returns whether a batch has ended.
 
-        Returns whether a batch has ended: when vLLM only queues one, none has; what is left of an aborted run, which an
-        engine in its own process may tell late, is none.
+        LLMEngine.step returns outputs of requests, and a request has one only when it is done. So this reads the
+        outputs of the engine core. No batch has ended if vLLM only queued one. Outputs of an aborted run do not count
+        either. An engine in its own process may deliver them late.
         """
         outputs = self.llm.engine_core.get_output()
         ended = any(one.request_id in self.llm.output_processor.request_states for one in outputs.outputs)
@@ -189,10 +194,10 @@ class Engine:
         return ended
 
     def _check(self, steps, modes):
-        """Raise MeasurementError if a step ran without the CUDA graph that was made for it, or with another's."""
+        """Raise MeasurementError if a step ran without its planned CUDA graph, or with a graph that was not planned."""
         for step, mode in zip(steps, modes or len(steps) * ["NONE"], strict=True):
             planned = tuple(step) in self.graphs
-            if self.backend in stock.VARIANTS:  # which fills a step up to the next captured size
+            if self.backend in stock.VARIANTS:  # these pad a step to the next captured size
                 planned = step[0] <= max((tokens for tokens, _ in self.graphs), default=0)
             if planned != (mode != "NONE"):
                 raise MeasurementError(
@@ -246,7 +251,7 @@ class Size(NamedTuple):
         return cls(tokens, sequences, model_len, ((sequences, model_len),), (graph,))
 
     def union(self, other):
-        """The smallest engine that is both."""
+        """The smallest engine that can do what both can."""
         pairs = (tuple(sorted({*mine, *theirs})) for mine, theirs in zip(self[3:], other[3:], strict=True))
         return Size(*map(max, self[:3], other[:3]), *pairs)
 
@@ -255,7 +260,7 @@ _kept = {"key": None, "engine": None}
 
 
 def is_sparse(request):
-    """Whether the engine for a request of `measure` has sparse products, its backend's or one chosen for it."""
+    """Whether the engine for a request has sparse products: of its backend, or of one that was chosen for `auto`."""
     name = request["backend"]
     run = Choices(request["tuning"]).tables if name == "auto" else [name]
     return any(BACKENDS[backend].sparse for backend in run if backend in BACKENDS)
@@ -264,9 +269,9 @@ def is_sparse(request):
 def measure(request):
     """Results of one prefill or decode point; keeps its engine for the next point of the same configuration.
 
-    request: stage, M, parameters, manifest (path), tuning (path or None), backend, root; `others`, [[stage, M,
-    parameters], …], names further points that the same engine shall be able to serve, if it fits. Raises
-    OutOfMemoryError if an engine for this point alone does not fit.
+    request: stage, M, parameters, manifest (path), tuning (path or None), backend, root; perhaps others.
+    others: [[stage, M, parameters], …], further points that the same engine should be able to serve, if it fits.
+    Raises OutOfMemoryError if an engine for this point alone does not fit.
     """
     import torch
 
@@ -287,9 +292,9 @@ def measure(request):
 
 
 def _in_this_process(request, manifest, alone, size, error):
-    """The torch.OutOfMemoryError that ended an engine in a process of its own, which tells this one only that it ended.
+    """The torch.OutOfMemoryError that ended an engine in its own process. Raises `error` if there was none.
 
-    Found by measuring with the same engine in this process. Raises `error` where that is not what happened.
+    Such a process reports only that it has ended. So the same engine measures the point again in this process.
     """
     import torch
 
@@ -306,7 +311,7 @@ def _in_this_process(request, manifest, alone, size, error):
 
 
 def _measure(request, manifest, needed, size):
-    """Results of a point that needs an engine of the size `needed`; if there is none, one of `size` is made."""
+    """Results of a point that needs an engine of size `needed`. If the kept one does not serve, makes one of `size`."""
     tuning = request["tuning"]
     key = (checkpoints.content_digest(manifest), request["backend"], tuning and sha256_file(tuning))
     if _kept["key"] != key or _kept["engine"].size.union(needed) != _kept["engine"].size:
@@ -325,16 +330,16 @@ def close():
 
 
 def _discard():
-    """Free the engine that `measure` keeps, if there is one, and what is left of one that failed."""
+    """Free the engine that `measure` keeps, if any, and what is left of one that failed."""
     close()
     _free()
 
 
 def _free():
-    """Free what a closed engine held, or one that could not be made.
+    """Free what an engine held that was closed or could not be made.
 
-    The next engine gets a pool of its own for its CUDA graphs: vLLM keeps one for all engines of a process, and where
-    anything still holds memory of it without a graph, capturing into it fails.
+    The next engine gets a new pool for its CUDA graphs. vLLM keeps one pool for all engines of a process. If anything
+    still holds memory of it without a graph, capturing into it fails.
     """
     import torch
     from vllm.distributed import cleanup_dist_env_and_memory

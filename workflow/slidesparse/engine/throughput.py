@@ -1,8 +1,9 @@
-"""The protocol of a prefill or decode point: repeats of steps of exactly M, until they agree; and its columns.
+"""The protocol of a prefill or decode point, and its columns: repeats of steps of exactly M, until they agree.
 
-A run queues its requests while the engine holds still, lets it run until they are done, and takes the time between the
-ends of steps. A repeat is a stretch of a run, and its figure the mean of its steps. Between runs the clock and the
-energy counter are read; after them, in a run of its own, what the GPU does in a step is recorded.
+A run queues its requests while the engine holds still. Then the engine runs until they are done. The time between the
+ends of steps is taken. A repeat is a part of a run, and its figure is the mean of its steps. The clock is read after
+each run, and the energy counter before the first run and after the last. A further run records what the GPU does in a
+step.
 """
 
 import time
@@ -15,41 +16,42 @@ from slidesparse.timing import breakdown
 from slidesparse.timing.protocol import summarize
 
 LEAST_S = 1.0
-"""Seconds that the timed steps of a point take together, if `max_repeats` allows: energy counters tick in tenths."""
+"""Least seconds of a point's timed steps together, if `max_repeats` allows: energy counters tick in tenths of a
+second."""
 
 LONG_S, FEWEST = 1.0, 4
-"""Seconds of steps after which a repeat of a prefill point may end, and steps that it makes in any case: at a power
-limit the clock swings with a period of a second."""
+"""A repeat of a prefill point may end after LONG_S seconds of steps, but not before FEWEST steps. At a power limit
+the clock swings with a period of a second."""
 
 SHORT_S = 0.25
-"""Seconds that a repeat of prefill steps on a GPU takes at least, so that five exceed LEAST_S."""
+"""Least seconds of a repeat of prefill steps on a GPU. Five repeats then exceed LEAST_S."""
 
 SETTLE_S = 1.25
-"""Seconds of prefill steps on a GPU that are not counted at the start of a run: one that stood still exceeds its power
-limit for three quarters of a second, and is held below it for a third."""
+"""Seconds of prefill steps on a GPU that are not counted at the start of a run. A GPU that stood still exceeds its
+power limit for three quarters of a second. It is then held below the limit for a third of a second."""
 
 FILLING, EMPTYING = 2, 2
-"""Steps at the ends of a run of prefill that are not counted: the host tells of the first ones late, for it prepares
-others meanwhile, and of the last ones in time."""
+"""Steps at the start and the end of a prefill run that are not counted. The host reports the first ones late,
+because it prepares others meanwhile. It reports the last ones in time."""
 
 PROFILED = {"prefill": 4, "decode": 8}
-"""Steps whose kernels are recorded."""
+"""Number of steps whose kernels are recorded."""
 
 
 def split(M, cap):
-    """Prompt lengths of one prefill step: M tokens in as few prompts of at most `cap` as can be, equally long."""
+    """Prompt lengths of one prefill step: M tokens in as few prompts of at most `cap` as possible, of equal length."""
     count = ceil(M / cap)
     return [M // count + (i < M % count) for i in range(count)]
 
 
 def prefill(engine, M, parameters):
-    """Results of a prefill point: repeats of engine steps of exactly M prompt tokens, one output token each.
+    """Results of a prefill point: repeats of engine steps of exactly M prompt tokens, one output token per prompt.
 
-    A repeat has `steps` steps, fewer of long ones, and on a GPU more of short ones. `min_repeats` of them follow each
-    other in one run, with no pause between them; the columns of the published protocol are of whole runs.
+    A repeat has `steps` steps: fewer if they are long, and on a GPU more if they are short. One run makes `min_repeats`
+    repeats, with no pause between them. The columns of the published protocol are of whole runs.
     """
     lengths = split(M, parameters["prompt_cap"])
-    limits = (M, engine.size.sequences)  # those of the step before are there still
+    limits = (M, engine.size.sequences)  # the sequences of the step before are still there
     deadline = time.monotonic() + parameters["time_limit_s"]
 
     def run(count, **profile):
@@ -109,7 +111,7 @@ def decode(engine, M, parameters):
         return taken._replace(steps=taken.steps[1:], modes=taken.modes[1:]), [taken.seconds[1:]]
 
     def profiled():
-        middle = max(2, output_len // 2)  # with as much in the cache as the median step has
+        middle = max(2, output_len // 2)  # the cache is then as full as in the median step
         return engine.run(
             lengths, middle + PROFILED["decode"] + 2, limits, deadline, profile=(middle, PROFILED["decode"])
         )
@@ -130,8 +132,10 @@ def decode(engine, M, parameters):
 def _measured(engine, M, parameters, repeats, profiled):
     """What both stages report: repeats until their means agree, then the profile of a step.
 
-    repeats(n): makes a run of at most n repeats; returns it, and the seconds of each one's steps. The columns of the
-    published protocol are of all runs together; its tokens are those of prompts and outputs.
+    repeats(n): makes a run of at most n repeats. Returns the run, and for each repeat the seconds of its steps.
+    profiled(): makes the run whose steps are recorded.
+
+    The columns of the published protocol are of all runs together. Their tokens are prompts and outputs.
     """
     machine = hardware.detect()
     before, energy, clocks = provenance.state(machine), provenance.energy_j(machine), []
@@ -177,7 +181,7 @@ def _no_energy(machine, before, after, seconds):
 
 
 def _profile(engine, machine, profiled, wall_s):
-    """breakdown.of_step of a step, or why there is none."""
+    """The result of `breakdown.of_step`, or why there is none."""
     if not machine.gpu:
         return {"breakdown_reason": "no GPU"}
     profile = profiled().profile

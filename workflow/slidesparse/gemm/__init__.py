@@ -1,7 +1,7 @@
 """GEMM backends behind one protocol: prepare a weight, list the algorithms, multiply.
 
-Y = X W^T with X [M, K] activations and W [N, K] weights, both 8-bit codes. A dense backend takes W itself; a sparse
-one takes W slid to 2:4 windows [N, K'] and activations lifted to [M, K'].
+Y = X W^T with X [M, K] activations and W [N, K] weights, both 8-bit codes. A dense backend takes W itself. A sparse one
+takes W slid to 2:4 windows [N, K'] and activations lifted to [M, K'] (`sparsity.slide`).
 """
 
 from importlib import import_module
@@ -14,22 +14,22 @@ from slidesparse.plan.backends import BACKENDS
 from slidesparse.sparsity.quantize import DTYPES
 
 NAMES = {stored: name for name, stored in DTYPES.items()}
-"""INT8 or FP8 of a torch dtype."""
+"""Our name, INT8 or FP8, of a torch dtype."""
 
 
 class Algorithm(NamedTuple):
-    """One way of a library to do a product; `id` is what is stored and valid only for the library's version."""
+    """One way of a library to compute a product. The stored `id` is valid only for one version of the library."""
 
     id: int | str
     name: str
     workspace: int = 0
-    """Bytes that it needs beside operands and output."""
+    """Bytes that it needs in addition to operands and output."""
 
 
 class Backend:
     """What tuning, measuring and the vLLM plugin ask of a GEMM library.
 
-    A subclass must have the attributes and the methods in REQUIRED, or its module cannot be imported.
+    A subclass must have the attributes and methods in REQUIRED. Otherwise its module cannot be imported.
     """
 
     REQUIRED = ("name", "sparse", "device", "version", "outputs", "prepare", "algorithms", "matmul")
@@ -46,17 +46,17 @@ class Backend:
             raise TypeError(f"{cls.__module__}.{cls.__name__} lacks {', '.join(missing)}, which a backend must have")
 
     def version(self) -> str:
-        """Version of the library; a stored algorithm is refused under another one."""
+        """Version of the library. An algorithm that was stored under another version is refused."""
 
     def outputs(self, dtype) -> tuple:
         """Types that a product of `dtype` (INT8 or FP8) can have: INT32, BF16 or FP32. The first is the default."""
 
     def default(self, operand, output=None):
-        """`output`, or the default type of an operand's product if it is None."""
+        """`output`, or the default type of an operand's product if `output` is None."""
         return output or self.outputs(NAMES[operand.dtype])[0]
 
     def scales(self, dtype) -> tuple:
-        """Which scales a product can apply on its way out: "token", "channel", both or none.
+        """Scales that the epilogue of a product can apply: "token", "channel", both or none.
 
         `matmul` then takes token_scale [M, 1] or channel_scale [N], float32.
         """
@@ -65,8 +65,8 @@ class Backend:
     def prepare(self, codes):
         """codes [N, K or K'] int8 or float8_e4m3fn -> an operand on the backend's device.
 
-        It has the attributes N, K, dtype, `bytes` (what the library's format stores) and `footprint` (bytes that a
-        product reads of it), and `clone()`.
+        It has `clone()` and the attributes N, K, dtype, `bytes` (size in the library's format) and `footprint` (bytes
+        of it that a product reads).
         """
 
     def algorithms(self, operand, M, output=None) -> list[Algorithm]:
@@ -81,14 +81,15 @@ class Backend:
         return None
 
     def matmul(self, operand, x, algorithm=None, output=None, out=None):
-        """x [M, K or K'] codes -> accumulators [M, N] of the type `output`, no scale applied.
+        """x [M, K or K'] codes -> accumulators [M, N] of the type `output`, without scales.
 
-        algorithm: an id, or None for the library's default. out: where the product goes, or None for a new tensor.
+        algorithm: an id, or None for the library's default.
+        out: where the product goes, or None for a new tensor.
         """
 
 
 class OnCpu:
-    """What backends that torch runs on CPUs have in common."""
+    """What the CPU backends that run in torch share."""
 
     device = "cpu"
 

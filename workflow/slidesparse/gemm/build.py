@@ -1,7 +1,7 @@
 """Compiling csrc/ into the libraries that the GPU backends load. Needs nvcc and the vendor's headers, but no GPU.
 
-csrc/ is host code that calls the vendor's library; what it calls is looked up when it is loaded, so that headers are
-enough to build.
+csrc/ is host code that calls the vendor's library. These calls are resolved at load time, so headers are enough to
+build.
 """
 
 import importlib.util
@@ -30,7 +30,7 @@ HEADERS = {
         "library_types.h": "nvidia-cuda-runtime",
     },
 }
-"""The headers that a library includes, the one with its version first, and the package that holds each."""
+"""library -> the headers that it includes -> the package that holds each. The first header has the vendor's version."""
 
 FLAGS = ("-shared", "-std=c++17", "-O2", "-cudart", "none", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall")
 
@@ -47,10 +47,10 @@ def cuda_major():
 
 
 def build(library, cc, output, cuda=None):
-    """Compile csrc/{library} for compute capability `cc` to `output`, with a record beside it (.json), and return that.
+    """Compile csrc/{library} for compute capability `cc` to `output`. Writes a record next to it (.json); returns it.
 
-    cuda: major version to build for; by default that of the installed torch, else of nvcc. Raises HardwareError where
-    nvcc or a header is missing, MeasurementError where the sources do not compile.
+    cuda: major version to build for; by default that of the installed torch, else of nvcc.
+    Raises HardwareError if nvcc or a header is missing, MeasurementError if the sources do not compile.
     """
     nvcc = find_nvcc()
     version = _nvcc_version(nvcc)
@@ -83,7 +83,7 @@ def build(library, cc, output, cuda=None):
 
 
 def sources_digest(library):
-    """sha256 over the names and contents of what a library is made of."""
+    """sha256 over the names and contents of a library's sources."""
     folders = (SOURCES / "common", SOURCES / library)
     files = sorted(path for folder in folders for path in folder.iterdir() if path.suffix in (".h", ".cpp"))
     return digest([[path.relative_to(SOURCES).as_posix(), sha256_file(path)] for path in files])
@@ -97,7 +97,7 @@ def wheel_folders():
 
 
 def find_nvcc():
-    """nvcc of the PATH, of CUDA_HOME, of the nvidia-cuda-nvcc wheel, or of /usr/local/cuda. Raises HardwareError."""
+    """nvcc of PATH, CUDA_HOME, the nvidia-cuda-nvcc wheel or /usr/local/cuda. Raises HardwareError if there is none."""
     homes = [os.environ.get("CUDA_HOME"), *wheel_folders(), "/usr/local/cuda"]
     for candidate in [shutil.which("nvcc"), *(Path(home) / "bin" / "nvcc" for home in homes if home)]:
         if candidate and os.access(candidate, os.X_OK):
@@ -109,7 +109,7 @@ def find_nvcc():
 
 
 def find_header(name, package, cuda, nvcc):
-    """Path of a header in the installed wheels, those named for the CUDA version first, or in nvcc's toolkit."""
+    """Path of a header in the installed wheels or in a toolkit. Wheels named for the CUDA version come first."""
     wheels = sorted(wheel_folders(), key=lambda folder: folder.name != f"cu{cuda}")
     toolkits = [nvcc.parents[1], os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
     for folder in [*wheels, *(Path(home) for home in toolkits if home)]:
@@ -130,6 +130,6 @@ def _nvcc_version(nvcc):
 
 
 def _header_version(header):
-    """Version that a header is of, such as 13.1.0, or None."""
+    """Version that a header states, such as 13.1.0, or None."""
     parts = dict(re.findall(r"#define CU\w+_VER_(MAJOR|MINOR|PATCH)\s+(\d+)", header.read_text(errors="replace")))
     return ".".join(parts[name] for name in ("MAJOR", "MINOR", "PATCH")) if len(parts) == 3 else None

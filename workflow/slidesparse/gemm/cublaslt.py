@@ -1,7 +1,7 @@
-"""Dense GEMM by cuBLASLt: INT8 -> INT32 and E4M3 -> BF16, every algorithm that can be had.
+"""Dense GEMM by cuBLASLt: INT8 -> INT32 and E4M3 -> BF16, with all algorithms that it proposes or accepts.
 
-An algorithm is the library's 64 opaque bytes, stored in base64; `:fast` after them says that FP8 partial sums stay in
-the tensor core, which is faster on some shapes and less exact.
+An algorithm is the library's 64 opaque bytes, stored in base64. The suffix `:fast` means that FP8 partial sums stay in
+the tensor core. That is faster on some shapes and less exact.
 """
 
 from base64 import b64decode, b64encode
@@ -21,7 +21,7 @@ DEFAULT_WORKSPACE = 32 << 20
 
 WORKSPACES = (0, DEFAULT_WORKSPACE, 256 << 20)
 REDUCTIONS = (0, 1, 2, 4, 7)
-"""Preferences that the heuristic is asked under: largest workspace, and mask of ways to add up a split K."""
+"""Preferences that the heuristic is given: the largest workspace, and a mask of reduction schemes for split K."""
 
 PROPOSALS = 64
 MOST_ALGORITHMS = 1 << 14
@@ -149,7 +149,7 @@ def _decoded(algorithm):
 
 @lru_cache(maxsize=4096)
 def _workspace(M, N, K, dtype, output, algorithm):
-    """Bytes of workspace; makes the plan, which so exists before a graph is captured."""
+    """Bytes of workspace. Makes the plan, so that it exists before a CUDA graph is captured."""
     blob, fast = _decoded(algorithm)
     needed = c_uint64()
     library().call("workspace", problem(M, N, K, dtype, output, fast), blob, byref(needed))
@@ -172,7 +172,7 @@ def _heuristic(shape, workspace, reductions, most):
 
 
 def _proposals(shape):
-    """What the heuristic proposes under every preference; what it does by default comes first."""
+    """What the heuristic proposes under every preference. Its default comes first."""
     preferences = [(DEFAULT_WORKSPACE, REDUCTIONS[-1])]
     preferences += [(workspace, mask) for workspace in WORKSPACES for mask in REDUCTIONS]
     for workspace, mask in dict.fromkeys(preferences):
@@ -180,7 +180,7 @@ def _proposals(shape):
 
 
 def _enumerated(shape, proposals):
-    """Every algorithm that the library accepts, of an algorithm with very many tiles those with a proposed tile."""
+    """Every configuration that the library accepts. Algorithms with over 64 tiles try the proposed ones only."""
     tiles = sorted({candidate.tile for candidate in proposals})
     accepted, count = (Candidate * MOST_ALGORITHMS)(), c_int()
     arguments = ((c_int32 * len(tiles))(*tiles), len(tiles), accepted, MOST_ALGORITHMS, byref(count))

@@ -1,8 +1,8 @@
 """2:4 sparse GEMM by cuSPARSELt: INT8 -> BF16 or INT32 and E4M3 -> BF16, of slid weights and lifted activations.
 
-An algorithm is the library's number and how K is split, `12:1` or `12:-1` (in segments, inside one kernel). The
-compressed weight serves every M and every algorithm. INT8 products can be multiplied by one factor per output channel
-on their way out.
+An algorithm is the library's number and the split of K: `12:1` in one piece, `12:-1` in segments inside one kernel. The
+compressed weight serves every M and every algorithm. The epilogue of INT8 products can apply one factor per output
+channel.
 """
 
 from contextlib import suppress
@@ -19,10 +19,10 @@ from slidesparse.gemm.dense import OUTPUTS, padded, whole_rows
 from slidesparse.gemm.library import Problem, load, problem, stream
 
 SPLITS = (1, -1)
-"""What Hopper's kernels accept: K in one piece, or in segments inside the kernel."""
+"""Splits that Hopper's kernels accept: K in one piece, or in segments inside the kernel."""
 
 PRESET = -1
-"""Instead of a number: what the library takes by itself."""
+"""Stands for the algorithm that the library picks by itself."""
 
 ONE = c_float(1.0)
 
@@ -137,7 +137,7 @@ class Backend(gemm.Backend):
         return f"{id.value}:{split.value}"
 
     def matmul(self, operand, x, algorithm=None, output=None, out=None, channel_scale=None):
-        """channel_scale [N] float32, INT8 only: the product of output channel n is multiplied by its factor."""
+        """channel_scale [N] float32, for INT8 only: one factor for each output channel of the product."""
         output = self.default(operand, output)
         if out is None:
             return cusparselt_mm(x, operand.compressed, operand.N, output, algorithm or "", channel_scale)
@@ -197,7 +197,7 @@ def _decoded(algorithm):
 
 @lru_cache(maxsize=4096)
 def _workspace(M, N, K, dtype, output, vector, algorithm):
-    """Bytes of workspace; makes the plan, which so exists before a graph is captured."""
+    """Bytes of workspace. Makes the plan, so that it exists before a CUDA graph is captured."""
     needed = c_uint64()
     library().call("workspace", problem(M, N, K, dtype, output, vector), *_decoded(algorithm), byref(needed))
     return needed.value

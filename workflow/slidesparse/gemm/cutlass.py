@@ -11,7 +11,7 @@ from slidesparse.gemm import Algorithm
 from slidesparse.gemm.dense import OUTPUTS, Operand, ones
 
 MODULES = ("vllm._C_stable_libtorch", "vllm._C")
-"""Where vLLM keeps the operator, from version to version."""
+"""Modules that hold the operator in different versions of vLLM."""
 
 
 @cache
@@ -51,7 +51,7 @@ class Backend(gemm.Backend):
         return [Algorithm(0, "the kernel that vLLM picks")]
 
     def matmul(self, operand, x, algorithm=None, output=None, out=None, token_scale=None, channel_scale=None):
-        """token_scale [M, 1] and channel_scale [N], float32, multiply the product; without them ones do."""
+        """token_scale [M, 1] and channel_scale [N], float32, multiply the product. None stands for ones."""
         M, N = x.shape[0], operand.N
         out = torch.empty(M, N, dtype=OUTPUTS["BF16"], device=x.device) if out is None else out
         token_scale = ones(M, 1, x.device) if token_scale is None else token_scale

@@ -1,4 +1,4 @@
-"""What the dense GPU libraries share: the weight as it is stored, and the types of products."""
+"""What GEMM libraries share: the stored dense weight, names of product types, and padding of rows."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,7 +41,7 @@ class Operand:
 
 
 def whole_rows(M):
-    """Rows that a product of M rows is done with."""
+    """Number of rows that a product of M rows is computed with."""
     return -(-M // ROWS) * ROWS
 
 

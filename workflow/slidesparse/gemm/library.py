@@ -1,4 +1,4 @@
-"""Loading a library of csrc/ beside the vendor's library that it calls, and calling it.
+"""Loading a library of csrc/ together with the vendor's library that it calls, and calling it.
 
 One process uses one GPU: the vendor's handle belongs to the GPU that was current at the first call.
 """
@@ -21,7 +21,7 @@ VENDORS = {
     "cublaslt": ("cuBLASLt", "libcublasLt.so.{cuda}", "nvidia-cublas"),
     "cusparselt": ("cuSPARSELt", "libcusparseLt.so.0", "nvidia-cusparselt"),
 }
-"""Per library the vendor's name for what it calls, the file that has it, and the package that has the file."""
+"""library of csrc/ -> name of the vendor's library that it calls, its file, and the package that has the file."""
 
 
 class Problem(ctypes.Structure):
@@ -34,18 +34,18 @@ class Problem(ctypes.Structure):
 
 @lru_cache(maxsize=4096)
 def problem(M, N, K, dtype, output, option=0):
-    """Reference to the Problem of a product; dtype: torch's of the codes, output: INT32 or BF16."""
+    """Reference to the Problem of a product. dtype: torch dtype of the codes. output: INT32 or BF16."""
     return byref(Problem(M, N, K, TYPES[dtype], TYPES[output], option))
 
 
 class Library:
-    """A library of csrc/: `call` runs one of its functions and turns its status into an exception."""
+    """A library of csrc/. `call` runs one of its functions and turns its status into an exception."""
 
     def __init__(self, name, path, vendor, signatures):
-        """path: of our library. vendor: path of the vendor's, or a name that the loader knows.
+        """Load our library from `path` and the vendor's from `vendor`, a path or a name that the loader knows.
 
-        signatures: {function: types of its arguments}. Raises HardwareError if one of them cannot be loaded or if the
-        vendor's version is not the one that ours was compiled for.
+        signatures: {function: types of its arguments}. Raises HardwareError if a library cannot be loaded, or if ours
+        was compiled for another version of the vendor's.
         """
         title, _, package = VENDORS[name]
         try:
@@ -105,7 +105,7 @@ def load(name, signatures):
 
 
 def _is_current(name, path):
-    """True if a library was compiled from the sources as they are, and nobody has changed it."""
+    """True if a library was compiled from the present sources and was not changed since."""
     try:
         record = json.loads(path.with_suffix(".json").read_text())
         return record["sources"] == build.sources_digest(name) and record["sha256"] == sha256_file(path)
@@ -121,5 +121,5 @@ def find_vendor(name, cuda):
 
 
 def stream(tensor):
-    """Handle of the stream that work on `tensor` goes to."""
+    """Handle of the current stream of the tensor's GPU; None on a CPU."""
     return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else None

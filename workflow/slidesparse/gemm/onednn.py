@@ -10,7 +10,7 @@ from slidesparse.gemm import Algorithm, dense
 
 @dataclass
 class Operand(dense.Operand):
-    """A dense weight [N, K], and transposed for the algorithm that asks for it; a product reads one of the two."""
+    """A dense weight [N, K] and a transposed copy for the algorithm that needs it. A product reads one of the two."""
 
     packed: torch.Tensor
 

@@ -1,9 +1,9 @@
 """Sparse GEMM on CPUs, from compressed 2:4 values and their metadata: half the multiplications, like the hardware.
 
-Each output channel is a weighted sum of the K'/2 lifted inputs that the metadata of its kept values point at. Both
-algorithms do just that: `embedding_bag` (a table of lifted activations, one bag a channel) and sparse CSR. They
-compute in float32, which holds every partial sum of INT8 codes exactly while 127 * 127 * K'/2 < 2^24 or the weights
-are ternary; larger sums are refused.
+Each output channel is a weighted sum of K'/2 lifted inputs. The metadata of its kept values point at these inputs. Two
+algorithms compute this sum: `embedding_bag` (a table of lifted activations, one bag a channel) and sparse CSR. Both use
+float32, which holds integers below 2^24 exactly. Partial sums of INT8 codes stay below it if the weights are ternary,
+or if 127 * 127 * K'/2 < 2^24. Larger sums are refused.
 """
 
 import warnings
@@ -19,7 +19,7 @@ from slidesparse.sparsity.slide import compress, lanes
 
 @dataclass
 class Operand:
-    """A compressed 2:4 weight (what is stored) and the two forms that the algorithms read."""
+    """A compressed 2:4 weight, as it is stored, and the two forms that the algorithms read."""
 
     values: torch.Tensor
     metadata: torch.Tensor

@@ -30,7 +30,7 @@ class Backend(gemm.Backend):
         return [Algorithm(0, "_scaled_mm, row-wise"), Algorithm(1, "_scaled_mm, row-wise, fast accumulation")]
 
     def matmul(self, operand, x, algorithm=None, output=None, out=None, token_scale=None, channel_scale=None):
-        """token_scale [M, 1] and channel_scale [N], float32, multiply an FP8 product; without them ones do."""
+        """token_scale [M, 1] and channel_scale [N], float32, multiply an FP8 product. None stands for ones."""
         M, N = x.shape[0], operand.N
         weight = operand.weight.t()
         if operand.dtype == torch.int8:

@@ -1,7 +1,8 @@
 """A kernel point: the four linears of one model, one backend, one pattern and one M, verified and then measured.
 
-Every product is checked before and after it is timed. The backend's products, those of its dense peers, and all of
-them as whole linears take turns, each beside its rivals of the same kind.
+Every product is checked before and after it is timed. A peer is a dense backend that multiplies the same codes. A whole
+linear also quantises (and lifts) its inputs and scales its output. The products of the backend and of its peers take
+turns, and so do their whole linears. Each is next to its rivals of the same kind.
 """
 
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from slidesparse.tuning.table import Table
 
 
 def products(request):
-    """The products of a tuning request, one after the other, each weight prepared once for every M and output type."""
+    """Yield the products of a tuning request. Each weight is prepared once for all M and output types."""
     backend = find_backend(request["backend"])
     pattern = Pattern(request["sparsity"])
     cache = hardware.detect().cache_bytes
@@ -35,12 +36,12 @@ def products(request):
 
 
 def _most_sets(backend, request):
-    """On a CPU a sample uses one operand set, on a GPU all of them."""
+    """Most operand sets that samples can use. On a CPU a sample uses one set, on a GPU all of them."""
     return request["parameters"]["max_samples"] if backend.device == "cpu" else 1 << 30
 
 
 def tune(request):
-    """Tuning table of a request: backend, dtype, sparsity, linears, M (list), parameters."""
+    """Tuning table of a request with backend, dtype, sparsity, linears, M (a list) and parameters."""
     torch.set_num_threads(1)
     stopping = protocol.Stopping(**request["parameters"])
     with _memory():
@@ -52,7 +53,7 @@ def tune(request):
 
 @contextmanager
 def _tuned_quantisers(request, backend):
-    """A function that tunes the kernels which make the backend's operands; they are compiled meanwhile."""
+    """Compile the kernels that make the backend's activations, in the background. Yields a function that tunes them."""
     if backend.device == "cpu":
         yield list
         return
@@ -65,10 +66,10 @@ def _tuned_quantisers(request, backend):
 
 
 def measure(request):
-    """Results of one kernel point (M one number); the algorithms are those that the tuning tables give for M.
+    """Results of one kernel point, at one M, with the algorithms that the tuning tables give for it.
 
-    request["peers"], if there: {dense backend: path of its tuning table, or None}. They take turns with the backend on
-    the same codes; those that cannot run are named with the reason.
+    request["peers"], if there: {dense backend: path of its tuning table, or None}. Peers take turns with the backend on
+    the same codes. Those that cannot run are named with the reason.
     """
     torch.set_num_threads(1)
     backend = find_backend(request["backend"])
@@ -105,14 +106,14 @@ def measure(request):
 
 @lru_cache(maxsize=8)
 def _weight(name, N, K, dtype, sparsity, device):
-    """The weight of a linear; those of the last points are kept, since the next point often differs only in M."""
+    """The weight of a linear. The last few are kept, because the next point often differs only in M."""
     return Weight(name, N, K, dtype, Pattern(sparsity), device)
 
 
 def _measured(request, linears, contenders, missing, machine):
-    """The entries of linears, all of which take turns, so that they run at the clock and power of a whole layer.
+    """Result entries of linears. All of them take turns, so they run at the clock and power of a whole layer.
 
-    Why a peer takes no part goes into `missing`.
+    If a peer cannot take part, the reason goes into `missing`.
     """
     contests = [_Contest(request, linear, contenders, missing, machine) for linear in linears]
     samplers = {(i, name): sampler for i, contest in enumerate(contests) for name, sampler in contest.samplers.items()}
@@ -127,7 +128,7 @@ def _measured(request, linears, contenders, missing, machine):
 
 
 class _Contest:
-    """One linear: the backend's products, those of its peers, and the whole linear of each, verified and ready."""
+    """One linear: the products of the backend and of its peers, and the whole linear of each, all verified."""
 
     def __init__(self, request, linear, contenders, missing, machine):
         own = contenders[0][0]
@@ -159,7 +160,7 @@ class _Contest:
         }
 
     def entry(self, samples, machine):
-        """What is reported of the linear; raises MeasurementError if what was multiplied last is wrong."""
+        """The linear's entry in the results. Raises MeasurementError if its last outputs are wrong."""
         rows = []
         for i, run in enumerate(self.runs):
             row = run.row(samples["cold", i], self.samplers["cold", i], machine)
@@ -182,7 +183,7 @@ class _Contest:
         return shape | own[0] | {"other_outputs": own[1:], "peers": peers, "whole": self._whole(samples)}
 
     def _whole(self, samples):
-        """The whole linears of the backend, which is the first, and of its peers."""
+        """Rows of the whole linears: first that of the backend, then those of its peers."""
         rows = []
         for i, linear in enumerate(self.wholes):
             linear.check(self.samplers["whole", i].used)
@@ -204,7 +205,7 @@ class _Contest:
 
 
 class _Run:
-    """One product that takes part in a point, and its algorithm with what the tuning table says of it."""
+    """One product of a point, with its algorithm and the entry of the tuning table for it."""
 
     def __init__(self, product, table, own):
         self.product, self.own = product, own
@@ -212,10 +213,11 @@ class _Run:
         self.algorithm, self._wrong = self._right(table)
 
     def _right(self, table):
-        """(best algorithm of the table whose product is right here, [better ones and why they are not]).
+        """(the table's best algorithm whose product is right, [{"algorithm", "reason"} of better ones that are wrong]).
 
-        Right there need not be right here: the table's products had another pattern. The library's default comes last;
-        without a table it is what is taken, or the best of few. Raises MeasurementError if none is right.
+        The table may have been tuned with another pattern, so its algorithms are checked again here. The library's
+        default is tried last. Without a table, `search.best_of_few` picks the algorithm. Raises MeasurementError if
+        none is right.
         """
         product, listed, wrong = self.product, [], []
         if table:
@@ -231,7 +233,7 @@ class _Run:
         raise MeasurementError(wrong[0]["reason"])
 
     def row(self, samples, sampler, machine):
-        """What is reported of it; raises MeasurementError if what it multiplied last is wrong."""
+        """The product's row in the results. Raises MeasurementError if its last outputs are wrong."""
         product, cold = self.product, protocol.summarize(samples)
         worst, exact = product.check(sampler.used)
         clock, operations = sampler.clock_mhz, 2 * product.M * product.N * product.K_slid
@@ -259,14 +261,14 @@ def _microseconds(samples):
 
 
 def _ratio(samples, own):
-    """Statistics of the paired ratios of a rival's samples over our own: the speed-up of ours over it."""
+    """Statistics of the paired ratios of a rival's samples over our own, which are our speed-ups over it."""
     ratios = protocol.summarize([theirs / ours for theirs, ours in zip(samples, own, strict=True)]).as_dict()
     return {name.removesuffix("_s"): value for name, value in ratios.items()}
 
 
 @contextmanager
 def _memory():
-    """Give the GPU's memory back at the end, and say what did not fit."""
+    """Free the GPU's cached memory at the end. A torch.OutOfMemoryError becomes an OutOfMemoryError of ours."""
     try:
         yield
     except torch.OutOfMemoryError as error:

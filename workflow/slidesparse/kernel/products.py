@@ -1,8 +1,8 @@
-"""One linear as every backend multiplies it: the same codes, rotated operands, checks, and samplers of its time.
+"""One linear as each backend multiplies it: codes, copies of the operands, checks, and samplers of its time.
 
-Weights are ternary codes of a stated zero rate, activations are quantised normal numbers; both from a fixed seed. A
-product is checked against the float64 product X W^T of the unslid codes. All backends multiply the same codes, a dense
-one the pruned weight of its sparse rival.
+Weights are ternary codes of a stated zero rate. Activations are quantised normal numbers. Both come from a fixed seed.
+A product is checked against the float64 product X W^T of the unslid codes. All backends multiply the same codes: a
+dense one takes the pruned weight of its sparse rival.
 """
 
 import math
@@ -21,19 +21,20 @@ ZERO_RATE = 0.42
 """Share of exact zeros in BitNet b1.58 2B 4T's ternary weights (median over its layers)."""
 
 TOLERANCE = {"INT32": (0.0, 0.0), "BF16": (4e-3, 4e-3), "FP32": (1e-5, 1e-5)}
-"""Errors allowed of a product, by its type: Frobenius norm over the float64 product's, and largest over largest."""
+"""Errors allowed for an output type, against the float64 product: Frobenius norm over its norm, and largest error
+over its largest entry."""
 
 TOLERANCE_WHOLE = (4e-3, 8e-3)
-"""The same of a whole linear, whose product may be rounded to BF16 before each scale and after."""
+"""The same for a whole linear. Its product may be rounded to BF16 before each scale and after it."""
 
 FILLED, TRIES = (0.92, 0.95, 0.98), 4
-"""Largest entry of an FP8 product over the next power of two: least, aimed at, most; and how often that is tried."""
+"""Largest entry of an FP8 product over the next power of two: least, aim and most. TRIES: attempts to reach it."""
 
 POISON = -1234567
 
 
 class Weight:
-    """The weight of one linear, pruned to a pattern, and copies of it as backends want it."""
+    """The weight of one linear, pruned to a pattern, and copies of it in the form of each backend."""
 
     def __init__(self, name, N, K, dtype, pattern, device):
         self.name, self.N, self.K, self.dtype, self.pattern, self.device = name, N, K, dtype, pattern, device
@@ -45,7 +46,7 @@ class Weight:
         self._operands = {}
 
     def operands(self, backend, count):
-        """`count` copies in the backend's form; the more of them are kept for the next call."""
+        """`count` copies in the backend's form. All copies are kept for the next call."""
         kept = self._operands.setdefault(backend.name, [])
         if not kept:
             codes = slide(self.codes, self.pattern) if backend.sparse else self.codes
@@ -62,10 +63,10 @@ class Weight:
 class Problem:
     """A weight, M rows of BF16 activations with their codes and scales, and the float64 product of the codes.
 
-    Rounding to BF16 takes up to 3.9e-3 of an entry just above a power of two and 2e-3 of one just below, and a tensor
-    core that adds E4M3 in less than FP32 takes another 1.6e-3: only a largest entry of the second kind leaves it room
-    in the tolerance. So every token of an FP8 problem has one large activation, as a model's have, which makes the
-    codes just so much smaller.
+    Rounding to BF16 costs up to 3.9e-3 of an entry just above a power of two, and 2e-3 of one just below. A tensor core
+    that adds E4M3 in less than FP32 costs another 1.6e-3. The tolerance has room for both only if the largest entry is
+    just below a power of two. So every token of an FP8 problem has one large activation, as in a model. It makes the
+    other codes smaller by the right factor.
     """
 
     def __init__(self, weight, M):
@@ -98,11 +99,11 @@ class Problem:
             self._multiply(x)
 
     def errors(self, outs):
-        """[(Frobenius norm of the error over the reference's, largest over largest, largest)] of products."""
+        """[(Frobenius norm of the error over the reference's, largest error over largest entry, largest error)]."""
         return _errors(outs, self.reference, self.norm, self.largest)
 
     def scaled_errors(self, outs):
-        """The same of products to which both scales were applied."""
+        """The same for products to which both scales were applied."""
         if self._scaled is None:
             scaled = self.reference * self.scale.double() * self.weight.scale.double()
             self._scaled = scaled, scaled.norm().item(), scaled.abs().max().item()
@@ -110,7 +111,7 @@ class Problem:
 
 
 def _errors(outs, reference, norm, largest):
-    """[(Frobenius norm of out - reference over `norm`, largest absolute value over `largest`, largest)]."""
+    """[(Frobenius norm of out - reference over `norm`, its largest absolute value over `largest`, that value)]."""
     if reference.is_cuda:
         from slidesparse.timing import cuda_tools
 
@@ -122,7 +123,7 @@ def _errors(outs, reference, norm, largest):
 
 
 class Product:
-    """A problem as one backend does it, with one type of output: rotated operands, execution, checks."""
+    """A problem as one backend computes it, with one output type: copies of the operands, execution, checks."""
 
     def __init__(self, problem, backend, output=None, cache_bytes=0, most_sets=1 << 30):
         weight = problem.weight
@@ -146,12 +147,12 @@ class Product:
 
     @property
     def bytes(self):
-        """Bytes that the product has to read and write at least."""
+        """Least number of bytes that the product has to read and write."""
         return self.operand.bytes + self.M * self.K_slid + self.outputs[0].numel() * self.outputs[0].element_size()
 
     @property
     def main(self):
-        """True if its type is the backend's default."""
+        """True if its output type is the backend's default."""
         return self.output == self.backend.outputs(self.problem.weight.dtype)[0]
 
     def algorithms(self):
@@ -171,7 +172,7 @@ class Product:
         return worst, worst == 0.0
 
     def verify(self, algorithm, sets=1):
-        """Run an algorithm once over the first operand sets and check; raises MeasurementError if it is wrong."""
+        """Run an algorithm once over the first `sets` sets and check them; raises MeasurementError if it is wrong."""
         for i in range(sets):
             self.outputs[i].fill_(POISON)
             self.run(algorithm, i)
@@ -182,7 +183,7 @@ class Product:
         return sampler(self.backend.device, lambda i: self.run(algorithm, i), 1 if hot else self.sets, hot, quick)
 
     def kernels(self, algorithm):
-        """Names of the kernels that an algorithm starts, on a GPU."""
+        """Names of the kernels that an algorithm starts; empty on a CPU."""
         if self.backend.device == "cpu":
             return []
         from slidesparse.timing import cuda_tools
@@ -195,11 +196,16 @@ class Product:
 
 
 class Linear:
-    """A product as a model does it: BF16 activations are quantised (and lifted), multiplied, and scaled to BF16.
+    """A product as a model computes it: BF16 activations are quantised (and lifted), multiplied, and scaled to BF16.
 
-    Scales that the library's epilogue does not apply take a pass of their own. Three forms are timed: `whole`; `raw`,
-    which hands the unscaled product on; `passed`, whose pass only copies. The consumer of a raw product that folds the
-    scales into what it does anyway pays whole - passed. What `whole` writes, nothing else does.
+    Scales that the library's epilogue does not apply take a separate pass. Three forms are timed:
+
+    - `whole` with this pass;
+    - `raw` without it, so that the product stays unscaled;
+    - `passed` with a pass that only copies.
+
+    A consumer may fold the scales of a raw product into a pass of its own. It then pays whole - passed in addition.
+    Only `whole` writes `outputs`, which are checked.
     """
 
     def __init__(self, product, algorithm):
@@ -219,7 +225,7 @@ class Linear:
 
     @property
     def passes(self):
-        """True if the scales take a pass of their own."""
+        """True if the scales take a separate pass."""
         return "token" not in self.epilogue
 
     def whole(self, i):
@@ -246,7 +252,7 @@ class Linear:
             _right(self, errors, TOLERANCE_WHOLE)
 
     def sampler(self, form):
-        """Sampler of the time of one of the forms, cold."""
+        """Sampler of the cold time of one of the forms."""
         return sampler(self.product.backend.device, form, self.product.sets)
 
     def __str__(self):
@@ -285,9 +291,9 @@ def _right(what, errors, allowed):
 
 
 def sampler(device, call, sets, hot=False, quick=False):
-    """Sampler of `call(i)`, i going round 0 … sets-1, for work on `cpu` or `cuda`; a `quick` one is coarse.
+    """Sampler of `call(i)` for work on `cpu` or `cuda`, with i cycling through 0 … sets-1. A `quick` one is coarse.
 
-    hot: every sample comes after a call that does not count.
+    hot: an untimed call comes before every sample.
     """
     if device == "cpu":
         return protocol.Calls(call, sets, hot)

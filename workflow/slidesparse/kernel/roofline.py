@@ -8,15 +8,16 @@ OPERATIONS = {
     100: {"INT8": 16384, "FP8": 16384},  # NVIDIA Blackwell Architecture Technical Brief: 4.5 P, 148 SMs, 1.85 GHz
     120: {"INT8": 2048, "FP8": 1024},  # NVIDIA RTX Blackwell GPU Architecture, appendix A: 838 and 419 T, 170 SMs
 }
-"""Operations of dense tensor cores per cycle and multiprocessor, by compute capability; a multiplication and its
-addition are two, FP8 adds in FP32, and structured sparsity doubles all of them."""
+"""Operations of dense tensor cores per cycle and multiprocessor, by compute capability. A multiplication and its
+addition are two operations. FP8 adds in FP32. Structured sparsity doubles all of them."""
 
 
 def least(machine, dtype, sparse, operations, moved, clock_mhz):
-    """{"seconds", "limit": "compute" or "memory"} of a product on a hardware.Hardware, or None where it is not known.
+    """{"seconds", "limit": "compute" or "memory"} of a product on a hardware.Hardware, or None if it is not known.
 
-    operations: two for each multiplication of the operands as they are stored, zeros too. moved: bytes. clock_mhz: of
-    the multiprocessors while it ran.
+    operations: two for each multiplication of the stored operands, zeros included.
+    moved: bytes.
+    clock_mhz: of the multiprocessors while the product ran.
     """
     rate = OPERATIONS.get(machine.cc, {}).get(dtype)
     if not (rate and clock_mhz and machine.sm_count and machine.memory_bandwidth):

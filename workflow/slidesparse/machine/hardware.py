@@ -1,6 +1,7 @@
 """Which machine this is, what its results are called, and what it can run.
 
-Imports neither torch nor any GPU library: NVIDIA's management library is asked for the GPU, files for the rest.
+Imports neither torch nor any GPU library. It asks NVIDIA's management library for the GPU, and reads files for the
+rest.
 """
 
 import ctypes
@@ -25,10 +26,10 @@ KEY_PATTERN = (
 """Regular expression of a hardware key, without groups or anchors, for wildcard constraints."""
 
 CAPABILITY = {"INT8": (80, "structured sparsity begins"), "FP8": (89, "FP8 (E4M3) tensor cores begin")}
-"""dtype: the compute capability it needs on an NVIDIA GPU, and what that is for. CPUs run both."""
+"""dtype: the compute capability that it needs on an NVIDIA GPU, and why. CPUs run both."""
 
 CACHE_BYTES = 256 << 20
-"""Cache size taken when the machine does not tell it; more than any GPU of 2026 has."""
+"""Cache size that is assumed if the machine does not tell it; more than any GPU of 2026 has."""
 
 
 class Parts(NamedTuple):
@@ -42,13 +43,13 @@ class Parts(NamedTuple):
 
     @property
     def processor(self):
-        """gpu or cpu: what of the machine is measured."""
+        """What is measured: gpu or cpu."""
         return "gpu" if self.cc else "cpu"
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """One machine as points are measured on it: a GPU, or the CPU where there is none that can be used."""
+    """One machine as points are measured on it: a GPU, or the CPU if no GPU can be used."""
 
     key: str
     """Hardware key, e.g. RTX4090_cc89_py312_cu129_x86_64."""
@@ -95,7 +96,7 @@ class Hardware:
 
     @cached_property
     def memory_bandwidth(self):
-        """Bytes a second between the GPU and its memory, by its clock and width; None where they cannot be had."""
+        """Bytes a second between the GPU and its memory, from its clock and width; None if they cannot be had."""
         clock_khz, bits = _cuda_attribute(self.bus_id, 36), _cuda_attribute(self.bus_id, 37)
         return 2 * clock_khz * 1000 * bits // 8 if clock_khz and bits else None
 
@@ -108,7 +109,7 @@ class Hardware:
 def gpu_token(name):
     """The GPU's part of the key, from its full name: the first word after NVIDIA, up to a hyphen.
 
-    Of RTX, GTX and TITAN cards the words that make the model are joined: `NVIDIA GeForce RTX 4070 Ti SUPER` is
+    For RTX, GTX and TITAN cards the words of the model are joined. `NVIDIA GeForce RTX 4070 Ti SUPER` is
     RTX4070TiSUPER, `NVIDIA GeForce RTX 4090 Laptop GPU` RTX4090Laptop, `NVIDIA RTX PRO 6000 Blackwell Server Edition`
     RTXPRO6000. A slice of a GPU keeps its profile: `NVIDIA H200 MIG 1g.18gb` is H200-MIG-1g-18gb. Form factor and
     edition (SXM or PCIe, server or workstation) are provenance inside the point.
@@ -128,7 +129,7 @@ def gpu_token(name):
 
 
 def cpu_name(cpuinfo, machine):
-    """Model name of a CPU from the text of /proc/cpuinfo; Arm cores, which have none there, by their numbers."""
+    """Model name of a CPU from the text of /proc/cpuinfo. Arm cores have none there and are named by their numbers."""
     fields = dict(re.findall(r"^([^\t:]+?)\s*:\s*(.*)$", cpuinfo, re.MULTILINE))
     if fields.get("model name"):
         return fields["model name"].strip()
@@ -167,7 +168,7 @@ def supports(key, dtype):
 
 
 def torch_cuda():
-    """(torch is installed, the CUDA it was built for such as "12.9" or None), read from its files, not imported."""
+    """(torch is installed, the CUDA it was built for such as "12.9" or None), from its files, without importing it."""
     try:
         spec = importlib.util.find_spec("torch")
     except (ImportError, ValueError):
@@ -183,7 +184,7 @@ def torch_cuda():
 
 
 def visible(setting, uuids):
-    """Positions in `uuids` that CUDA_VISIBLE_DEVICES=`setting` leaves, in its order. None leaves all.
+    """Positions in `uuids` that CUDA_VISIBLE_DEVICES=`setting` selects, in its order. None selects all.
 
     Like CUDA: an entry is a number or the beginning of a UUID, and the first unknown entry ends the list.
     """
@@ -221,7 +222,7 @@ def detected():
 
 
 def detect(index=0):
-    """Number `index` of what is `detected`. Raises HardwareError for a GPU that is not there."""
+    """Number `index` of `detected()`. Raises HardwareError if that GPU is not there."""
     devices = detected()
     if index >= len(devices):
         visible_gpus = sum(device.gpu for device in devices)
@@ -235,7 +236,7 @@ def key(index=0):
 
 
 def check(key):
-    """[Hardware] of this machine where results of `key` may be measured; HardwareError, naming both, if none."""
+    """[Hardware] of this machine whose key is `key`. Raises HardwareError, which names both keys, if there is none."""
     parse(key)
     devices = detected()
     matching = [device for device in devices if device.key == key]
@@ -310,7 +311,7 @@ def _gpu(library, uuid, gpu, part):
 
 
 def hashed(text):
-    """What stands for a name that is not for publication."""
+    """A hash in place of a name that is not for publication."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Whether a point did not fit into the GPU's memory, or not beside what other processes held of it."""
+"""Whether a point does not fit into the GPU's memory at all, or only because other processes hold some of it."""
 
 import os
 from contextlib import contextmanager
@@ -15,9 +15,9 @@ CONTEXT = 1 << 30
 
 @contextmanager
 def ours():
-    """Pass an OutOfMemoryError on if the GPU was ours alone, else raise a MeasurementError that says who held how much.
+    """Pass an OutOfMemoryError on if the GPU was ours alone. Otherwise raise a MeasurementError that names the others.
 
-    So that the point is measured again, instead of being stored as one that does not fit.
+    The point is then measured again, instead of being stored as one that does not fit.
     """
     try:
         yield
@@ -35,8 +35,8 @@ def ours():
 def held_by_others(pid, holders, total, free, reserved):
     """(bytes of a GPU that processes other than `pid` hold, their pids as far as they are known).
 
-    holders: {pid: bytes or None} as NVML tells them. In a container they may be those of the host, or none; then what
-    is neither free nor `reserved` by torch in this process, beyond a CONTEXT, is taken to be of others. All in bytes.
+    holders: {pid: bytes or None} as NVML tells them. In a container these may be pids of the host, or none. Then others
+    hold all memory that is not free, not `reserved` by torch in this process, and not CONTEXT. All in bytes.
     """
     others = {other: held for other, held in holders.items() if other != pid} if pid in holders else {}
     if pid in holders and None not in others.values():

@@ -1,4 +1,4 @@
-"""NVIDIA's management library: which GPUs there are and what they tell of themselves, without torch or CUDA."""
+"""NVIDIA's management library: which GPUs there are and what they report, without torch or CUDA."""
 
 import ctypes
 from contextlib import contextmanager, suppress
@@ -36,7 +36,7 @@ def library():
 
 
 def devices(library):
-    """[(UUID, handle to ask, handle of the slice or None)] of all GPUs in PCI order; a sliced GPU is its slices."""
+    """[(UUID, handle of the GPU, handle of its slice or None)] of all GPUs in PCI order. Slices stand for their GPU."""
     listed = []
     for i in range(library.nvmlDeviceGetCount()):
         gpu = ask(library, "nvmlDeviceGetHandleByIndex", i)
@@ -53,7 +53,7 @@ def devices(library):
 
 
 def holders(library, uuid):
-    """{pid: bytes of its memory that it holds, or None} of the processes on one GPU or slice, as far as NVML tells."""
+    """{pid: bytes that it holds, or None} of the processes on one GPU or slice, as far as NVML tells."""
     processes = [
         process
         for known, gpu, part in devices(library)

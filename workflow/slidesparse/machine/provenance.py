@@ -13,9 +13,9 @@ from slidesparse.machine.hardware import detect, hashed, torch_cuda
 
 
 def state(hardware):
-    """What changes while a machine works, now: clocks in MHz, power in W, temperature in °C, reasons of throttling.
+    """Present state of a GPU: clocks in MHz, power in W, temperature in °C, reasons of throttling.
 
-    Empty on a CPU; a value that the GPU does not tell is None.
+    Empty on a CPU. A value that the GPU does not tell is None.
     """
     if not hardware.gpu:
         return {}
@@ -60,7 +60,10 @@ def energy_j(hardware):
 
 
 def capacity(hardware):
-    """What a GPU can do, for the hardware block of a point; to be asked for where the CUDA driver is in use anyway."""
+    """What a GPU can do, for the hardware block of a point.
+
+    It initialises the CUDA driver. So call it where the driver is in use anyway.
+    """
     names = ("sm_count", "l2_bytes", "memory_bandwidth") if hardware.gpu else ()
     return {name: getattr(hardware, name) for name in names}
 

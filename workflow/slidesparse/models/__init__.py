@@ -1,4 +1,4 @@
-"""The models that can be measured: their shapes, where their weights come from, and how these stay the same.
+"""The models that can be measured: their shapes, where their weights come from, and how the weights are verified.
 
 A model is one entry of the configuration's `registry`: a source (`hub`, `local` or `generated`) and a shape.
 Importing this package needs the standard library only.

@@ -1,7 +1,7 @@
-"""What is BitNet's alone: its name, its linears, its tensors and its config.json. No other module of `models` has them.
+"""All that is specific to BitNet: its name, its linears, its tensors and its config.json.
 
-Source: arXiv 2504.12285 (BitNet b1.58 2B4T), section 2; names as in transformers' BitNetForCausalLM. A `shape` is the
-six numbers of slidesparse.models.shape. A second family of models is a module beside this one with the same names.
+Source: arXiv 2504.12285 (BitNet b1.58 2B4T), section 2. Names are those of transformers' BitNetForCausalLM. A `shape`
+is the six numbers of slidesparse.models.shape. A second family of models would be a module with the same functions.
 """
 
 import re
@@ -10,21 +10,21 @@ ARCHITECTURE = "BitNetForCausalLM"
 MODEL_TYPE = "bitnet"
 
 ACTIVATION = "relu2"
-"""The activation between gate and down: the square of relu."""
+"""The activation between gate and down, relu squared."""
 
 LINEAR = re.compile(r"model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)\.weight")
-"""Names of the weights that become ternary; all others are copied."""
+"""Names of the weights that become ternary. All others are copied."""
 
 
 def describes(config):
-    """Whether the content of a config.json, a dict, is that of a model of this family."""
+    """Whether the content of a config.json (a dict) describes a model of this family."""
     architectures = config.get("architectures")
     named = architectures if isinstance(architectures, list) else []
     return config.get("model_type") == MODEL_TYPE or ARCHITECTURE in named
 
 
 def config(shape, positions, bos, eos):
-    """config.json of a model for `positions` tokens, with the ids of the tokens that begin and end a text."""
+    """config.json of a model for `positions` tokens; bos and eos: ids of the tokens that begin and end a text."""
     return {
         "architectures": [ARCHITECTURE],
         "model_type": MODEL_TYPE,
@@ -43,9 +43,9 @@ def config(shape, positions, bos, eos):
 
 
 def linears(shape):
-    """The four linears of a layer as inference merges them, [{"name", "N" outputs, "K" inputs}].
+    """The four linears of a layer, merged as for inference: [{"name", "N" (outputs), "K" (inputs)}].
 
-    qkv stacks the projections of the queries and of the grouped keys and values, gate_up those of the MLP.
+    qkv stacks the projections of the queries and of the grouped keys and values. gate_up stacks those of the MLP.
     """
     hidden, inner, heads = shape["hidden_size"], shape["intermediate_size"], shape["num_attention_heads"]
     head = hidden // heads
@@ -58,7 +58,7 @@ def linears(shape):
 
 
 def tensors(shape):
-    """(name, shape, kind) of every tensor, in the order of the released checkpoint; kind: linear, embedding or norm."""
+    """(name, shape, kind) of every tensor in the order of the released checkpoint; kind: linear, embedding or norm."""
     hidden, inner = shape["hidden_size"], shape["intermediate_size"]
     grouped = hidden // shape["num_attention_heads"] * shape["num_key_value_heads"]
     yield "model.embed_tokens.weight", (shape["vocab_size"], hidden), "embedding"

@@ -1,10 +1,11 @@
-"""W8A8 checkpoints: quantise, prune and slide a BF16 model, one tensor at a time, and make it again from its manifest.
+"""W8A8 checkpoints: quantises, prunes and slides a BF16 model tensor by tensor, and remakes it from its manifest.
 
 A checkpoint is a directory `<root>/checkpoints/<model>/<dtype>/<sparsity>` with config.json, model.safetensors, the
-tokenizer and manifest.json; it appears at once or not at all. The dense one is a standard compressed-tensors W8A8
-checkpoint (int8 or E4M3 `<linear>.weight` [N, K], float32 `<linear>.weight_scale` [N, 1], dynamic per-token
-activations), so that stock vLLM loads it. A slid one has weights [N, K'] and a block `slidesparse` in its
-quantization_config that says all a reader needs.
+tokenizer and manifest.json. It is complete or absent. There are two kinds:
+
+- The dense one is a standard compressed-tensors W8A8 checkpoint, so stock vLLM loads it. It has int8 or E4M3
+  `<linear>.weight` [N, K], float32 `<linear>.weight_scale` [N, 1] and dynamic per-token activations.
+- A slid one has weights [N, K']. The block `slidesparse` in its quantization_config says all that a reader needs.
 """
 
 import fcntl
@@ -42,7 +43,7 @@ from slidesparse.sparsity.quantize import absmean_scale, store_as, ternary
 from slidesparse.sparsity.slide import slide
 
 CONVERTER = 1
-"""Version of everything that decides the bytes of a checkpoint. A change makes every checkpoint anew."""
+"""Version of all code that decides the bytes of a checkpoint. If it changes, every checkpoint is made anew."""
 
 WEIGHTS = "model.safetensors"
 STORED = {"INT8": "I8", "FP8": "F8_E4M3"}
@@ -51,16 +52,16 @@ COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "
 
 
 def directory(manifest, root="resources"):
-    """Where the weights of a checkpoint manifest lie."""
+    """The directory of the weights that belong to a checkpoint's manifest."""
     names = (manifest["model"], manifest["dtype"], manifest["sparsity"])
     return inside(Path(root, "checkpoints"), *names, error=CheckpointError)
 
 
 def convert(model_manifest, dtype, sparsity, root="resources", progress=True):
-    """Make the checkpoint (dtype INT8 or FP8; sparsity dense or 2_L) of a model and return its manifest.
+    """Make a model's checkpoint (dtype INT8 or FP8; sparsity dense or 2_L) and return its manifest.
 
-    Peak memory is a few times the largest tensor. Raises CheckpointError if the model's tensors are not what its
-    configuration says, and whatever `models.ensure` raises.
+    Peak memory is a few times the largest tensor. Raises CheckpointError if the model's tensors do not agree with its
+    configuration, and all that `models.ensure` raises.
     """
     pattern = _pattern(sparsity)
     models.check(model_manifest)
@@ -79,7 +80,7 @@ def convert(model_manifest, dtype, sparsity, root="resources", progress=True):
             files = [inside(source, name, error=CheckpointError) for name in sorted(model_manifest["files"])]
             try:
                 weights, layers = _convert_weights(files, temporary / WEIGHTS, dtype, pattern, progress)
-            except (ValueError, RuntimeError) as error:  # tensors that fit neither each other nor the format
+            except (ValueError, RuntimeError) as error:  # tensors that do not fit each other or the format
                 cause = " ".join(str(error).split())
                 raise CheckpointError(f"model {manifest['model']} cannot be converted: {cause:.300}") from None
             config = _config(source, dtype, pattern, layers)
@@ -103,9 +104,9 @@ def convert(model_manifest, dtype, sparsity, root="resources", progress=True):
 
 
 def ensure(manifest, root="resources"):
-    """The directory of a manifest's checkpoint, made again from the manifest's recipe if it is gone or damaged.
+    """The directory of a manifest's checkpoint; if it is missing or damaged, it is made again from the manifest.
 
-    Raises CheckpointError if the recipe gives other bytes now than the manifest's sha256 say.
+    Raises CheckpointError if the files then differ from the manifest's sha256.
     """
     check(manifest)
     target = directory(manifest, root)
@@ -133,7 +134,7 @@ def ensure(manifest, root="resources"):
 
 
 def check(manifest):
-    """CheckpointError unless `manifest` can be one of a checkpoint; no name in it leads out of its directory."""
+    """Raise CheckpointError unless `manifest` is plausible and no name in it leads out of its directory."""
     try:
         dtype, converter, model = manifest["dtype"], manifest["converter"], manifest["model_manifest"]
         named, sparsity, files = manifest["model"], manifest["sparsity"], manifest["files"]
@@ -151,7 +152,7 @@ def check(manifest):
 
 
 def _check_weights(path, manifest):
-    """CheckpointError unless the weights at `path` are those that the manifest's dtype, pattern and layers call for."""
+    """Raise CheckpointError unless the weights at `path` fit the manifest's dtype, pattern and layers."""
     header, pattern = safetensors_io.read_header(path), Pattern(manifest["sparsity"])
     for layer in manifest["layers"]:
         name, N, K = f"{layer['name']}.weight", layer["N"], pattern.K_slid(layer["K"])
@@ -179,12 +180,12 @@ def _pattern(name):
 
 
 def content_digest(manifest):
-    """sha256 of what a measurement depends on: the checkpoint's files."""
+    """sha256 over the checkpoint's files, on which a measurement depends."""
     return digest(manifest["files"])
 
 
 def read_tensor(directory, name):
-    """One tensor of a checkpoint or model directory, e.g. `model.layers.0.self_attn.q_proj.weight`."""
+    """One tensor from the directory of a checkpoint or model, e.g. `model.layers.0.self_attn.q_proj.weight`."""
     types = TORCH | {"I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn}
     for file in sorted(Path(directory).glob("*.safetensors")):
         header = safetensors_io.read_header(file)
@@ -197,7 +198,7 @@ def read_tensor(directory, name):
 
 @contextmanager
 def _only_writer(target):
-    """One process at a time makes one checkpoint; the kernel frees the lock when its holder dies."""
+    """Hold a checkpoint's lock, so that one process at a time makes it. The kernel frees it when the holder dies."""
     if leads_out(target.parents[2], target.parent):
         raise CheckpointError(f"{target.parent} is a link out of {target.parents[2]}, through which nothing is written")
     with open_lock(target.parent / f".{target.name}.lock") as lock:
@@ -206,9 +207,7 @@ def _only_writer(target):
 
 
 def _convert_weights(files, path, dtype, pattern, progress):
-    """Write the converted tensors of a model's `files` to `path`; returns (its size and sha256, what was done per
-    linear).
-    """
+    """Write the converted tensors of a model's `files` to `path`; returns (size and sha256, a report per linear)."""
     headers = {file: safetensors_io.read_header(file) for file in files if file.suffix == ".safetensors"}
     where = {name: (file, header) for file, header in headers.items() for name in header.tensors}
     names = sorted(where, key=_natural)
@@ -230,7 +229,7 @@ def _convert_weights(files, path, dtype, pattern, progress):
         return codes
 
     def weight_scale(name, N):
-        # One factor for the whole original matrix, once per output channel, so that merged projections stay ternary.
+        # The scale of the original matrix, once for each output channel, so that merged projections stay ternary.
         return torch.full((N, 1), 1.0 / scales.pop(name), dtype=torch.float32).numpy()
 
     jobs = []
@@ -249,7 +248,7 @@ def _convert_weights(files, path, dtype, pattern, progress):
         jobs.append(partial(_convert, read, name, stored, dtype, pattern, file))
         entries.append((name, STORED[dtype], (N, pattern.K_slid(K)), partial(weight, name)))
         entries.append((f"{name}_scale", "F32", (N, 1), partial(weight_scale, name, N)))
-    quiet = None if progress else True  # None: quiet unless standard error is a terminal
+    quiet = None if progress else True  # None: only if standard error is no terminal
     bar = tqdm(total=len(jobs), unit="tensor", desc=f"{dtype} {pattern.title}", disable=quiet)
     with bar, _Ahead(jobs, bar.update) as converted:
         written = safetensors_io.write(path, entries, {"format": "pt"})
@@ -257,7 +256,7 @@ def _convert_weights(files, path, dtype, pattern, progress):
 
 
 def _convert(read, name, stored, dtype, pattern, file):
-    """(codes as bytes [N, K'], what was done, absmean scale) of one linear's latent weight."""
+    """(codes as bytes [N, K'], a report, absmean scale) of one linear's latent weight."""
     N, K = stored.shape
     latent = torch.from_numpy(read(name)).view(TORCH[stored.dtype]).view(N, K)
     try:
@@ -273,10 +272,10 @@ def _convert(read, name, stored, dtype, pattern, file):
 
 
 class _Ahead:
-    """Results of jobs in order, computed a few ahead of who takes them: one job a core, each on one thread.
+    """Results of jobs in order, computed a few ahead of their use. Each core runs one job on one thread.
 
-    Many small operations gain nothing from torch's own threads; whole tensors beside each other, and beside writing,
-    take a third of the time.
+    Many small operations gain nothing from torch's own threads. Converting whole tensors side by side, and while
+    others are written, takes a third of the time.
     """
 
     def __init__(self, jobs, done):
@@ -311,7 +310,7 @@ def _natural(name):
 
 
 def _config(source, dtype, pattern, layers):
-    """config.json of the checkpoint: the model's own, with how its linears are quantised and slid."""
+    """config.json of the checkpoint: the model's own, and a description of how its linears are quantised and slid."""
     config = read_json(source / "config.json")
     if not isinstance(config, dict):
         raise CheckpointError(f"{source / 'config.json'} is no model's config.json")

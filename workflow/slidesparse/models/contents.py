@@ -1,4 +1,4 @@
-"""Which files make up a model, and whether a directory of them can be read without running anything."""
+"""Which files make up a model, and whether a directory of them can be read without running code from it."""
 
 import re
 
@@ -21,9 +21,9 @@ OTHERS = (
 
 
 def wanted(names, where):
-    """Those of `names` that are needed, config.json and the index first; CheckpointError if they are no model.
+    """The needed files among `names`, config.json and the index first; CheckpointError if they are no model.
 
-    Names with a folder in them are never wanted, so no file can leave the model's directory.
+    Names with a folder are never wanted, so no file can leave the model's directory.
     """
     chosen = [name for name in (CONFIG, INDEX, *OTHERS) if name in names]
     weights = sorted(name for name in names if name.endswith(WEIGHTS) and is_plain(name))
@@ -37,19 +37,19 @@ def wanted(names, where):
 
 
 def check_name(name, where):
-    """CheckpointError unless `name` can be that of a model in the registry."""
+    """Raise CheckpointError unless `name` can be the name of a model in the registry."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
         raise CheckpointError(f"{where} names the model {name!r:.80}, which cannot be: fetch the model again")
 
 
 def check_commit(commit, where, error=CheckpointError):
-    """Raises `error` unless `commit` is one: 40 hexadecimal digits. It becomes the name of a folder."""
+    """Raise `error` unless `commit` has 40 hexadecimal digits, because it becomes the name of a folder."""
     if not isinstance(commit, str) or not re.fullmatch("[0-9a-f]{40}", commit):
         raise error(f"{where} has {commit!r:.80} for a commit, which is no 40 hexadecimal digits")
 
 
 def check_files(files, where):
-    """CheckpointError unless `files` is {plain name: {"size": int, "sha256": hex}} with at least one file."""
+    """Raise CheckpointError unless `files` is {plain name: {"size": int, "sha256": hex}} with at least one file."""
     if not isinstance(files, dict) or not files:
         raise CheckpointError(f"{where} lists no files: delete it and run again")
     for name, facts in files.items():
@@ -61,12 +61,12 @@ def check_files(files, where):
 
 
 def is_size(size):
-    """Whether `size` can be the number of bytes of a file."""
+    """Whether `size` is a possible number of bytes of a file."""
     return type(size) is int and 0 <= size < 1 << 62
 
 
 def check_index(directory, names):
-    """CheckpointError if the index of a sharded model lists a file that is not one of `names`."""
+    """Raise CheckpointError if the index of a sharded model lists a file that is not in `names`."""
     path = directory / INDEX
     if INDEX not in names:
         return
@@ -82,9 +82,9 @@ def check_index(directory, names):
 
 
 def check_weights(directory, names, shapes):
-    """CheckpointError unless the safetensors files among `names` are valid and hold the tensors `shapes` {name: shape}.
+    """Raise CheckpointError unless the safetensors files in `names` are valid and hold the tensors {name: shape}.
 
-    Further tensors may be there, but none twice.
+    They may hold further tensors, but none twice.
     """
     where = {}
     for file in (inside(directory, name, error=CheckpointError) for name in names if name.endswith(WEIGHTS)):

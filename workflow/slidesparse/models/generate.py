@@ -1,7 +1,7 @@
-"""BitNet checkpoints from a seed: the real architecture, the same bytes on every machine and library version.
+"""BitNet checkpoints from a seed: the real architecture, and the same bytes on every machine and library version.
 
-Only the raw bits of PCG64 are used, whose stream NumPy guarantees (NEP 19); they become normal-like values by integer
-sums, and BF16 by exact arithmetic. Nothing depends on how a library samples or rounds.
+Only the raw bits of PCG64 are used, whose stream NumPy guarantees (NEP 19). Sums of integers make normal-like values
+from them, and exact arithmetic makes BF16. So nothing depends on how a library samples or rounds.
 """
 
 import math
@@ -13,27 +13,27 @@ from slidesparse.models.bitnet import config, tensors
 from slidesparse.models.verified import measure
 
 GENERATOR = 2
-"""Version of everything that decides the bytes. A change makes every generated model anew."""
+"""Version of all code that decides the bytes. If it changes, every generated model is made anew."""
 
 BYTES = 256
 BOS, EOS = BYTES, BYTES + 1  # token ids behind the 256 bytes
 POSITIONS = 4096
 
 # value = offset + k / 2^exponent, where k is the sum of eight random bytes minus its mean (standard deviation 209).
-# Embeddings get 0.10, so that tied logits spread by 0.1 * sqrt(hidden_size); norms scatter about 1. Linears are
-# k * (HEAVY + |k|) / 2^exponent (0.030): of normal values 31 % become ternary zeros, of these 42 %, as in the trained
-# model (median over the layers of BitNet b1.58 2B 4T).
+# Embeddings have a standard deviation of 0.10, so tied logits spread by 0.1 * sqrt(hidden_size). Norms scatter about 1.
+# Linears are k * (HEAVY + |k|) / 2^exponent (0.030). 42 % of them become ternary zeros, as in the trained model (median
+# over the layers of BitNet b1.58 2B 4T). Of normal values it would be 31 %.
 VALUES = {"linear": (0, 22), "embedding": (0, 11), "norm": (1, 11)}
 HEAVY = 261
 MEAN = 8 * 255 // 2
-CHUNK = 1 << 16  # values in hand at a time: their words fit into a core's cache
+CHUNK = 1 << 16  # values made at a time; their words fit into a core's cache
 
 
 def generate(directory, seed, shape):
-    """Write a complete BitNet checkpoint into the existing `directory`: {name: {"size", "sha256"}} of its files.
+    """Write a complete BitNet checkpoint into the existing `directory`; returns {file: {"size", "sha256"}}.
 
-    Same seed and shape (the six numbers of slidesparse.models.shape), same bytes. Memory: the largest tensor.
-    ConfigurationError for a vocabulary without room for the bytes; OSError when the disk fails.
+    The same seed and shape (the six numbers of slidesparse.models.shape) give the same bytes. It needs memory for the
+    largest tensor. ConfigurationError if the vocabulary is smaller than the tokens; OSError if the disk fails.
     """
     if shape["vocab_size"] <= EOS:
         raise ConfigurationError(f"a generated model needs a vocab_size of at least {EOS + 1} (256 bytes, bos, eos)")
@@ -54,7 +54,7 @@ def generate(directory, seed, shape):
 
 
 def size(shape):
-    """Bytes of the weights of a model of that shape."""
+    """Bytes of the weights of a model of this shape."""
     none, one = (
         sum(math.prod(dimensions) for _, dimensions, _ in tensors(shape | {"num_hidden_layers": layers}))
         for layers in (0, 1)
@@ -63,7 +63,7 @@ def size(shape):
 
 
 def values(seed, index, size, kind):
-    """Tensor number `index` of the model as BF16 bit patterns (little-endian uint16 of shape `size`)."""
+    """Tensor number `index` of the model, as BF16 bit patterns (little-endian uint16 of shape `size`)."""
     import numpy as np
 
     stream = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(index,)))
@@ -73,16 +73,16 @@ def values(seed, index, size, kind):
     ones, top = np.uint64(0x0001000100010001), np.uint64(48)
     for start in range(0, flat.size, CHUNK):
         words = stream.random_raw(min(CHUNK, flat.size - start))
-        sums = (words & low) + (words >> eight & low)  # four 16-bit lanes, two bytes added in each
-        sums = sums * ones >> top  # the four lanes added up in the highest one
+        sums = (words & low) + (words >> eight & low)  # four 16-bit lanes, each the sum of two bytes
+        sums = sums * ones >> top  # the highest lane is the sum of all four
         np.take(table, sums.view(np.int64), out=flat[start : start + CHUNK], mode="clip")
     return flat.reshape(size)
 
 
 def bfloat16_table(kind):
-    """BF16 bit patterns of the value that every sum of eight bytes stands for, ties rounded to even.
+    """BF16 bit patterns of the values of all sums of eight bytes, ties rounded to even.
 
-    Each value has few enough bits to be exact in binary32; the 16 bits that BF16 drops are rounded as integers.
+    Each value has few enough bits to be exact in binary32. The 16 bits that BF16 drops are rounded as integers.
     """
     import numpy as np
 
@@ -95,8 +95,8 @@ def bfloat16_table(kind):
 
 
 def tokenizer():
-    """tokenizer.json: one token a byte (token id = byte), then bos and eos; no merges."""
-    # Byte-level BPE writes a byte as a visible character: printable Latin-1 as itself, the rest from U+0100 on.
+    """tokenizer.json: one token for each byte (token id = byte), then bos and eos; no merges."""
+    # Byte-level BPE writes each byte as a visible character: printable Latin-1 as itself, all others from U+0100 on.
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(BYTES) if byte not in printable]
     vocabulary = {chr(BYTES + hidden.index(byte) if byte in hidden else byte): byte for byte in range(BYTES)}

@@ -1,9 +1,9 @@
-"""Which files are a model on the hub, and how each arrives whole: pinned to a commit, checked, resumed.
+"""Downloads a model from a Hugging Face hub: files are pinned to a commit, checked, and resumed.
 
-The library's own settings decide everything else: HF_ENDPOINT (mirrors), HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, proxies.
+Settings of huggingface_hub decide all else: HF_ENDPOINT (mirrors), HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, proxies.
 
-Nothing that a hub sends is endless: an answer ends at its announced size, or at a limit, and may not be slower than a
-floor. The library's own functions have neither bound, so its session is asked directly.
+An answer of a hub ends at its announced size or at a limit, and must keep a minimum rate. The functions of
+huggingface_hub bound neither size nor rate, so its HTTP session is used directly.
 """
 
 import errno
@@ -26,25 +26,25 @@ from slidesparse.models.verified import measure
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 ANSWER_LIMIT = 8 << 20
-"""Bytes of the largest answer that is no file."""
+"""Bytes of the largest answer that is not a file."""
 
 PACE_BYTES, PACE_S = 300_000, 30.0
-"""Of an answer that does not end, so many bytes must come in so many seconds."""
+"""The minimum rate of an answer: so many bytes in so many seconds."""
 
 TRIES, PAUSE_S = 5, 1.0
-"""How often a broken connection is tried again without a byte of progress, and seconds before the first time."""
+"""Attempts without a byte of progress, and seconds of pause, which doubles with each failed attempt."""
 
 BUSY = (408, 429)
 """HTTP statuses after which the same request may succeed."""
 
 
 class _Unbounded(Exception):
-    """A hub sends more, or less quickly, than it may; the text completes a sentence about it."""
+    """A hub sends too much or too slowly; the text is the predicate of a sentence about the hub."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of a file beforehand; None where nothing is. `git_blob`: sha1 that git gives a file outside LFS."""
+    """What is known about a file in advance; None if unknown. `git_blob`: git's sha1 of a file outside LFS."""
 
     size: int | None = None
     sha256: str | None = None
@@ -66,9 +66,9 @@ def git_blob(path):
 
 
 def resolve(model, repository, revision):
-    """The commit that `revision` is now, and {file: Expected} of the files wanted; DownloadError if there is none.
+    """The commit that `revision` names now, and {file: Expected} of the wanted files; DownloadError if there is none.
 
-    Offline (HF_HUB_OFFLINE), both come from the snapshot of that revision in the library's cache.
+    Offline (HF_HUB_OFFLINE), both come from the snapshot of that revision in huggingface_hub's cache.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers, validate_repo_id
@@ -103,14 +103,14 @@ def is_offline():
 
 
 def _host():
-    """Name of the hub or mirror in use, without what else its address may hold."""
+    """Host name of the hub or mirror in use, without the rest of its address."""
     from huggingface_hub import constants
 
     return urlsplit(constants.ENDPOINT).hostname or "the hub"
 
 
 def _announced(sibling):
-    """What the hub says about a file: sha256 if LFS holds it, else git's sha1. ValueError without size and hash."""
+    """A file's size and hash as the hub states them: sha256 if LFS holds it, else git's sha1. ValueError if missing."""
     lfs = sibling.get("lfs")
     size, kind, known = (
         (lfs["size"], "sha256", lfs["sha256"]) if lfs else (sibling["size"], "git_blob", sibling["blobId"])
@@ -121,7 +121,7 @@ def _announced(sibling):
 
 
 def _cached_snapshot(repository, revision):
-    """`resolve` from the cache; a cached file is named by its sha256 if LFS held it, else by git's sha1."""
+    """`resolve` from the cache, where the name of a file is its sha256 if LFS held it, else git's sha1."""
     from huggingface_hub import snapshot_download
 
     snapshot = Path(snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns="*.json"))
@@ -133,10 +133,10 @@ def _cached_snapshot(repository, revision):
 
 
 def obtain(model, repository, commit, name, expected, staging, nearby, authority):
-    """Put file `name` of `commit` into the directory `staging`, checked; returns its {"size", "sha256"}.
+    """Put file `name` of `commit` into the directory `staging` and check it; returns its {"size", "sha256"}.
 
-    Taken from `staging` itself, the path `nearby` or the library's cache if it is there and right, else downloaded.
-    `authority`: who says what is `expected`, for the sentence of the DownloadError that a wrong file ends in.
+    It is downloaded unless `staging`, the path `nearby` or huggingface_hub's cache has it with the right hash.
+    `authority`: the source of `expected`, named in the DownloadError for a wrong file.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -162,7 +162,7 @@ def obtain(model, repository, commit, name, expected, staging, nearby, authority
 
 
 def _link(source, partial):
-    """Make `partial` the file `source`: the same blocks on disk where the file system can, a copy where not."""
+    """Make `partial` a hard link to the file `source`, or a copy if the file system cannot link."""
     source = os.path.realpath(source)
     partial.unlink(missing_ok=True)
     try:
@@ -172,10 +172,10 @@ def _link(source, partial):
 
 
 def _download(model, repository, commit, name, size, partial):
-    """Append to `partial` what is missing of the file, at most up to `size` bytes; broken connections are tried again.
+    """Append the missing rest of the file to `partial`, up to `size` bytes; broken connections are tried again.
 
-    The library's own download is not used: its temporary file is another one at each call, so that it never resumes
-    over two runs, and it ends neither at the announced size nor where hardly anything comes.
+    huggingface_hub's own download is not used, for two reasons. Its temporary file has another name at each call, so it
+    never resumes in a later run. It stops neither at the announced size nor if hardly anything arrives.
     """
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.utils import build_hf_headers
@@ -192,7 +192,7 @@ def _download(model, repository, commit, name, size, partial):
             f"model {model}: {name} needs {(size - done) / 1e9:.3f} GB under {partial.parent}, but only "
             f"{free / 1e9:.3f} GB are free; make room and run again, what has arrived is kept"
         )
-    headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # compressed answers cannot be resumed
+    headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # a compressed answer cannot be resumed
     url, pace, failed = hf_hub_url(repository, name, revision=commit), _Pace(), 0
     with open_own(partial) as stream, tqdm(total=size, initial=done, unit="B", unit_scale=True, desc=name) as bar:
         while True:
@@ -212,7 +212,7 @@ def _download(model, repository, commit, name, size, partial):
 
 
 def _append(stream, url, headers, timeout, size, pace, bar):
-    """Append to the file what one answer has from there on; all of it if the server begins at the beginning."""
+    """Append one answer to the file. If the server sends the file from its beginning, the file is overwritten."""
     done = stream.tell()
     if done == size:
         return
@@ -229,20 +229,20 @@ def _append(stream, url, headers, timeout, size, pace, bar):
 
 
 def _http_error():
-    """The base class of the errors of the HTTP library that this version of the hub's library uses."""
+    """The base class of errors in the HTTP library that this version of huggingface_hub uses."""
     from huggingface_hub import errors
 
     return errors.HfHubHTTPError.__bases__[0]
 
 
 class _Pace:
-    """Bytes that came, and since when; raises _Unbounded where too few come."""
+    """Counts bytes received over time; raises _Unbounded if there are too few."""
 
     def __init__(self):
         self.bytes, self.since = 0, time.monotonic()
 
     def add(self, count):
-        """Note that so many bytes have come now."""
+        """Note that `count` bytes have arrived now."""
         self.bytes += count
         now = time.monotonic()
         if now - self.since >= PACE_S:
@@ -252,13 +252,16 @@ class _Pace:
 
 
 def _received(url, headers, timeout, limit, pace, whole=None):
-    """Yields the hub's answer to a GET, then the pieces of its body as they come, undecoded.
+    """Yield the hub's answer to a GET, then the pieces of its body as they arrive, not decoded.
 
-    timeout: seconds without a byte. limit: of the body, in bytes; `whole` is that of an answer that is no part of a
-    file. Raises what the library raises for a status of failure, and _Unbounded.
+    timeout: seconds without a byte.
+    limit: most bytes of the body.
+    whole: the limit if the answer is the whole file although a part was requested.
 
-    The connection is read by a thread of its own, because a server that sends the head of its answer byte by byte never
-    gets to any time limit of the HTTP library.
+    Raises _Unbounded, and the errors of huggingface_hub for a status of failure.
+
+    A thread of its own reads the connection. Otherwise a server that sends the head of its answer byte by byte would
+    never reach a time limit of the HTTP library.
     """
     from huggingface_hub.utils import get_session, hf_raise_for_status
 
@@ -319,7 +322,7 @@ def _received(url, headers, timeout, limit, pace, whole=None):
 
 @contextmanager
 def _explained(model, repository, revision, name=None):
-    """Turn what the hub library raises into one sentence; addresses and headers, which may hold secrets, stay out."""
+    """Turn errors of huggingface_hub into one sentence without addresses and headers, which may hold secrets."""
     from huggingface_hub import constants, errors
 
     host = _host()

@@ -1,8 +1,8 @@
-"""The safetensors format, streamed: one tensor in memory at a time, and nothing in a file is believed unchecked.
+"""Reads and writes safetensors files one tensor at a time, and checks all that a file says.
 
 A file is an 8-byte little-endian header length, a JSON header, and the tensors' bytes without a gap
-(https://github.com/huggingface/safetensors#format). Files are written and read plainly, never mapped, so that the
-memory in use is that of the tensors in hand.
+(https://github.com/huggingface/safetensors#format). Files are never memory-mapped, so only the tensors in use take
+memory.
 """
 
 import hashlib
@@ -23,16 +23,16 @@ ITEMSIZE = {
     **{"U64": 8, "I64": 8, "F64": 8},
 }
 HEADER_LIMIT = 8 << 20
-"""Bytes of the longest header, of some 60,000 tensors. The reference implementation allows 100 MB, which take 2 GB of
-memory to parse."""
+"""Bytes of the longest header, enough for some 60,000 tensors. The reference implementation allows 100 MB, which take
+2 GB of memory to parse."""
 
 NAME_LIMIT, DIMENSIONS_LIMIT, NUMBER_LIMIT = 512, 8, 1 << 62
-"""Characters of a tensor's name, its dimensions, and the largest number in a header."""
+"""Most characters of a tensor's name, most dimensions, and the largest number in a header."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies: bytes `start` to `stop`, counted from the beginning of the file."""
+    """A tensor's place in its file: bytes `start` to `stop`, counted from the beginning of the file."""
 
     dtype: str
     shape: tuple
@@ -42,19 +42,21 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself: `metadata` {str: str} and `tensors` {name: Tensor}, in the order of the bytes."""
+    """The header of a file: `metadata` {str: str} and `tensors` {name: Tensor}, in the order of the bytes."""
 
     metadata: dict
     tensors: dict
 
 
 def write(path, entries, metadata=None):
-    """Write a safetensors file that is complete or absent; returns {"size": bytes, "sha256": hex} of it.
+    """Write a safetensors file that is complete or absent; returns its {"size": bytes, "sha256": hex}.
 
-    `entries`: list of (name, dtype as in the format ("BF16", "I8", "F8_E4M3", "F32" …), shape, produce), where
-    produce() returns the tensor as a C-contiguous buffer (bytes, memoryview, NumPy array …) of exactly its length in
-    little-endian byte order; it is called when its turn comes, and its result is dropped before the next call.
-    `metadata`: {str: str}. ValueError for entries that no reader could load; OSError when the disk fails.
+    entries: list of (name, dtype, shape, produce). The dtype is a name of the format: "BF16", "I8", "F8_E4M3", "F32" ….
+    produce() returns the tensor as a C-contiguous buffer (bytes, memoryview, NumPy array …), little-endian and of the
+    exact length. Each is called when its tensor is written, and its result is dropped before the next call.
+    metadata: {str: str}.
+
+    ValueError for entries that no reader could load; OSError if the disk fails.
     """
     path = Path(path)
     header, length = _header(entries, metadata)
@@ -78,7 +80,7 @@ def write(path, entries, metadata=None):
 
 
 def _header(entries, metadata):
-    """The encoded header of `entries`, with its length in front, and the length of the data behind it."""
+    """(encoded header of `entries` with its length in front, length of the data behind it)."""
     table = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
     for name, dtype, shape, _ in entries:
@@ -110,14 +112,14 @@ def _pieces(header, entries):
 
 
 def _write_all(stream, piece):
-    """Write all of `piece` to an unbuffered stream, which may take less than it is given (write(2): at most 2 GiB)."""
+    """Write all of `piece` to an unbuffered stream. One call may write only a part (write(2): at most 2 GiB)."""
     written = 0
     while written < len(piece):
         written += stream.write(piece[written:])
 
 
 def read_header(path):
-    """The checked Header of the safetensors file `path`; CheckpointError when a reader could not trust it."""
+    """The checked Header of the safetensors file `path`; CheckpointError if it is not valid."""
     try:
         with open_regular(path) as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -169,8 +171,8 @@ def _tensor(path, name, value, base):
 
 
 def read(path, header, name):
-    """The bytes of tensor `name` as a writable one-dimensional NumPy array of uint8; CheckpointError if not there."""
-    import numpy  # here, so that reading and checking a header stays light
+    """The bytes of tensor `name` as a writable one-dimensional uint8 array of NumPy; CheckpointError if missing."""
+    import numpy  # here, so that reading a header needs no NumPy
 
     if name not in header.tensors:
         raise CheckpointError(f"{path} has no tensor {name!r}: it is not the checkpoint that was expected")

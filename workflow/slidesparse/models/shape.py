@@ -1,4 +1,4 @@
-"""What shape has a model: the numbers in the registry, the GEMMs that follow, and whether a config.json agrees."""
+"""The shape of a model: the numbers in the registry, the GEMMs that follow, and the check of a config.json."""
 
 from slidesparse.errors import CheckpointError, ConfigurationError
 from slidesparse.files import read_json
@@ -15,7 +15,7 @@ FIELDS = (
 
 
 def describe(name, entry):
-    """The shape of registry entry `entry`, and the linears of a layer with N output and K input channels each."""
+    """The shape of registry entry `entry`, and the linears of a layer, each with N output and K input channels."""
     shape = shape_of(name, entry)
     return {"model": name, **shape, "linears": bitnet.linears(shape)}
 
@@ -29,7 +29,7 @@ def shape_of(name, entry):
 
 
 def check_config(name, path, shape):
-    """CheckpointError unless the config.json at `path` describes a BitNet of exactly this `shape`."""
+    """Raise CheckpointError unless the config.json at `path` describes a BitNet of exactly this `shape`."""
     config = read_json(path)
     if not isinstance(config, dict):
         raise CheckpointError(f"model {name}: {path} is no model's config.json")

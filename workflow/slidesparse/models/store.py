@@ -1,9 +1,9 @@
-"""Where a model's weights lie, and how they get there: complete and verified, or not at all.
+"""Puts a model's weights into their place, complete and verified or not at all.
 
 resources/models/{model}/                  weights of a hub or generated model; a local model stays where it is
-resources/models/.{model}.verified.json    what has been verified, so that it is not hashed at every call
-resources/models/.fetch/{model}/           files on their way, and a lock
-resources/models.lock.json                 commit and hashes that hub models are held to
+resources/models/.{model}.verified.json    hashes of verified files, so that they are not hashed at every call
+resources/models/.fetch/{model}/           files that are not complete yet, and a lock
+resources/models.lock.json                 the commit and hashes that hub models must have
 """
 
 import fcntl
@@ -40,18 +40,22 @@ from slidesparse.models.hub import Expected
 from slidesparse.models.shape import FIELDS, check_config, shape_of
 
 SOURCES = {"hub": {"repository", "revision"}, "local": {"path"}, "generated": {"seed", *FIELDS}}
-"""kind of a source: what a manifest says of it."""
+"""kind of a source: its keys in a manifest."""
 
 BOUNDS = {"seed": (0, 1 << 63), "num_hidden_layers": (1, 4000)}
-"""Smallest and largest number of a source, where these are not 1 and 2^24."""
+"""Smallest and largest value of a number in a source, if not 1 and 2^24."""
 
 
 def fetch(name, entry, root="resources", lock="resources/models.lock.json"):
-    """Make the weights of registry entry `entry` present and verified under `root`; returns the model's manifest.
+    """Fetch or make the weights of registry entry `entry` under `root`, and verify them; returns the model's manifest.
 
-    hub: held to commit and hashes in `lock` if it knows this repository and revision, else resolved, then locked.
-    generated: made from the seed. local: checked where it is. The manifest holds no time and no path of ours.
-    DownloadError or CheckpointError say in one sentence what is wrong; a second call resumes.
+    hub: if `lock` has this repository and revision, the weights must have its commit and hashes. Otherwise the revision
+    is resolved, and then locked.
+    generated: the weights are made from the seed.
+    local: they are checked where they are.
+
+    The manifest holds no time and no path of ours. DownloadError or CheckpointError says in one sentence what is wrong.
+    A second call resumes.
     """
     shape = shape_of(name, entry)
     authority, resolved = str(lock), False
@@ -81,11 +85,11 @@ def fetch(name, entry, root="resources", lock="resources/models.lock.json"):
 
 
 def ensure(manifest, root="resources"):
-    """The directory with exactly the files of a model's `manifest`, fetched or generated again if they are gone.
+    """The directory with exactly the files of a model's `manifest`, fetched or generated again if they are missing.
 
-    Sizes and sha256 are verified; a file already verified is trusted while its size, mtime and inode stay the same.
-    CheckpointError names a file that is not the manifest's. One that this program made under `root`, and that is no
-    longer what it was then, is deleted, so that the next call heals.
+    Sizes and sha256 are verified. A verified file is trusted while its size, mtime and inode stay the same.
+    CheckpointError names a file that differs from the manifest. If this program made the file under `root` and it has
+    changed since, the file is deleted, so that the next call makes it again.
     """
     check(manifest)
     name, files = manifest["model"], manifest["files"]
@@ -96,7 +100,7 @@ def ensure(manifest, root="resources"):
 
 
 def check(manifest):
-    """CheckpointError unless `manifest` can be one of a model; no name in it leads out of its directory."""
+    """Raise CheckpointError unless `manifest` is plausible and no name in it leads out of its directory."""
     try:
         name, source, files = manifest["model"], manifest["source"], manifest["files"]
         known = not SOURCES[source["kind"]] - source.keys()
@@ -110,7 +114,7 @@ def check(manifest):
 
 
 def _check_source(name, source):
-    """CheckpointError unless the values of a manifest's source can be those of one."""
+    """Raise CheckpointError unless the values of a manifest's source are plausible."""
     texts = {field: source[field] for field in ("repository", "path") if field in source}
     wrong = [field for field, text in texts.items() if not isinstance(text, str) or not text.isprintable()]
     numbers = {field: source[field] for field in ("seed", *FIELDS) if field in source}
@@ -125,10 +129,10 @@ def _check_source(name, source):
 
 
 def _hold(place, expected, authority, shape=None):
-    """Make the files `expected` {name: Expected} lie in place; returns {name: {"size", "sha256"}} as verified there.
+    """Make sure that the files `expected` {name: Expected} are in place; returns their {name: {"size", "sha256"}}.
 
-    Files that belong to another source (commit, seed, shape) are replaced; a file that should be right and is not is
-    an error. `expected` may be empty for a generated model of which nothing is known yet.
+    Files of another source (commit, seed, shape) are replaced. A wrong file of this source is an error. `expected` may
+    be empty for a generated model about which nothing is known yet.
     """
     held = verified.measured(place.directory, expected, place.record)
     if not place.is_stale():
@@ -147,7 +151,7 @@ def _hold(place, expected, authority, shape=None):
 
 
 def _download(place, expected, authority, shape):
-    """Stage every file of a hub model, small ones first so that a wrong model ends early, and make them visible."""
+    """Stage every file of a hub model and make them visible. Small files come first, so a wrong model ends early."""
     repository, commit = place.source["repository"], place.source["revision"]
     staging = place.staging(commit)
     files = {}
@@ -164,7 +168,7 @@ def _download(place, expected, authority, shape):
 
 
 def _generate(place, expected, authority):
-    """Stage a generated model and make it visible; CheckpointError if it is not the one `expected` (if any)."""
+    """Stage a generated model and make it visible; CheckpointError if a file differs from `expected`."""
     staging = place.staging("generated")
     shape = {field: place.source[field] for field in FIELDS}
     needed, free = generate.size(shape), shutil.disk_usage(staging).free
@@ -185,7 +189,7 @@ def _generate(place, expected, authority):
 
 
 def _check(place, directory, files, shape):
-    """CheckpointError unless the files in `directory` are readable and, if `shape` is known, a BitNet of that shape."""
+    """Raise CheckpointError unless the files in `directory` are readable and, if given, a BitNet of this `shape`."""
     if shape:
         check_config(place.name, directory / CONFIG, shape)
     check_index(directory, files)
@@ -193,7 +197,7 @@ def _check(place, directory, files, shape):
 
 
 class _Place:
-    """Where the files of model `name` from `source` (as in the manifest) lie, and how they come and go there."""
+    """The places of a model's files; adds, replaces and deletes them. source: as in the manifest."""
 
     def __init__(self, name, source, root):
         self.models = models = Path(root, "models")
@@ -205,7 +209,7 @@ class _Place:
 
     @contextmanager
     def alone(self):
-        """Hold the model's lock, which frees itself when the process ends; a disk that fails is a CheckpointError."""
+        """Hold the model's lock, which the kernel frees when the process ends; CheckpointError if the disk fails."""
         try:
             own_folders(self.models, ".fetch", self.name)
             with open_lock(self.ways / "lock") as stream:
@@ -218,7 +222,7 @@ class _Place:
             ) from None
 
     def listing(self):
-        """Names of the files in the directory; CheckpointError if there is none."""
+        """Names of the files in the directory; CheckpointError if it cannot be read."""
         try:
             return sorted(item.name for item in self.directory.iterdir() if item.is_file())
         except OSError as error:
@@ -227,20 +231,21 @@ class _Place:
             ) from None
 
     def is_stale(self):
-        """Whether the directory is known to hold files of another source, which may then be replaced."""
+        """Whether the directory is known to hold files of another source, which may be replaced."""
         source, _ = verified.recall(self.record)
         return self.kind != "local" and source not in (None, self.source)
 
     def last_verified(self):
-        """{name: Expected} of what was last verified to come from this very source; empty if nothing was."""
+        """{name: Expected} of the files last verified, if they are of this source; else empty."""
         source, files = verified.recall(self.record)
         known = files if source == self.source else {}
         return {name: Expected(facts["size"], facts["sha256"]) for name, facts in known.items()}
 
     def reject(self, file, facts, authority):
-        """The error for a `file` in place, measured as `found`, that is not what `authority` says.
+        """The error for a `file` in place whose `facts` (size, sha256) differ from what `authority` says.
 
-        It is deleted if this program made it and it has changed since: then it is damaged, and not the manifest.
+        The file is deleted if this program made it and it has changed since. Then the file is damaged, and not the
+        manifest.
         """
         path = inside(self.directory, file, error=CheckpointError)
         if self.kind == "local":
@@ -260,14 +265,14 @@ class _Place:
         )
 
     def staging(self, key):
-        """The directory in which files of the commit (or so) `key` are gathered; it survives until they are visible."""
+        """The directory that collects the files of `key`, such as a commit, until they are complete and visible."""
         inside(self.ways / "partial", key, error=CheckpointError)
         for names in ((), ("partial",), ("partial", key)):
             mark_own(own_folders(self.ways, *names))
         return self.ways / "partial" / key
 
     def publish(self, staging, files):
-        """Make exactly `files` of the complete directory `staging` the visible directory, at once."""
+        """Replace the visible directory, at once, by the complete directory `staging` with exactly `files`."""
         for item in staging.iterdir():
             if item.name in files:
                 with open(item, "rb") as stream:
@@ -292,7 +297,7 @@ class _Place:
 
 
 def _read_lock(lock):
-    """The table {model: entry} of the lock file, empty if there is none yet."""
+    """The table {model: entry} of the lock file; empty if there is no file yet."""
     if not Path(lock).exists():
         return {}
     try:
@@ -305,7 +310,7 @@ def _read_lock(lock):
 
 
 def _pinned(lock, name, entry):
-    """(commit, {file: Expected}) that `lock` holds the hub model to; None if it does not know this revision."""
+    """(commit, {file: Expected}) that the hub model must have by `lock`; None if the lock lacks this revision."""
     table, where = _read_lock(lock), f"entry {name!r} of {lock}"
     if name not in table:
         return None
@@ -322,7 +327,7 @@ def _pinned(lock, name, entry):
 
 
 def _pin(lock, name, entry, root):
-    """Add model `name` to the lock file; entries of other models, fetched at the same time perhaps, stay."""
+    """Add model `name` to the lock file. Entries of other models stay, even if they are added at the same time."""
     pinned = {key: entry[key] for key in ("repository", "revision", "commit")}
     pinned["files"] = dict(sorted(entry["files"].items()))
     with open_lock(own_folders(Path(root, "models"), ".fetch") / ".lock") as stream:

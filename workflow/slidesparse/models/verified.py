@@ -1,6 +1,6 @@
-"""Are these files still what they were? Each is hashed once, and again only when its size, mtime or inode changes.
+"""Verifies files by their sha256. A file is hashed once, and again only if its size, mtime or inode changed.
 
-What was verified is noted in a small file beside the directory. It is a cache: without it, everything is hashed again.
+The result is stored in a small file beside the directory. It is a cache: without it, all files are hashed again.
 """
 
 import os
@@ -12,7 +12,7 @@ from slidesparse.files import inside, read_json, sha256_file, write_json
 
 
 def verify(directory, files):
-    """CheckpointError naming the first of `files` {name: {"size", "sha256"}} that is not so in `directory`."""
+    """Raise CheckpointError for the first of `files` {name: {"size", "sha256"}} that differs in `directory`."""
     record = record_of(directory)
     held = measured(directory, files, record)
     for name, facts in files.items():
@@ -23,7 +23,7 @@ def verify(directory, files):
 
 
 def record_of(directory):
-    """Where it is noted what was verified in `directory`."""
+    """Path of the record of what was verified in `directory`."""
     directory = Path(directory)
     return directory.with_name(f".{directory.name}.verified.json")
 
@@ -34,7 +34,7 @@ def measure(path):
 
 
 def measured(directory, names, record):
-    """{name: {"size", "sha256"}} of those `names` that exist in `directory`; hashed if `record` does not know them."""
+    """{name: {"size", "sha256"}} of the `names` that exist in `directory`; files are hashed if not in `record`."""
     _, known = recall(record)
     files = {}
     for name in names:
@@ -48,7 +48,7 @@ def measured(directory, names, record):
 
 
 def recall(record):
-    """(source, {name: {"size", "sha256", "state"}}) as last remembered; (None, {}) if nothing was."""
+    """(source, {name: {"size", "sha256", "state"}}) as last stored; (None, {}) if nothing is stored."""
     try:
         content = read_json(record)
         files = {
@@ -60,14 +60,14 @@ def recall(record):
 
 
 def remember(directory, files, record, source=None):
-    """Note that `files` {name: {"size", "sha256"}} of `source` are verified as they are now in `directory`."""
+    """Store that `files` {name: {"size", "sha256"}} of `source` are verified, with their present state on disk."""
     entries = {name: {**facts, "state": _state(Path(directory) / name)} for name, facts in files.items()}
     if recall(record) != (source, entries):
-        with suppress(OSError):  # a full or read-only disk costs a second hashing, no more
+        with suppress(OSError):  # on a full or read-only disk they are only hashed again
             write_json(record, {"source": source, "files": entries})
 
 
 def _state(path):
-    """What changes when a file does: size, mtime in ns, inode."""
+    """The values that change when a file changes: size, mtime in ns, inode."""
     status = os.stat(path)
     return [status.st_size, status.st_mtime_ns, status.st_ino]

@@ -1,7 +1,7 @@
-"""Per-token quantisation and lifting as one torch operator, for CPUs and, through Triton, for GPUs.
+"""Per-token quantisation and lifting as one torch operator: plain torch on CPUs, Triton on GPUs.
 
-`torch.ops.slidesparse.quantize_lift(x, pattern, dtype)`, which `quantize` calls, can be captured in CUDA graphs and
-traced by torch.compile.
+Lifting copies inputs into the windows of a sparsity pattern (`sparsity.slide.lift`). Callers use `quantize`. It calls
+`torch.ops.slidesparse.quantize_lift`, which CUDA graphs can capture and torch.compile can trace.
 """
 
 import torch
@@ -13,10 +13,10 @@ from slidesparse.sparsity.slide import lift
 
 
 def quantize(x: torch.Tensor, pattern: str, dtype: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes of `dtype` [M, K'] in the window order of `pattern`, and scales [M] float32, of activations x [M, K] BF16.
+    """Quantise activations x [M, K] BF16 and lift them: codes of `dtype` [M, K'] and scales [M] float32.
 
-    `dense` quantises only. A row of zeros has codes 0 and the smallest scale; a row that holds NaN or infinity has
-    codes 0 and the scale NaN or infinity.
+    Codes are in the window order of `pattern`; `dense` does not lift. A row of zeros has codes 0 and the smallest
+    scale. A row that holds NaN or infinity has codes 0 and the scale NaN or infinity.
     """
     return torch.ops.slidesparse.quantize_lift(x, pattern, dtype)
 
@@ -37,15 +37,15 @@ def _empty(x, pattern, dtype):
 
 @_operator.register_kernel("cpu")
 def reference(x, pattern, dtype):
-    """The same from `quantize_per_token` and `lift` alone, on any device."""
+    """The same result from `quantize_per_token` and `lift`, on any device."""
     codes, scale = quantize_per_token(x, dtype)
     codes.view(torch.int8).masked_fill_(~scale.isfinite(), 0)
     return lift(codes, Pattern(pattern)), scale.squeeze(-1)
 
 
 def run(x, pattern, dtype, codes, scale, launch=None):
-    """Quantise and lift on a GPU into given tensors; every byte of codes [M, K'] and scale [M] is written."""
-    from slidesparse.operators import quantize_lift  # imports Triton, which a CPU does without
+    """Quantise and lift on a GPU. Writes every byte of the given codes [M, K'] and scale [M]."""
+    from slidesparse.operators import quantize_lift  # imports Triton, which CPUs do not need
 
     if x.dtype != torch.bfloat16 or x.dim() != 2:
         raise ValueError(f"activations are {list(x.shape)} {x.dtype} and must be [M, K] bfloat16")

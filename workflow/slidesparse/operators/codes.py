@@ -1,8 +1,8 @@
-"""Triton device functions that the kernels share: quads of inputs in, rounded codes and words of four of them out.
+"""Triton device functions that the kernels share: they load inputs, round them to codes, and pack and store codes.
 
-A row is read and written as 64-bit quads of four BF16 inputs, whose four codes are one 32-bit word; rows that do not
-begin at multiples of 8 bytes, or end within a quad, are read and written piece by piece (`WORDS` is then false). Rows
-of 32-bit numbers (`WIDE`: INT32 or float32) are read as quads of 128 bits if Triton knows that they begin at such.
+A row is read and written in quads of four BF16 inputs, 64 bits. The four codes of a quad are one word of 32 bits. If
+rows do not begin at multiples of 8 bytes, or end within a quad, `WORDS` is false. Each input is then read and written
+alone. Rows of 32-bit numbers (`WIDE`: INT32 or float32) are read in quads of 128 bits, if Triton knows this alignment.
 `PORTABLE` is true in Triton's interpreter, which lacks inline assembly and the fused multiply-add.
 """
 
@@ -12,14 +12,14 @@ import triton.language as tl
 INTERPRETED = triton.knobs.runtime.interpret
 
 INFINITY = tl.constexpr(0x7F800000)
-ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds half to even, the integer stands in the lowest bits
+ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds half to even; the lowest bits are the integer
 NAN = tl.constexpr(tl.PropagateNan.ALL)
 _PACK_INT8 = tl.constexpr(
     "{ .reg .b32 low, high; prmt.b32 low, $1, $2, 0x0040; prmt.b32 high, $3, $4, 0x0040;"
     " prmt.b32 $0, low, high, 0x5410; }"
 )
-# Never of four inputs that are known at compile time to be zero: where both halves are one value, Triton 3.6's ptxas
-# converts only the lower. `pack_codes` is told where inputs are `live`, which leaves no such code.
+# Not for inputs that are constant zeros at compile time: if both halves are one value, the ptxas of Triton 3.6 converts
+# only the lower half. So `pack_codes` takes a mask `live`, instead of inputs that are set to zero.
 _PACK_E4M3 = tl.constexpr(
     "{ .reg .b16 low, high; cvt.rn.satfinite.e4m3x2.f32 low, $2, $1;"
     " cvt.rn.satfinite.e4m3x2.f32 high, $4, $3; mov.b32 $0, {low, high}; }"
@@ -28,7 +28,7 @@ _PACK_E4M3 = tl.constexpr(
 
 @triton.jit
 def row_of(x, row, stride, WORDS: tl.constexpr):
-    """Pointer to the first pair (`WORDS`) or the first input of a row of BF16, or to the first number of a wide one."""
+    """Pointer to a row's first pair of BF16 (`WORDS`), to its first BF16, or to the first number of a 32-bit row."""
     if x.dtype.element_ty.primitive_bitwidth == 32:
         return x + row * stride
     elif WORDS:
@@ -39,7 +39,7 @@ def row_of(x, row, stride, WORDS: tl.constexpr):
 
 @triton.jit
 def load_pair(row, pair, mask, K: tl.constexpr, WORDS: tl.constexpr):
-    """BF16 inputs 2 pair and 2 pair + 1 of a row (a pointer to its first pair or input), as the halves of an int32."""
+    """BF16 inputs 2 pair and 2 pair + 1 as the low and high half of an int32. The pointer `row` is from `row_of`."""
     if WORDS:
         return tl.load(row + pair, mask=mask & (pair < K // 2), other=0)
     low = tl.load(row + 2 * pair, mask=mask & (2 * pair < K), other=0).to(tl.int32)
@@ -49,14 +49,14 @@ def load_pair(row, pair, mask, K: tl.constexpr, WORDS: tl.constexpr):
 
 @triton.jit
 def load_pairs(quads, mask, POLICY: tl.constexpr):
-    """What pointers to int64 point to as two pairs of BF16; zeros where not `mask`."""
+    """The int64 values at the pointers `quads`, each as two pairs of BF16; zeros where not `mask`."""
     both = tl.load(quads, mask=mask, other=0, eviction_policy=POLICY)
     return both.to(tl.int32), (both >> 32).to(tl.int32)
 
 
 @triton.jit
 def load_quad(row, quad, K: tl.constexpr, WORDS: tl.constexpr, POLICY: tl.constexpr, WIDE: tl.constexpr = False):
-    """Inputs 4 quad … 4 quad + 3 of a row (see `row_of`) as two pairs, or (`WIDE`) as they are; zeros beyond K."""
+    """Inputs 4 quad … 4 quad + 3 of a row (see `row_of`): two pairs, or four numbers if `WIDE`; zeros beyond K."""
     if WIDE:
         at = 4 * quad[:, None] + tl.arange(0, 4)[None, :]
         numbers = tl.load(row + at, mask=at < K, other=0, eviction_policy=POLICY)
@@ -72,7 +72,7 @@ def load_quad(row, quad, K: tl.constexpr, WORDS: tl.constexpr, POLICY: tl.conste
 
 @triton.jit
 def store_quad(row, quad, low, high, K: tl.constexpr, WORDS: tl.constexpr):
-    """The opposite of `load_quad`; writes nothing beyond K."""
+    """The inverse of `load_quad`; writes nothing beyond K."""
     if WORDS:
         both = (low.to(tl.int64) & 0xFFFFFFFF) | (high.to(tl.int64) << 32)
         tl.store(row.to(tl.pointer_type(tl.int64)) + quad, both, mask=quad < K // 4)
@@ -90,7 +90,7 @@ def as_floats(pair):
 
 @triton.jit
 def quad_as_floats(loaded, WIDE: tl.constexpr):
-    """The four float32 of what `load_quad` returned."""
+    """The four float32 of a quad that `load_quad` returned."""
     if WIDE:
         a, b, c, d = loaded
         return a.to(tl.float32), b.to(tl.float32), c.to(tl.float32), d.to(tl.float32)
@@ -103,7 +103,7 @@ def quad_as_floats(loaded, WIDE: tl.constexpr):
 
 @triton.jit
 def as_pair(a, b, PORTABLE: tl.constexpr):
-    """Two float32 rounded half to even to BF16, as the halves of an int32."""
+    """Two float32, rounded half to even to BF16, as the halves of an int32."""
     if PORTABLE:
         return (_bits_bf16(a) & 0xFFFF) | (_bits_bf16(b) << 16)
     return tl.inline_asm_elementwise("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [a, b], tl.int32, is_pure=True, pack=1)
@@ -111,7 +111,7 @@ def as_pair(a, b, PORTABLE: tl.constexpr):
 
 @triton.jit
 def accumulators_as_floats(loaded, INT32: tl.constexpr, PORTABLE: tl.constexpr):
-    """The four float32 of a quad of accumulators; INT32 ones are rounded to BF16, as BF16 ones were by their GEMM."""
+    """Four float32 of a quad of accumulators. INT32 is rounded to BF16 first, as a GEMM with BF16 output does."""
     a, b, c, d = quad_as_floats(loaded, INT32)
     if INT32:
         a, b, c, d = quad_as_floats((as_pair(a, b, PORTABLE), as_pair(c, d, PORTABLE)), False)
@@ -126,7 +126,7 @@ def _bits_bf16(x):
 
 @triton.jit
 def round_to_int(x, factor):
-    """x * factor rounded once, half to even, in the lowest byte of an int32."""
+    """x * factor, rounded once and half to even, in the lowest byte of an int32."""
     return tl.fma(x, factor, ROUND).to(tl.int32, bitcast=True)
 
 
@@ -142,7 +142,7 @@ def _byte_e4m3(x):
 
 @triton.jit
 def pack_codes(a, b, c, d, live, FP8: tl.constexpr, PORTABLE: tl.constexpr):
-    """A word of four codes, zeros where not `live`: of int32 whose lowest bytes they are, or (FP8) of float32."""
+    """A word of four codes, zeros where not `live`. Inputs: float32 (FP8), or int32 with a code in the lowest byte."""
     if PORTABLE:
         if FP8:
             a, b, c, d = _byte_e4m3(a), _byte_e4m3(b), _byte_e4m3(c), _byte_e4m3(d)

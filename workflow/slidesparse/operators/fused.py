@@ -1,20 +1,23 @@
-"""What stands between the linears of a BitNet block, each as one torch operator that passes over its bytes once.
+"""The operators between the linears of a BitNet block. Each is one torch operator that passes over its bytes once.
 
     qkv GEMM  -> rope_scale or rope_scale_cache -> attention -> norm_quantize
     o GEMM    -> add_norm_quantize
     gate_up   -> relu2_mul_norm_quantize
     down GEMM -> add_norm_quantize of the next block, or add_norm in front of the output head
 
-Common arguments. GEMM outputs are raw accumulators, BF16 or INT32, which token_scale [M] and weight_scale (one float32
-for each original matrix of the GEMM, in its order) turn into values; or both are None, and they are values already, in
-BF16. INT32 accumulators are first rounded to BF16, so that it makes no difference to a model whether the GEMM did so.
-Norms have a weight gamma [K], BF16 or float32. Arithmetic is float32, each operation rounded by itself: on CPUs the
-plain torch of the `*_reference` functions, on GPUs Triton with the same results, except that the order of a sum of
-squares moves a scale (and the BF16 of `add_norm`) by a few units in the last place.
+Common arguments. A GEMM leaves raw accumulators, BF16 or INT32. The scales token_scale [M] and weight_scale turn them
+into values. The latter has one float32 for each original matrix of the GEMM, in its order. If both are None, the GEMM
+left values in BF16. INT32 accumulators are first rounded to BF16. So a model computes the same, whether or not its GEMM
+rounds. A norm has a weight gamma [K], BF16 or float32.
 
-Codes [M, K'] are of `dtype` (INT8 or FP8) and in the window order of `pattern`, and codes * scale is the norm. A row of
-zeros has codes 0 and the scale of the amplitude 1e-10 behind gamma; a row that holds NaN or infinity, or becomes so,
-has codes 0 and the scale NaN or infinity. All operators can be captured in CUDA graphs and traced by torch.compile.
+Arithmetic is float32, and each operation is rounded by itself. CPUs run the plain torch of the `*_reference` functions.
+GPUs run Triton with the same results, with one exception. The order of a sum of squares moves a scale, and the BF16 of
+`add_norm`, by a few units in the last place.
+
+Codes [M, K'] are of `dtype` (INT8 or FP8), in the window order of `pattern`, and codes * scale is the norm. A row of
+zeros has codes 0. Its scale is that of a largest |gamma * value| of 1e-10. A row that holds NaN or infinity, or
+overflows, has codes 0 and the scale NaN or infinity. CUDA graphs can capture all operators, and torch.compile can trace
+them.
 """
 
 import torch
@@ -30,7 +33,7 @@ def _floats(accumulators):
 
 
 def scaled(accumulators, token_scale, factor):
-    """Accumulators [M, N] as float32 values, by a scale for each token [M] and one of their matrix, or none."""
+    """Accumulators [M, N] as float32 values: times token_scale [M] and `factor`, their matrix's scale, unless None."""
     values = _floats(accumulators)
     return values if token_scale is None else values * (token_scale * factor)[:, None]
 
@@ -42,10 +45,10 @@ def root_mean_square(values, eps):
 
 
 def quantized(values, gamma, eps, pattern, dtype):
-    """Codes [M, K'] and scales [M] of RMSNorm(values) * gamma, values [M, K] float32.
+    """Codes [M, K'] and scales [M] of RMSNorm(values) * gamma, for values [M, K] float32.
 
-    code = round(v * (largest code / max|v|)) of v = gamma * value; the product is rounded once, to the code, for INT8,
-    and to float32 before that for FP8. scale = max|v| / (largest code * rms).
+    With v = gamma * value, code = round(v * (largest code / max|v|)) and scale = max|v| / (largest code * rms). For
+    INT8 this product is rounded once, to the code. For FP8 it is rounded to float32 first.
     """
     weighted = values * gamma.float()
     amax = weighted.abs().amax(-1, keepdim=True).clamp(min=SMALLEST_AMAX)
@@ -116,7 +119,7 @@ def rope_scale_cache_reference(
 
 
 def _operator(reference, mutates=()):
-    """Decorator: a function of CUDA tensors becomes the torch operator of its name, with `reference` for CPUs."""
+    """Decorator: makes a function of CUDA tensors the torch operator of its name. CPUs run `reference`."""
 
     def decorate(function):
         name = f"slidesparse::{function.__name__}"
@@ -149,7 +152,7 @@ def add_norm_quantize(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sum residual + values [M, K] BF16, and the codes [M, K'] and scales [M] of its norm.
 
-    weight_scale: [1]. What is normalised is the rounded sum, as in the model.
+    weight_scale: [1]. The norm is of the rounded sum, as in the model.
     """
     _check([(accumulators, len(gamma)), (residual, len(gamma))], gamma, token_scale, weight_scale)
     total = residual.new_empty(residual.shape)
@@ -226,8 +229,10 @@ def rope_scale(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rotated queries [M, heads D] and keys [M, kv_heads D], and values [M, kv_heads D], all BF16.
 
-    qkv: [M, (heads + 2 kv_heads) D]. weight_scale: [3]. positions: [M] int64. cos_sin_cache: [positions, D], BF16 or
-    float32, the cosines of a position's D/2 angles and then their sines.
+    qkv: [M, (heads + 2 kv_heads) D].
+    weight_scale: [3].
+    positions: [M] int64.
+    cos_sin_cache: [positions, D], BF16 or float32: the cosines of a position's D/2 angles, then their sines.
     """
     query, key, value = _heads(qkv, cos_sin_cache, heads, kv_heads)
     _rope(qkv, token_scale, weight_scale, positions, cos_sin_cache, query, key, value, None, heads, kv_heads)
@@ -247,12 +252,13 @@ def rope_scale_cache(
     value_cache: Tensor,
     slot_mapping: Tensor,
 ) -> Tensor:
-    """As `rope_scale`, with keys and values written into their slots of a paged cache instead; returns the queries.
+    """Like `rope_scale`, but writes keys and values into their slots of a paged cache. Returns the queries.
 
-    key_cache, value_cache: [blocks, slots, kv_heads, D] BF16 with any strides but D's, which is 1. slot_mapping: int64,
-    block * slots + slot of the first tokens; tokens with a negative one, or none, are not stored.
+    key_cache, value_cache: [blocks, slots, kv_heads, D] BF16. The stride of D is 1, the others are free.
+    slot_mapping: int64, block * slots + slot for the first tokens. Tokens with a negative slot, or with none, are not
+    stored.
 
-    Not for torch.compile of torch 2.11, which may lose the value cache's other slots (docs/findings.md).
+    Not for torch.compile of torch 2.11, which may lose other slots of the value cache (docs/findings.md).
     """
     for cache in (key_cache, value_cache):
         if cache.dtype != torch.bfloat16 or cache.dim() != 4 or cache.stride(3) != 1:
@@ -310,7 +316,7 @@ def _heads(qkv, cos_sin_cache, heads, kv_heads):
 
 
 def _norm(x, *arguments, **keywords):
-    from slidesparse.operators import norms  # imports Triton, which a CPU does without
+    from slidesparse.operators import norms  # imports Triton, which CPUs do not need
 
     with torch.cuda.device_of(x):
         norms.start(x, *arguments, **keywords)
@@ -335,9 +341,9 @@ def _rope(qkv, token_scale, weight_scale, positions, cos_sin_cache, query, key, 
 
 
 def _check(matrices, gamma, token_scale=None, weight_scale=None, parts=1):
-    """Raises ValueError if matrices (and the widths they must have), the norm's weight or scales do not fit.
+    """Raise ValueError if a matrix, the norm's weight or a scale has a wrong type, shape or layout.
 
-    Only the first matrix may be INT32, and only with scales.
+    matrices: [(matrix, width that it must have)]. Only the first may be INT32, and only with scales.
     """
     M = len(matrices[0][0])
     if matrices[0][0].dtype == torch.int32 and token_scale is None:

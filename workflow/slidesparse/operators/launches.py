@@ -1,4 +1,4 @@
-"""How launches of the quantise and lift kernel are cut up: tuned tables, and what serves without one."""
+"""Launch configurations of the quantise and lift kernel: from tuned tables, or a default."""
 
 from bisect import bisect_left
 from math import ceil
@@ -12,7 +12,7 @@ SCHEMA = 1
 
 
 class Launch(NamedTuple):
-    """Warps that serve a row, and the words (of four inputs) that they read at once; both powers of two."""
+    """Warps for one row, and the words (of four inputs) that they read at once. Both are powers of two."""
 
     warps: int
     chunk: int
@@ -22,7 +22,7 @@ _tuned = {}  # (K, pattern, dtype) -> [(M, Launch)] in ascending order of M
 
 
 def launches_for(K):
-    """Launches worth trying: at most eight steps along a row, of one, two or four words a thread."""
+    """Launches worth trying: at most eight steps along a row, and one, two or four words for each thread."""
     words = ceil(K / WINDOW)
     launches = [Launch(warps, 32 * warps * width) for warps in (1, 2, 4, 8) for width in (1, 2, 4)]
     launches = [one for one in launches if words <= 8 * one.chunk and (one.chunk < 2 * words or one == (1, 32))]
@@ -30,18 +30,18 @@ def launches_for(K):
 
 
 def default(K):
-    """The launch of a row length that was not tuned: the fewest warps that step by one word a thread."""
+    """The launch of a row length that was not tuned: the fewest words for each thread, then the fewest warps."""
     return min(launches_for(K), key=lambda one: (one.chunk // one.warps, one.warps))
 
 
 def look_up(M, K, pattern, dtype):
-    """The launch of the tuned M, else of the next larger, else of the largest; a default if none was tuned."""
+    """The launch of the tuned M, else of the next larger M, else of the largest. A default if none was tuned."""
     rows = _tuned.get((K, pattern, dtype))
     return rows[min(bisect_left([m for m, _ in rows], M), len(rows) - 1)][1] if rows else default(K)
 
 
 def use(table):
-    """Launch with what `table`, a result of `search.tune`, found. Raises RecordError if it is no such table."""
+    """Use the launches of `table`, a result of `search.tune`. Raises RecordError if it is no such table."""
     try:
         if table["schema"] != SCHEMA:
             raise ValueError(f"schema {table['schema']}, not {SCHEMA}")

@@ -1,16 +1,16 @@
-"""Triton: what stands in front of a BitNet linear in one pass: sum or gate, RMSNorm, quantise, lift.
+"""Triton: everything in front of a BitNet linear in one pass: sum or gate, RMSNorm, quantise, lift.
 
-One program serves one row, whose inputs are read once. Two reductions over what was read, the sum of squares and the
-largest magnitude behind the norm's weight, decide everything else: the codes do not depend on the root mean square,
-which is a factor of the scale alone. So they are those of the reference bit for bit, whatever the order of the sum.
+One program serves one row and reads its inputs once. It makes two reductions: the sum of squares, and the largest
+magnitude after the norm's weight. The root mean square is a factor of the scale alone, so codes do not depend on it.
+They equal the reference's bit for bit, whatever the order of the sum.
 
-The values stay in float32 registers until they are codes. Windows are then made of codes, not of inputs: the row's
-codes are written where they belong if they are the even windows (dense, L a multiple of 4, 2:inf), else anywhere in
-the row's own K' bytes, and after a barrier the program reads the pairs of codes that the other windows consist of, from
-the cache: K bytes of a row again, where reading the inputs again would take 2K to 8K and their arithmetic once more.
+Values stay in float32 registers until they are codes. Windows are then made of codes, not of inputs. If the row's codes
+are its even windows (dense, L a multiple of 4, 2:inf), they are written to their final place. Otherwise the row's first
+bytes hold them for a while. After a barrier the program reads the pairs of codes for the other windows from the cache.
+That is K bytes for a row. Reading the inputs again would take 2K to 8K bytes, and their arithmetic once more.
 
-Compiled without fusing a product and a sum, so that every operation is rounded as it is in the reference; where a fused
-one is meant, it is called so.
+The kernel is compiled without fusing products and sums. So every operation is rounded as in the reference. Where fusion
+is meant, the code calls `tl.fma`.
 """
 
 from functools import lru_cache
@@ -39,7 +39,7 @@ from slidesparse.operators.quantize_lift import constants
 from slidesparse.sparsity.quantize import DTYPES, SMALLEST_AMAX
 
 FEW, FEW_ROWS = 256, launches.Launch(warps=8, chunk=256)
-"""Rows up to which a kernel is bound by how long one takes, and the launch that serves them."""
+"""Up to FEW rows a kernel is bound by the latency of one row. FEW_ROWS is the launch for them."""
 
 _SMALLEST = tl.constexpr(SMALLEST_AMAX)
 
@@ -54,7 +54,7 @@ def _relu2(gate, up, factor, SCALED: tl.constexpr):
 
 @triton.jit
 def _round_once(x, factor, PORTABLE: tl.constexpr):
-    """x * factor rounded once, half to even, in the lowest byte of an int32; the interpreter rounds a product, too."""
+    """x * factor, rounded once and half to even, in the lowest byte of an int32. The interpreter's fma rounds twice."""
     if PORTABLE:
         exact = x.to(tl.float64) * factor.to(tl.float64)
         return (exact + 6755399441055744.0).to(tl.int64, bitcast=True).to(tl.int32)  # 1.5 * 2^52
@@ -84,9 +84,9 @@ def _windows(
     PLAIN: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Write the windows of a row, and zeros after them, from its codes, which stand in its first bytes."""
+    """Write the windows of a row, and zeros after them, from its codes. The codes are in the row's first bytes."""
     quads: tl.constexpr = (K + 3) // 4
-    begin: tl.constexpr = quads if PLAIN else 0  # even windows that are the row itself are there already
+    begin: tl.constexpr = quads if PLAIN else 0  # even windows that are the row itself are already there
     pairs = codes.to(tl.pointer_type(tl.int16))
     tl.debug_barrier()
     held = ()
@@ -102,7 +102,7 @@ def _windows(
             pair = (2 * n).to(tl.int32) + odd
         else:
             pair = (n // COUNT * (LENGTH // 2) + n % COUNT * 2).to(tl.int32) + odd
-        reads = n < ODD  # where L is no multiple of 4 there are as many even windows as odd ones
+        reads = n < ODD  # if L is no multiple of 4, there are as many even windows as odd ones
         low = tl.load(pairs + pair, mask=reads & (pair < 2 * quads), other=0).to(tl.int32)
         high = tl.load(pairs + pair + 1, mask=reads & (pair + 1 < 2 * quads), other=0).to(tl.int32)
         held = held + ((low & 0xFFFF) | (high << 16),)
@@ -137,14 +137,14 @@ def _norm(
     FP8: tl.constexpr,
     ADD: tl.constexpr,  # the row is x + residual
     GATED: tl.constexpr,  # the row is relu(x[:K])² * x[K:]
-    SCALED: tl.constexpr,  # x are accumulators, to be multiplied by the token's scale and their weight's
+    SCALED: tl.constexpr,  # x are accumulators: multiply by the token's and the matrix's scale
     TOTAL: tl.constexpr,  # write the sum, too
     CODES: tl.constexpr,  # write codes and a scale; else the norm as BF16
     WIDE: tl.constexpr,  # gamma is float32
     WORDS: tl.constexpr,
     PORTABLE: tl.constexpr,
-    CHUNK: tl.constexpr,  # quads of a row that are read and stored at once,
-    LIFT_CHUNK: tl.constexpr,  # and words of windows
+    CHUNK: tl.constexpr,  # quads of a row that are read and stored at once
+    LIFT_CHUNK: tl.constexpr,  # words of windows that are read and stored at once
 ):
     row = tl.program_id(0).to(tl.int64)
     INT32: tl.constexpr = x.dtype.element_ty == tl.int32  # else BF16
@@ -202,7 +202,7 @@ def _norm(
         a, b, c, d = a * a_weight, b * b_weight, c * c_weight, d * d_weight
         largest = _larger(largest, _larger(_larger(tl.abs(a), tl.abs(b)), _larger(tl.abs(c), tl.abs(d))))
         values = values + ((a, b, c, d),)
-    # The bits of floats that are not negative are ordered as the floats are, and NaN lies above infinity.
+    # Non-negative floats have the order of their bits, and NaN lies above infinity.
     square, bits = tl.reduce((squares, largest.to(tl.int32, bitcast=True)), 0, _sum_and_largest)
     inverse = tl.math.rsqrt(square * (1.0 / K) + eps)
 
@@ -232,7 +232,7 @@ def _norm(
 
 
 def default(K, M):
-    """The launch of a row length; few rows, which leave most of a GPU idle, get more warps each."""
+    """The launch for M rows of length K. Few rows leave most of a GPU idle, so each of them gets more warps."""
     return FEW_ROWS if M <= FEW and FEW_ROWS in launches.launches_for(K) else launches.default(K)
 
 
@@ -269,10 +269,11 @@ def start(
     dtype="INT8",
     launch=None,
 ):
-    """Write out (codes [M, K'] with scales [M], or BF16 [M, K] if scales is None), and total [M, K] unless it is None.
+    """Write `out`, and the sum into total [M, K] unless it is None.
 
-    x [M, K], or [M, 2K] if gated, is BF16 or, with scales to multiply it by, INT32; it and residual [M, K] may have
-    strided rows. Everything else is contiguous.
+    out: codes [M, K'], whose scales go into scales [M]; or the norm [M, K] as BF16 if scales is None.
+    x: [M, K], or [M, 2K] if gated; BF16, or INT32 if it has scales to multiply it by.
+    residual: [M, K]. Its rows and those of x may be strided. Everything else is contiguous.
     """
     M, K = len(x), len(gamma)
     rows = [x] if residual is None else [x, residual]
@@ -309,9 +310,9 @@ def start(
 
 
 def compile_ahead(K, pattern, dtype, launch, add=False, gated=False, codes=True, int32=False):
-    """Compile what `launch` needs for contiguous rows and BF16 weights into Triton's cache on disk.
+    """Compile the kernel for `launch`, contiguous rows and BF16 weights into Triton's cache on disk.
 
-    The rows are BF16, or (`int32`) INT32 accumulators.
+    The rows are BF16, or INT32 accumulators if `int32`.
     """
     scaled = add or gated
     known = settings(K, pattern, dtype, launch, add, gated, scaled, add and codes, codes, False, K % 4 == 0)

@@ -1,14 +1,15 @@
-"""Triton: quantise activations per token and lift them into the windows of a pattern, reading them from memory once.
+"""Triton: quantise activations per token and lift them into the windows of a pattern. Memory is read only once.
 
-One program serves one row. A window is four codes, one 32-bit word, and every store of a warp is a run of words:
+One program serves one row. A window is four codes, one 32-bit word. Every store of a warp is a run of words.
 
-- even windows where they are the row itself (dense, L a multiple of 4, 2:inf): the words of the row, from the
-  registers that its maximum was taken from;
-- all other windows: a window's four inputs are two pairs of the row, which are read again (from the cache) and
-  quantised again. Words beyond the last window are zeros, so that every byte of the output is written, once.
+- The even windows may be the row itself: for dense, for L a multiple of 4 and for 2:inf. They are then stored from the
+  registers that gave the row's maximum.
+- All other windows read their two pairs of the row again, from the cache, and quantise them again.
 
-Codes and scales are those of `slidesparse.quantize.quantize_per_token`, bit for bit. A row that holds NaN or infinity
-has codes 0 and the scale NaN or infinity: its products become NaN, and no other row is touched.
+Words after the last window are zeros. So every byte of the output is written, once.
+
+Codes and scales equal those of `sparsity.quantize.quantize_per_token`, bit for bit. A row that holds NaN or infinity
+has codes 0 and the scale NaN or infinity. Its products become NaN, and no other row changes.
 """
 
 from functools import lru_cache
@@ -46,11 +47,12 @@ def _largest(pair):
 
 @triton.jit
 def _factor_int8(amax, scale):
-    """A float32 y so that x * y rounds to the code of x / scale, for every BF16 |x| <= amax.
+    """A float32 y such that x * y rounds to the code of x / scale, for every BF16 |x| <= amax.
 
-    x / scale is (nearly) 127 x / amax. With eight significant bits in x and in amax that is an exact half for
-    |x| = amax / 2, for others only if scale is a power of two, and else at least 1.5e-5 away from one, relatively. So
-    y = RN(1 / scale) serves all but amax / 2; if that falls to the wrong side, a y of 4 ulp more or less serves all.
+    This quotient is nearly 127 x / amax, where x and amax have eight significant bits. For |x| = amax / 2 it is an
+    exact half. For other x it is so only if scale is a power of two. Otherwise its relative distance from a half is at
+    least 1.5e-5. So y = RN(1 / scale) serves all x but amax / 2. If it rounds amax / 2 to the wrong side, a y that is 4
+    ulp larger or smaller serves all x.
     """
     inverse = tl.math.div_rn(1.0, scale)
     half = 0.5 * amax
@@ -60,7 +62,7 @@ def _factor_int8(amax, scale):
 
 @triton.jit
 def _divide(x, scale, inverse, PORTABLE: tl.constexpr):
-    """x / scale, correctly rounded: x * RN(1 / scale), corrected by its exact remainder; keeps the sign of a zero."""
+    """x / scale, correctly rounded: x * RN(1 / scale), corrected by the exact remainder. Keeps the sign of a zero."""
     if PORTABLE:
         return tl.math.div_rn(x, scale)
     quotient = x * inverse
@@ -69,7 +71,7 @@ def _divide(x, scale, inverse, PORTABLE: tl.constexpr):
 
 @triton.jit
 def _codes(low, high, scale, factor, live, FP8: tl.constexpr, PORTABLE: tl.constexpr):
-    """Four inputs, as two pairs, to a word of four codes; zeros where not `live`."""
+    """A word of four codes from four inputs, which come as two pairs; zeros where not `live`."""
     a, b = as_floats(low)
     c, d = as_floats(high)
     if FP8:
@@ -91,10 +93,10 @@ def _lift(
     factor,
     finite,
     FIRST: tl.constexpr,  # first word to write
-    END: tl.constexpr,  # and the one after the last
+    END: tl.constexpr,  # word after the last one to write
     BASE: tl.constexpr,  # word of the first window of this parity
-    N: tl.constexpr,  # windows of this parity in a row,
-    COUNT: tl.constexpr,  # and in a group
+    N: tl.constexpr,  # windows of this parity in a row
+    COUNT: tl.constexpr,  # windows of this parity in a group
     LENGTH: tl.constexpr,
     ODD: tl.constexpr,
     K: tl.constexpr,
@@ -105,7 +107,7 @@ def _lift(
     CHUNK: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Write words FIRST … END-1: windows of one parity from word BASE on, zeros elsewhere."""
+    """Write words FIRST … END-1: the windows of one parity, which begin at word BASE, and zeros elsewhere."""
     for first in tl.range(FIRST, END, DEPTH * CHUNK):
         held = ()
         for i in tl.static_range(DEPTH):
@@ -140,9 +142,9 @@ def _quantize_lift(
     FP8: tl.constexpr,
     WORDS: tl.constexpr,  # rows begin at multiples of 8 bytes and K is a multiple of 4
     PORTABLE: tl.constexpr,  # without fused multiply-add and inline assembly, which the interpreter lacks
-    CHUNK: tl.constexpr,  # words of a row that are read and stored at once,
-    LIFT_CHUNK: tl.constexpr,  # and lifted at once; of the latter
-    DEPTH: tl.constexpr,  # so many are read before the first is written
+    CHUNK: tl.constexpr,  # words of a row that are read and stored at once
+    LIFT_CHUNK: tl.constexpr,  # words of windows that are lifted at once
+    DEPTH: tl.constexpr,  # chunks of windows that are read before the first is written
 ):
     row = tl.program_id(0).to(tl.int64)
     x = row_of(x, row, stride, WORDS)
@@ -156,7 +158,7 @@ def _quantize_lift(
     for i in tl.static_range(len(held)):
         low, high = held[i]
         top = tl.maximum(top, tl.maximum(_largest(low), _largest(high), propagate_nan=NAN), propagate_nan=NAN)
-    # The bits of floats that are not negative are ordered as the floats are, and NaN lies above infinity.
+    # Non-negative floats have the order of their bits, and NaN lies above infinity.
     bits = tl.max(top.to(tl.int32, bitcast=True))
     finite = bits < INFINITY
     amax = tl.maximum(bits.to(tl.float32, bitcast=True), _SMALLEST, propagate_nan=NAN)
@@ -183,7 +185,7 @@ def _quantize_lift(
 
 
 def constants(name, K, dtype):
-    """The kernel's constants that follow from a pattern, a row length and a dtype; the window order of `patterns`."""
+    """The kernel's constants for a pattern, a row length and a dtype. Windows are in the order of `patterns`."""
     pattern = Pattern(name)
     groups, length = pattern.groups(K)
     windows = pattern.windows(K)
@@ -202,13 +204,13 @@ def constants(name, K, dtype):
 
 
 def cut(launch, known):
-    """The kernel's constants that follow from a launch and `constants`. Raises ValueError if there are none."""
+    """The kernel's constants for a launch, given `constants`. Raises ValueError if the launch is invalid."""
     lift = 32 * launch.warps
     if min(launch) < 1 or any(n & (n - 1) for n in launch):
         raise ValueError(f"{launch} is no way to cut the kernel: both must be powers of two")
     done = ceil(known["K"] / WINDOW) if known["PLAIN"] else known["EVEN"]
     left = max(1, ceil((known["K_SLID"] // WINDOW - done) / lift))
-    # Whole groups a step leave no division in the loop; then what leaves the least idle.
+    # Prefer steps of whole groups, which need no division in the loop. Then prefer the fewest idle chunks.
     steps = sorted(
         range(3, 7), key=lambda depth: (depth * lift % known["COUNT"] > 0, ceil(left / depth) * depth, -depth)
     )
@@ -216,7 +218,7 @@ def cut(launch, known):
 
 
 def start(x, name, dtype, codes, scale, launch):
-    """codes [M, K'] and scale [M] of x [M, K], written in place; x's rows may be strided, its columns not."""
+    """Write codes [M, K'] and scale [M] of x [M, K]. The rows of x may be strided, its columns may not."""
     M, K = x.shape
     if M:
         words = K % 4 == 0 and x.stride(0) % 4 == 0 and x.data_ptr() % 8 == 0
@@ -225,7 +227,7 @@ def start(x, name, dtype, codes, scale, launch):
 
 
 def compile_ahead(name, K, dtype, launch):
-    """Compile what `launch` needs for contiguous rows into Triton's cache on disk."""
+    """Compile the kernel for `launch` and contiguous rows into Triton's cache on disk."""
     known = settings(name, K, dtype, launch, K % 4 == 0)
     _quantize_lift.warmup(torch.bfloat16, DTYPES[dtype], torch.float32, K, grid=(1,), **known)
 

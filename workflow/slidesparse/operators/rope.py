@@ -1,10 +1,10 @@
-"""Triton: scale the accumulators of the qkv GEMM, rotate queries and keys, and write all three where they belong.
+"""Triton: scale the accumulators of the qkv GEMM, rotate queries and keys, and write queries, keys and values.
 
-One program serves one token. A thread reads four inputs of a head and the four that stand D/2 after them, and rotates
-each pair by its angle at the token's position (neox style); every thread then takes the same place in further heads, so
-that it reads its angles once. Keys and values go into rows of their own or into the pages of a cache.
+One program serves one token. A thread reads four inputs of a head and the four that lie D/2 after them. It rotates each
+pair by its angle at the token's position (neox style). If a chunk holds whole heads, the thread takes the same place in
+further heads and reads its angles once. Keys and values go into rows of their own or into the pages of a cache.
 
-Compiled without fusing a product and a sum, so that every operation is rounded as it is in the reference.
+The kernel is compiled without fusing products and sums. So every operation is rounded as in the reference.
 """
 
 import torch
@@ -27,7 +27,7 @@ DEFAULT = 4
 
 @triton.jit
 def _angles(table, quad, D: tl.constexpr, WIDE: tl.constexpr):
-    """Four cosines and their sines of a position, whose D numbers `table` points to, BF16 or (`WIDE`) float32."""
+    """Four cosines and their sines of a position. Its D numbers, at `table`, are BF16, or float32 if `WIDE`."""
     cosines = load_quad(row_of(table, 0, 0, True), quad, D // 2, True, "", WIDE)
     sines = load_quad(row_of(table + D // 2, 0, 0, True), quad, D // 2, True, "", WIDE)
     return quad_as_floats(cosines, WIDE), quad_as_floats(sines, WIDE)
@@ -55,17 +55,17 @@ def _rope(
     key,
     value,
     slots,
-    tokens,  # that have a slot
+    tokens,  # number of tokens that have a slot
     stride,
-    key_block,  # strides of the cache, in elements: of a block,
-    key_slot,  # of a slot in it
-    key_head,  # and of a head
+    key_block,  # stride of a block of the cache, in elements
+    key_slot,  # stride of a slot of the cache
+    key_head,  # stride of a head of the cache
     value_block,
     value_slot,
     value_head,
     BLOCK: tl.constexpr,  # slots of a block
-    HEADS: tl.constexpr,  # of queries
-    KV: tl.constexpr,  # heads of keys, and of values
+    HEADS: tl.constexpr,  # heads of queries
+    KV: tl.constexpr,  # heads of keys, and also of values
     D: tl.constexpr,  # inputs of a head, a multiple of 8
     SCALED: tl.constexpr,
     WIDE: tl.constexpr,
@@ -76,7 +76,7 @@ def _rope(
     row = tl.program_id(0).to(tl.int64)
     half: tl.constexpr = D // 8  # quads of half a head
     queries: tl.constexpr = HEADS * half
-    keys: tl.constexpr = queries + KV * half  # and queries
+    keys: tl.constexpr = queries + KV * half  # end of the keys, which follow the queries
     total: tl.constexpr = keys + KV * half
     INT32: tl.constexpr = qkv.dtype.element_ty == tl.int32  # else BF16
     qkv += row * stride
@@ -107,7 +107,7 @@ def _rope(
             quad = item // half * (2 * half) + item % half
             first = load_quad(qkv, quad, 8 * total, True, "evict_first", True)
             second = load_quad(qkv, quad + half, 8 * total, True, "evict_first", True)
-        else:  # what load_quad would read, with addresses added up in the order that was measured
+        else:  # as load_quad, but with addresses summed in the order of the measured version
             at = qkv.to(tl.pointer_type(tl.int64)) + item // half * (2 * half) + item % half
             first = load_pairs(at, item < total, "evict_first")
             second = load_pairs(at + half, item < total, "evict_first")
@@ -161,10 +161,9 @@ def start(
     kv_heads,
     warps=DEFAULT,
 ):
-    """Write query [M, heads D], and key and value [M, kv_heads D], or the slots of a cache if `slots` is given.
+    """Write query [M, heads D] and key and value [M, kv_heads D]; key and value are caches if `slots` is given.
 
-    qkv is BF16 or, with scales, INT32. A cache is [blocks, slots, kv_heads, D] in any order of memory in which D comes
-    last.
+    qkv is BF16, or INT32 with scales. A cache is [blocks, slots, kv_heads, D], in any order of memory with D last.
     """
     M, D = len(qkv), table.shape[1]
     strides = (0,) * 6 if slots is None else (*key.stride()[:3], *value.stride()[:3])

@@ -1,4 +1,4 @@
-"""Triton: both scales applied to a product in a pass of its own, for libraries whose epilogue does not."""
+"""Triton: apply scales to a product in a separate pass, for libraries whose epilogue does not apply them."""
 
 import triton
 import triton.language as tl

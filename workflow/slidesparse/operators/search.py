@@ -1,4 +1,4 @@
-"""The fastest way to cut the quantise and lift kernel for a row length, pattern, dtype and number of rows."""
+"""Search for the fastest launch of the quantise and lift kernel, by row length, pattern, dtype and number of rows."""
 
 import multiprocessing
 import os
@@ -24,9 +24,9 @@ FINAL = protocol.Stopping(warmup_s=0.002, min_samples=8, max_samples=32, relativ
 
 @contextmanager
 def compiling(shapes, processes=None):
-    """Compile every candidate of shapes (K, pattern, dtype) into Triton's cache on disk, in so many processes.
+    """Compile all candidates of shapes (K, pattern, dtype) into Triton's cache on disk, in `processes` processes.
 
-    Gives a function that waits until all are compiled and returns their number.
+    Yields a function that waits for the compilation and returns the number of kernels.
     """
     jobs = [(pattern, K, dtype, launch) for K, pattern, dtype in shapes for launch in launches_for(K)]
     processes = processes or max(1, min(8, len(os.sched_getaffinity(0)) - 1))
@@ -40,7 +40,7 @@ def _compile(job):
 
 
 class Operands:
-    """Inputs and outputs of one M, K, pattern and dtype, as many sets as exceed the L2 cache twice."""
+    """Inputs and outputs of one M, K, pattern and dtype: enough sets to exceed the L2 cache twice."""
 
     def __init__(self, M, K, pattern, dtype, device="cuda"):
         self.pattern, self.dtype = pattern, dtype
@@ -54,11 +54,11 @@ class Operands:
         self._right = None
 
     def call(self, launch=None):
-        """A function of the set's number."""
+        """A function that runs the kernel on set i."""
         return lambda i: run(self.x[i], self.pattern, self.dtype, self.codes[i], self.scale[i], launch)
 
     def right(self, launch=None):
-        """Whether the kernel writes exactly the reference's bytes over poisoned outputs."""
+        """Whether the kernel, run over poisoned outputs, writes exactly the reference's bytes."""
         codes, scale = self.codes[0].view(torch.uint8), self.scale[0]
         codes.fill_(0x55)
         scale.fill_(-1)
@@ -69,9 +69,10 @@ class Operands:
 
 
 def tune(K, pattern, dtype, Ms=ROWS, tried=None):
-    """Check and time every candidate at every M, cold, the best again in turn; returns a table for `launches.use`.
+    """Check and time every candidate at every M; returns a table for `launches.use`.
 
-    Raises MeasurementError if a candidate writes other bytes than the reference.
+    Operands are cold. The fastest candidates are timed again, in turn. Raises MeasurementError if a candidate writes
+    other bytes than the reference.
     """
     entries = []
     for M in Ms:

@@ -1,1 +1,1 @@
-"""What a configuration asks for: its form, its matrix of points, and what jobs ask of a cluster. No torch."""
+"""The configuration, the points that it stands for, their keys, and what jobs ask of a cluster. Imports no torch."""

@@ -1,4 +1,4 @@
-"""What a job asks of a cluster, and the jobs that an ended run left in its queue."""
+"""What a job asks of a cluster, and the jobs that a killed run left in the queue."""
 
 import getpass
 import os
@@ -18,7 +18,7 @@ OPTIONS = {
     "qos": "--qos={}",
     "constraint": "--constraint={}",
 }
-"""key of the configuration: the option of sbatch that says the same."""
+"""key of the configuration: the option of sbatch that has the same meaning."""
 
 PLAIN_OPTIONS = frozenset(
     re.findall(
@@ -31,20 +31,20 @@ PLAIN_OPTIONS = frozenset(
         threads-per-core time time-min tmp use-min-nodes wait-all-nodes wckey""",
     )
 )
-"""Options of sbatch that a configuration may have: they say what a job needs. Others write files, set the environment,
-run commands or name the job, and belong to who runs the workflow (profiles/slurm)."""
+"""Options of sbatch that a configuration may have, because they say what a job needs. All others write files, set the
+environment, run commands or name the job. Only the profile may have those (profiles/slurm)."""
 
 NAMES = ("gpu", "mem_mb", "runtime", "cpus_per_task", "sbatch")
 """The resources that jobs ask for."""
 
 JOB_NAME = "slidesparse_"
-"""How the names of our jobs begin (profiles/slurm)."""
+"""The beginning of the names of our jobs (profiles/slurm)."""
 
 PATIENCE_S = 60
 
 
 def resources(config, hardware_key=None):
-    """Resources of a job on a hardware key, or of one that runs on any machine, from a validated configuration."""
+    """Resources of a job, from a validated configuration; without a hardware key it runs on any machine."""
     gpu = bool(hardware_key and hardware.parse(hardware_key).cc)
     job = config["cluster"]["gpu" if gpu else "cpu"] | config["cluster"]["hardware"].get(hardware_key, {})
     words = [text.format(job[key]) for key, text in OPTIONS.items() if key in job]
@@ -61,9 +61,10 @@ def resources(config, hardware_key=None):
 
 
 def further_options(options, key="cluster.….options"):
-    """The words of `options`, a text or a list of texts, split as a shell would: each is one option of sbatch.
+    """The words of `options`, a text or a list of texts, split as by a shell; each word is one option of sbatch.
 
-    key: what the configuration calls them. Raises ConfigurationError for a word that is none, or not in PLAIN_OPTIONS.
+    key: the name of the options in the configuration, for errors. Raises ConfigurationError for a word that is no
+    option, or one that is not in PLAIN_OPTIONS.
     """
     try:
         words = [word for text in ([options] if isinstance(options, str) else options) for word in shlex.split(text)]
@@ -84,9 +85,9 @@ def further_options(options, key="cluster.….options"):
 
 
 def cancel_left_over(directory):
-    """Cancel the Slurm jobs that a run in `directory` left when it was killed, and wait until they have ended.
+    """Cancel the Slurm jobs that a killed run in `directory` left, and wait until they have ended.
 
-    Raises SlideSparseError if they do not end. Where there is no Slurm nothing happens.
+    Raises SlideSparseError if they do not end. Does nothing on a machine without Slurm.
     """
     if not shutil.which("squeue"):
         return
@@ -99,12 +100,12 @@ def cancel_left_over(directory):
         subprocess.run(["scancel", *left], capture_output=True)
         time.sleep(0.5)
     for marker in Path(directory, ".snakemake/incomplete").glob("**/*"):
-        if marker.is_file():  # by which Snakemake would wait for those jobs
+        if marker.is_file():  # because of it Snakemake would wait for those jobs
             marker.unlink()
 
 
 def _jobs(directory):
-    """Ids of our jobs in the queue that work in `directory`; none where Slurm does not answer."""
+    """Ids of our jobs in the queue that work in `directory`; none if Slurm does not answer."""
     command = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%j|%Z"]
     lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     jobs = [line.split("|", 2) for line in lines if line.count("|") >= 2]

@@ -1,4 +1,4 @@
-"""The key of a point: what names it, and where it and what belongs to it lie below a root such as `results`."""
+"""The key of a point, which names it, and the paths of its files below a root such as `results`."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ PATH = re.compile(
 
 
 class Configuration(NamedTuple):
-    """What is compared: everything of a key but hardware, stage and M."""
+    """What is compared: a key without hardware, stage and M."""
 
     model: str
     dtype: str
@@ -25,38 +25,38 @@ class Configuration(NamedTuple):
 
     @classmethod
     def of(cls, name):
-        """The configuration that plan.json calls model/dtype/backend/sparsity; TypeError for another form."""
+        """The configuration from its name in plan.json, model/dtype/backend/sparsity; TypeError for another form."""
         return cls(*name.split("/"))
 
     @property
     def name(self):
-        """model/dtype/backend/sparsity."""
+        """Its name in plan.json, model/dtype/backend/sparsity."""
         return "/".join(self)
 
     @property
     def column(self):
-        """Its name beside others of the same model and dtype."""
+        """Its name among configurations of the same model and dtype, backend/sparsity."""
         return f"{self.backend}/{self.sparsity}"
 
     @property
     def sparse_kernel(self):
-        """True where a sparse kernel may run: a sparsity, and no dense backend."""
+        """Whether a sparse kernel may run: it has a pattern, and its backend is not dense."""
         return self.sparsity != "dense" and self.backend not in DENSE_BACKENDS
 
     @property
     def sparse_on_gpu(self):
-        """True for products of a GPU's sparse tensor cores."""
+        """Whether its backend uses a GPU's sparse tensor cores."""
         backend = BACKENDS.get(self.backend)
         return backend is not None and backend.sparse and backend.processor == "gpu"
 
     @property
     def stock(self):
-        """True for stock vLLM, which differs from all others by more than its products."""
+        """Whether it is stock vLLM, which differs from all others in more than its products."""
         return self.backend == stock.BACKEND
 
 
 class Key(NamedTuple):
-    """The key of a point; M is the number of rows, of tokens of a prefill step, or of sequences that decode."""
+    """The key of a point. M is a number of rows (kernel), tokens of a step (prefill) or sequences (decode)."""
 
     hardware: str
     stage: str
@@ -83,12 +83,12 @@ class Key(NamedTuple):
 
     @property
     def processor(self):
-        """gpu or cpu. Raises HardwareError for what is no hardware key."""
+        """gpu or cpu. Raises HardwareError if `hardware` is no hardware key."""
         return hardware.parse(self.hardware).processor
 
     @property
     def variants(self):
-        """Names of the variants of stock vLLM that the point is the best of; none if it is of another backend."""
+        """Names of the variants of stock vLLM from which the point is chosen; none for another backend."""
         if self.backend != stock.BACKEND:
             return []
         return stock.variants_at(self.stage, self.M, self.processor)
@@ -100,25 +100,25 @@ class Key(NamedTuple):
 
     @property
     def engine(self):
-        """What one engine, or one worker of the kernel stage, measures: the key without stage and M."""
+        """The key without stage and M: all its points are measured by one engine, or one worker of the kernel stage."""
         return (self.hardware, *self[2:6])
 
     def path(self, root):
-        """Where the point lies, as text."""
+        """Path of the point, as text."""
         return f"{self._folder(root)}/M{self.M}.json"
 
     def csv(self, root):
-        """Where the CSV of its configuration lies, as text."""
+        """Path of the CSV of its configuration, as text."""
         return f"{self._folder(root)}/{self.model}-{self.dtype}_{self.stage}.csv"
 
     def basis(self, root):
-        """What it is measured of, as text: the model's shape (kernel) or the checkpoint's manifest."""
+        """Path of what it is measured on, as text: the model's shape (kernel) or the checkpoint's manifest."""
         if self.stage == "kernel":
             return f"{root}/models/{self.model}/shape.json"
         return f"{root}/checkpoints/{self.model}/{self.dtype}/{self.sparsity}.json"
 
     def tuning(self, root, shape=None):
-        """Its tuning table or choices, as text; `shape`: the model that has its dimensions, itself unless told."""
+        """Path of its tuning table or choices, as text; shape: the model that has its dimensions, by default itself."""
         return f"{root}/{self.hardware}/tuning/{shape or self.model}/{self.dtype}/{self.backend}/{self.sparsity}.json"
 
     def _folder(self, root):

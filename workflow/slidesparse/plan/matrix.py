@@ -1,6 +1,6 @@
-"""What is to be measured: the configuration checked and completed, and the matrix of points that it stands for.
+"""Checks and completes the configuration, and makes the matrix of points from it.
 
-Planning runs inside the workflow's main process, so nothing heavy is imported here.
+Planning runs in the workflow's main process, so nothing heavy is imported here.
 """
 
 import copy
@@ -15,9 +15,9 @@ from slidesparse.plan.schema import SCHEMA, SOURCES, checked, listed, nearest, s
 
 
 def validated(config, schema_path=SCHEMA):
-    """The configuration (a dict) with every default filled in; `config` itself is left as it is.
+    """The configuration (a dict) with every default filled in; `config` itself is not changed.
 
-    Raises ConfigurationError with one sentence for the first problem: unknown keys first, missing ones last.
+    Raises ConfigurationError with one sentence on the first problem. Unknown keys come first, missing ones last.
     """
     schema = checked(config, schema_path)
     defaults = {key: entry["default"] for key, entry in schema["properties"].items()}
@@ -42,10 +42,10 @@ def hardware_keys(config):
 
 
 def planned(config, hardware_key):
-    """The validated configuration as it holds on one hardware key.
+    """The validated configuration for one hardware key.
 
-    On a CPU the section `cpu` is laid over the rest (sections merge, lists replace), also over what was given with
-    --configfile or --config: `cpu` is what to change there. Types that the hardware cannot run are gone from `dtypes`.
+    On a CPU the section `cpu` is laid over the rest: sections merge, lists replace. It also wins over --configfile and
+    --config, so change `cpu` there. Types that the hardware cannot run are removed from `dtypes`.
     """
     plan = _laid_over(config, hardware_key)
     plan["dtypes"] = [dtype for dtype in plan["dtypes"] if not hardware.supports(hardware_key, dtype)]
@@ -53,7 +53,7 @@ def planned(config, hardware_key):
 
 
 def _laid_over(config, hardware_key):
-    """A copy of the configuration for one hardware key: the section `cpu` merged in on a CPU, left out elsewhere."""
+    """A copy of the configuration for one hardware key, without the section `cpu`; on a CPU it is merged in."""
     common = {key: value for key, value in config.items() if key != "cpu"} | {"hardware": hardware_key}
     return _merged(common, {} if hardware.parse(hardware_key).cc else config["cpu"])
 
@@ -66,13 +66,13 @@ def left_out(config, hardware_key):
 
 
 def shapes(config):
-    """{model of a validated configuration's registry: the one that has its dimensions, itself or another}."""
+    """{model of a validated configuration's registry: the model that has its dimensions, itself or another}."""
     registry = config["registry"].items()
     return {name: entry["shape"] if isinstance(entry["shape"], str) else name for name, entry in registry}
 
 
 def entries(config):
-    """The registry of a validated configuration, each entry with its dimensions."""
+    """The registry of a validated configuration, with the dimensions written into each entry."""
     registry = config["registry"]
     return {name: registry[name] | {"shape": registry[other]["shape"]} for name, other in shapes(config).items()}
 
@@ -80,9 +80,9 @@ def entries(config):
 def matrix(config, hardware_key):
     """The Keys of all points of a validated configuration on one hardware key.
 
-    In the order of running: all kernel points, each under the model that has the dimensions, then one engine after the
-    other, each with its prefill and decode points. Dense backends have the sparsity `dense`, and those of
-    dense_on_pruned each pattern as well.
+    They are in the order of running. First come all kernel points, under the model that has the dimensions. One engine
+    after the other follows, with its prefill and decode points. Dense backends have the sparsity `dense`. Those in
+    dense_on_pruned also have each pattern.
     """
     plan, shape = planned(config, hardware_key), shapes(config)
     shaped = dict.fromkeys(shape[model] for model in plan["models"])
@@ -100,9 +100,10 @@ def matrix(config, hardware_key):
 
 
 def variants(keys):
-    """The Keys of the points among which those of stock vLLM among `keys` (of one hardware key) are chosen.
+    """The Keys of the variants of all points of stock vLLM in `keys`, which are of one hardware key.
 
-    In the order of running: one variant of a model and dtype after the other, each with its prefill and decode points.
+    They are in the order of running: one variant of a model and dtype after the other, with its prefill and decode
+    points.
     """
     engines = {}
     for key in keys:
@@ -112,12 +113,15 @@ def variants(keys):
 
 
 def plan(config, hardware_key):
-    """What a validated configuration asks of one hardware key, as it is stored for workers, gathering and reporting.
+    """The content of plan.json for one hardware key; workers, gathering and reporting read it.
 
-    {"points": {stage: {"model/dtype/backend/sparsity": [M, …]}}, "variants": the same of `variants`, "left_out": as
-    `left_out`, "shapes": {model of the registry: another one, whose shape it has}, "parameters": measuring parameters
-    by stage, "share_host": stages that may share the host while measuring, "idle_s": seconds after which an idle worker
-    ends}
+    points: {stage: {"model/dtype/backend/sparsity": [M, …]}}.
+    variants: the same for the variants of stock vLLM.
+    left_out: see `left_out`.
+    shapes: {model of the registry: another model that has its shape}.
+    parameters: {stage: measuring parameters}.
+    share_host: stages that may share the host while measuring.
+    idle_s: seconds after which an idle worker ends.
     """
     keys = matrix(config, hardware_key)
     return {
@@ -140,15 +144,16 @@ def _by_stage(keys):
 
 
 def measures(backend, stage, dtype):
-    """Whether a stage measures a backend with a type of weights."""
+    """Whether a stage measures a backend with this type of weights."""
     known = BACKENDS[backend]
     return stage in known.stages and (stage == "kernel" or dtype in known.engine_dtypes)
 
 
 def compared(hardware_key, sparsity):
-    """[(backend, sparsity)] of the kernel points from which `auto` chooses its kernels for a pruned checkpoint.
+    """[(backend, sparsity)] of the kernel points that decide what `auto` runs on a pruned checkpoint.
 
-    Those of the sparse backend, which its peers are measured in turn with, and of dense backends that are no peers.
+    They are the points of the sparse backend, which also measure its peers in turn, and of dense backends that are no
+    peers.
     """
     return _compared(hardware.parse(hardware_key).processor, sparsity)
 
@@ -162,10 +167,10 @@ def _compared(processor, sparsity):
 
 
 def auto_backends(root, hardware_key, model, dtype, sparsity, dense):
-    """{backend that `auto` may choose for a pruned checkpoint: path of its tuning table, or None}, as `peers`.
+    """{backend that `auto` may choose for a pruned checkpoint: path of its tuning table, or None}.
 
-    dense: the configured dense backends. A peer that is not among them, and has no algorithms to search, is none: how
-    it does inside a model is not measured beside `auto`.
+    dense: the configured dense backends. A peer without algorithms to search may be chosen only if it is among them.
+    Otherwise nothing would show how it performs inside a model.
     """
     tables = {}
     for backend, weights in compared(hardware_key, sparsity):
@@ -176,7 +181,7 @@ def auto_backends(root, hardware_key, model, dtype, sparsity, dense):
 
 
 def _runs(plan, stage):
-    """[(backend, sparsity)] of a stage."""
+    """[(backend, sparsity)] that a stage of the plan runs."""
     backends, patterns = plan["backends"], plan[stage]["sparsity"]
     runs = [(backend, "dense") for backend in backends["dense"]]
     runs += [(backend, pattern) for backend in backends["sparse"] for pattern in patterns]
@@ -194,7 +199,7 @@ def _merged(base, change):
 
 
 def _entry(name, entry, registry):
-    """A registry entry without the keys of other sources; raises ConfigurationError for an impossible shape."""
+    """A registry entry without keys of other sources. Raises ConfigurationError for an impossible shape."""
     shape = entry["shape"]
     if isinstance(shape, str):
         _check_other(f"registry.{name}.shape", name, shape, registry)
@@ -204,7 +209,7 @@ def _entry(name, entry, registry):
 
 
 def _check_other(path, name, other, registry):
-    """Raise ConfigurationError unless `other` is another model than `name`, with dimensions of its own."""
+    """Raise ConfigurationError unless `other` is a model other than `name` that has dimensions of its own."""
     _check_model(path, other, registry)
     theirs = registry[other]["shape"]
     if other == name:
@@ -255,7 +260,7 @@ def _check_measure(config, prefix):
 
 
 def _check_auto(config, processor, prefix):
-    """Raise ConfigurationError if auto is to run a pattern whose kernels are not measured."""
+    """Raise ConfigurationError if `auto` is to run a pattern whose kernels the kernel stage does not measure."""
     measured = _runs(config, "kernel")
     runs = [(stage, *run) for stage in ("prefill", "decode") for run in _runs(config, stage)]
     for stage, pattern in [(stage, pattern) for stage, backend, pattern in runs if backend == "auto"]:

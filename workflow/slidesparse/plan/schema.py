@@ -1,4 +1,4 @@
-"""The form of the configuration: its schema, the names in it, and what is wrong with it in one sentence."""
+"""Checks the configuration against its schema, and says in one sentence what is wrong with it."""
 
 import json
 import math
@@ -16,18 +16,18 @@ from slidesparse.plan.backends import BACKENDS, configurable
 SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
 
 PATTERNS = ("2_4", "2_6", "2_8", "2_10", "2_12", "2_14", "2_16", "2_inf")
-"""The published patterns, for suggestions; any even L of at least 4 is allowed."""
+"""The published patterns, for suggestions. Any even L of at least 4 is allowed."""
 
 
 LONGEST_NAME = 100
-"""Characters of names that are compared to find what was meant, which takes the square of their length."""
+"""Characters of the longest name for which a similar one is searched. The time grows with the square of the length."""
 
 SOURCES = {"hub": ("repository", "revision"), "local": ("path",), "generated": ("seed",)}
-"""source of a model: the keys that it reads."""
+"""source of a model: the keys of a registry entry that it reads."""
 
 
 def checked(config, schema_path=SCHEMA):
-    """The schema (a dict) that a configuration was checked against; see `configuration.validated`."""
+    """Check a configuration (see `matrix.validated`); returns the schema (a dict)."""
     _check_names(config)
     schema = _schema(schema_path)
     errors = list(_Validator(schema).iter_errors(config))
@@ -46,12 +46,12 @@ _Validator = validators.extend(
         }
     ),
 )
-"""JSON schema takes 64.0 for an integer, and its Python form infinity for a number; here neither is one."""
+"""For this validator 64.0 is no integer and infinity is no number. By itself the library accepts both."""
 
 
 @cache
 def _schema(path):
-    """The schema in a file, with the names of backends from their table."""
+    """The schema from a file, with the names of backends from the table in plan/backends.py."""
     schema = yaml.safe_load(Path(path).read_text())
     for processor, section in (("gpu", schema), ("cpu", schema["properties"]["cpu"])):
         for role, names in configurable(processor).items():
@@ -60,9 +60,9 @@ def _schema(path):
 
 
 def _check_names(section, path=()):
-    """Raise ConfigurationError for a key that YAML did not read as text, such as 28: or on:, or a control character.
+    """Raise ConfigurationError for a key that YAML did not read as text (28: or on:), and for control characters.
 
-    A line break ends a command, and `$` in a schema's pattern matches before it.
+    A line break in a value would end a command, and the schema does not catch it: `$` in a pattern matches before it.
     """
     for key, value in section.items() if isinstance(section, dict) else enumerate(section):
         if isinstance(section, dict) and not isinstance(key, str):
@@ -80,7 +80,7 @@ def _check_names(section, path=()):
 
 
 def _sentence(error):
-    """The key, its value, what is allowed, and what was probably meant."""
+    """A sentence with the key, its value, what is allowed, and what was probably meant."""
     path, value, schema = _dotted(error.absolute_path), error.instance, error.schema
     parent = next((part for part in reversed(error.absolute_path) if isinstance(part, str)), "")
     if error.validator == "additionalProperties":
@@ -121,7 +121,7 @@ def _unknown_key(path, section, schema):
 
 
 def _other_list(value, path):
-    """Where a known backend belongs that stands in the wrong list."""
+    """Where a known backend in the wrong list belongs, or nothing."""
     backend = BACKENDS.get(value) if isinstance(value, str) and "backends." in path else None
     if not backend:
         return ""
@@ -134,7 +134,7 @@ def _other_list(value, path):
 
 
 def _advice(value, schema, parent):
-    """What to write instead of a value of the wrong type or form, or nothing."""
+    """Advice on what to write instead of a value of the wrong type or form, or nothing."""
     kinds = _kinds(schema)
     text = str(value).strip()
     if parent == "hardware":
@@ -156,7 +156,7 @@ def _advice(value, schema, parent):
 
 
 def _pattern_advice(value):
-    """What to write instead of something that is no sparsity pattern."""
+    """Advice on what to write instead of a value that is no sparsity pattern."""
     if _is_number(value):
         return f"YAML reads 2_8 without quotes as the number 28 and 2:8 as 128, so quote it: {_unquoted(value)}"
     text = str(value).strip().replace(":", "_")
@@ -182,7 +182,7 @@ def _pattern_advice(value):
 
 
 def _unquoted(number):
-    """The pattern that YAML read as a number: 28 for 2_8, 128 for 2:8 and 368 for 6:8 (both to the base 60)."""
+    """The pattern that YAML read as a number: it reads 2_8 as 28, and to the base 60 2:8 as 128 and 6:8 as 368."""
     if not isinstance(number, int):
         return '"2_8"'
     text = str(number)
@@ -193,7 +193,7 @@ def _unquoted(number):
 
 
 def _from_kept(kept, L):
-    """Our name for the paper's (L-2):L, which counts what is kept; None if it is not one."""
+    """Our name for the paper's (L-2):L, which counts the weights that are kept; None if it is no such pattern."""
     if L != "inf" and int(L) - int(kept) == 2 and int(L) >= 4 and int(L) % 2 == 0:
         return f'"2_{int(L)}"'
     return None
@@ -209,7 +209,7 @@ def _is_number(value):
 
 
 def _dotted(path):
-    """kernel.M[2] for ("kernel", "M", 2)."""
+    """A path in the configuration as text: kernel.M[2] for ("kernel", "M", 2)."""
     return (
         "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
         or "the configuration"
@@ -217,7 +217,7 @@ def _dotted(path):
 
 
 def shown(value):
-    """A value as it is written in JSON, cut at 60 characters."""
+    """A value as JSON, cut at 60 characters."""
     if value is None:
         return "empty"
     if isinstance(value, list | dict) and not value:
@@ -232,7 +232,7 @@ def listed(names):
 
 
 def nearest(value, names):
-    """`; did you mean X?` if a name is near, whatever its case."""
+    """`; did you mean X?` if a name is similar, ignoring case; else nothing."""
     if len(str(value)) > LONGEST_NAME:
         return ""
     lower = {str(name).lower(): name for name in names if len(str(name)) <= LONGEST_NAME}

@@ -1,23 +1,23 @@
-"""The backend `vllm`: stock vLLM as a user would set it for each M, the best of a few variants, all measured."""
+"""The backend `vllm`: stock vLLM as a user would set it. A few variants are measured at each M; the fastest counts."""
 
 from typing import NamedTuple
 
 BACKEND = "vllm"
-"""A point of this backend is the fastest of its candidates' points; those have the name of a variant as backend."""
+"""A point of this backend is that of the fastest variant. Points of variants have the variant's name as backend."""
 
 LARGEST_STOCK_GRAPH = 4096
 """Tokens of the largest step that the stock engine captures as a CUDA graph."""
 
 
 class Variant(NamedTuple):
-    """How stock vLLM is set; what is not named here is its default."""
+    """Settings of stock vLLM. All others keep their defaults."""
 
     graphs: str
-    """Mode of its CUDA graphs: FULL, FULL_AND_PIECEWISE or NONE."""
+    """Mode of the CUDA graphs: FULL, FULL_AND_PIECEWISE or NONE."""
     num_splits: int
-    """Most splits of a sequence's keys that attention inside a graph makes."""
+    """Most splits of a sequence's keys that attention makes inside a graph."""
     own_process: bool
-    """The engine core in a process of its own, as by default, or in the caller's."""
+    """Whether the engine core runs in a process of its own, as by default, or in the caller's."""
 
 
 VARIANTS = {
@@ -26,22 +26,25 @@ VARIANTS = {
     for word, graphs in (("full", "FULL"), ("piecewise", "FULL_AND_PIECEWISE"))
     for splits in (1, 32)
 } | {f"{BACKEND}-eager": Variant("NONE", 1, False)}
-"""name, which is also that of a backend of points: variant. vllm-eager is for CPUs, the others are for GPUs."""
+"""name: variant. The name is also the backend of its points. vllm-eager is for CPUs, all others are for GPUs."""
 
 
 def in_process(backend):
-    """The variant that runs as `backend` does, in the caller's process; None if `backend` runs there itself."""
+    """Name of the same variant in the caller's process; None if `backend` is no variant with a process of its own."""
     if backend not in VARIANTS or not VARIANTS[backend].own_process:
         return None
     return next(name for name, variant in VARIANTS.items() if variant == VARIANTS[backend]._replace(own_process=False))
 
 
 def variants_at(stage, M, processor):
-    """Names of the variants among which the best at M (tokens of a prefill step, or sequences that decode) is found.
+    """Names of the variants that are measured at M (tokens of a prefill step, or sequences of decode).
 
-    processor: gpu or cpu. Left out are those that would run as another one does: on CPUs there are no graphs; a prefill
-    step above LARGEST_STOCK_GRAPH is captured in no mode and runs as compiled, so that modes and splits do not differ;
-    a batch of decodes is one full graph in either mode, so that only splits and processes do.
+    processor: gpu or cpu. Variants that would run like another one are left out:
+
+    - On CPUs there are no graphs.
+    - A prefill step above LARGEST_STOCK_GRAPH is captured in no mode and runs as compiled, so modes and splits make no
+      difference.
+    - A batch of decodes is one full graph in either mode, so only splits and processes make a difference.
     """
     if processor == "cpu":
         return [f"{BACKEND}-eager"]

@@ -1,4 +1,4 @@
-"""Everything that a run plans, as the rules ask for it: points, CSVs, their order, and the seats that they take."""
+"""The table that the rules read: all planned points and CSVs, their order, and the resources of their jobs."""
 
 import functools
 import json
@@ -13,14 +13,17 @@ from slidesparse.plan.key import Key
 class Table:
     """The points of a validated configuration on all its hardware keys.
 
-    Attributes: config, as validated. plans: {hardware key: the configuration as it holds there}. left_out: {hardware
-    key: as `matrix.left_out`}. seats: names of the resources that hand out GPUs. count: number of all points.
-    plan(hardware key): the configuration as it holds there. measuring(hardware key, stage): JSON of the measuring
-    parameters; a changed value measures the stage's points again.
+    config: the validated configuration.
+    plans: {hardware key: the configuration for it, `matrix.planned`}.
+    left_out: {hardware key: see `matrix.left_out`}.
+    seats: names of the resources that assign GPUs.
+    count: number of all points.
+    plan(hardware key): the configuration for it, also for a key that is not planned.
+    measuring(hardware key, stage): JSON of the measuring parameters; if it changes, the stage is measured again.
     """
 
     def __init__(self, config, root="results", gpus=1):
-        """root: where results lie. gpus: how many GPUs of this machine measure at once."""
+        """root: the folder of results. gpus: number of GPUs of this machine that measure at once."""
         self.config, self.root = config, root
         self.plans = {key: matrix.planned(config, key) for key in matrix.hardware_keys(config)}
         self.left_out = {key: matrix.left_out(config, key) for key in self.plans}
@@ -36,7 +39,7 @@ class Table:
         self.measuring = functools.cache(self._measuring)
 
     def _add(self, key):
-        """Note a point. Points of stock vLLM are chosen among its variants' and have no engine."""
+        """Add a point. A point of stock vLLM is chosen from its variants, so it needs no engine."""
         self.count += 1
         held = self._points[key[:6]]
         held.append(key.path(self.root))
@@ -50,73 +53,73 @@ class Table:
         return self._points[w.hardware, w.stage, w.model, w.dtype, w.backend, w.sparsity]
 
     def planned(self, stage=None):
-        """Every planned point and CSV (of one stage). The points too, or nobody would miss one that was deleted."""
+        """All planned points and CSVs, or those of one stage. Points are included so that deleted ones are missed."""
         points = [point for key, held in self._points.items() if stage in (None, key[1]) for point in held]
         return points + self.csvs(stage=stage)
 
     def csvs(self, hardware_key=None, stage=None):
-        """Every planned CSV (of one hardware key, of one stage)."""
+        """All planned CSVs, or those of one hardware key or stage."""
         return [csv for key, csv in self._csvs.items() if hardware_key in (None, key[0]) and stage in (None, key[1])]
 
     def notes(self):
-        """Sentences on what of this machine, or of the configuration, is left out."""
+        """Sentences on what is left out, of this machine or of the configuration."""
         note = hardware.detect().note if self.config["hardware"] == "auto" else None
         left_out = [(key, item) for key, omitted in self.left_out.items() for item in omitted]
         said = [f"{item['dtype']} is left out on {key}: {item['reason']}" for key, item in left_out]
         return [note, *said] if note else said
 
     def write_plans(self):
-        """Write the plan of every hardware key, which workers, gathering and reporting read."""
+        """Write plan.json of every hardware key."""
         for key in self.plans:
             write_json(f"{self.root}/{key}/plan.json", matrix.plan(self.config, key))
 
     def entry(self, model):
-        """JSON of a model's entry of the registry; a changed one fetches the model again."""
+        """JSON of a model's entry in the registry. If it changes, the model is fetched again."""
         return json.dumps(self._entries[model], sort_keys=True)
 
     def dimensions(self, model):
-        """JSON of what of a model's entry decides its shape."""
+        """JSON of the part of a model's entry that decides its shape."""
         return json.dumps({"shape": self._entries[model]["shape"]}, sort_keys=True)
 
     def variants(self, w):
-        """Points of variants of stock vLLM, of which one is the best at an M."""
+        """Points of the variants of stock vLLM, from which the point at an M is chosen."""
         best = Key(w.hardware, w.stage, w.model, w.dtype, stock.BACKEND, "dense", int(w.m))
         return [key.path(self.root) for key in matrix.variants([best])]
 
     def tuned(self, w):
-        """The tuning table, or the choices, of an engine point; models of one shape have them in common."""
+        """The tuning table, or the choices, of an engine point. Models of one shape share them."""
         key = Key(w.hardware, "prefill", w.model, w.dtype, w.backend, w.sparsity, 0)
         return key.tuning(self.root, self._shapes[w.model])
 
     def peers(self, w):
-        """Dense backends that a kernel point is measured in turn with, and their tuning tables."""
+        """Dense backends that take turns with a kernel point, and their tuning tables."""
         return backends.peers(self.root, w.hardware, w.model, w.dtype, w.backend)
 
     def auto_backends(self, w):
-        """Backends that auto may choose, and their tuning tables."""
+        """Backends that `auto` may choose, and their tuning tables."""
         dense = self.plan(w.hardware)["backends"]["dense"]
         return matrix.auto_backends(self.root, w.hardware, w.model, w.dtype, w.sparsity, dense)
 
     def compared(self, w):
-        """Kernel points that auto chooses by."""
+        """Kernel points from which `auto` makes its choices."""
         names = matrix.compared(w.hardware, w.sparsity)
         Ms = self.plan(w.hardware)["kernel"]["M"]
         keys = [Key(w.hardware, "kernel", w.model, w.dtype, *name, M) for name in names for M in Ms]
         return [key.path(self.root) for key in keys]
 
     def _measuring(self, hardware_key, stage):
-        """Measuring parameters of a stage that decide its points' values, as JSON: equal parameters are equal text."""
+        """JSON of the measuring parameters that decide a point's value; equal parameters give equal text."""
         return json.dumps(backends.deciding(stage, self.plan(hardware_key)["measure"][stage]), sort_keys=True)
 
     def priority(self, w):
-        """Order of an engine's points: those of one engine together, in the order of the configuration."""
+        """Priority of an engine's points: engines run one after the other, in the order of the configuration."""
         at = self._priority.get((w.hardware, w.model, w.dtype, w.backend, w.sparsity, False))
         return 0 if at is None else self.count - at
 
     def resources(self, kernel):
-        """{resource: what a job that measures or searches takes}: a turn, a seat, and what a cluster is asked for.
+        """{resource: amount} for a job that measures or searches: a turn, a seat, and what it asks of a cluster.
 
-        kernel: whether the job is of the kernel stage.
+        kernel: whether the job belongs to the kernel stage.
         """
 
         def seat(w):
@@ -127,27 +130,28 @@ class Table:
         return asked | taken | {"seat": seat if self.seats else 0, "turn": 1}
 
     def _asked(self, name):
-        """What a job asks of a cluster under a name: one value, or a function of wildcards where hardware differs."""
+        """The amount of one resource that a job asks of a cluster; a function of wildcards if hardware keys differ."""
         values = {key: cluster.resources(self.config, key).get(name) for key in self.plans}
         return next(iter(values.values())) if len(set(values.values())) == 1 else lambda w: values.get(w.hardware)
 
 
 def options(tables):
-    """Backends and their tuning tables, where they have one, as programs take them."""
+    """Backends and their tuning tables, if any, in the form of the programs' options."""
     return [f"{name}={table}" if table else name for name, table in tables.items()]
 
 
 def seats(keys, count):
-    """{key: number of its seat, below `count`} of (hardware, model, dtype, backend, sparsity, is of the kernel stage).
+    """{key: number of its seat, below `count`}; a key is (hardware, model, dtype, backend, sparsity, whether kernel).
 
-    Kernel points have their rivals beside them and take any seat, in turn. Engines are divided by one another: those of
-    a model and dtype have one seat, or as many as there are for each.
+    A kernel configuration is measured in turn with its rivals, so it may take any seat; seats are dealt one by one. The
+    report divides engines of one model and dtype by one another, so these share a seat. If there are more seats than
+    such groups, a group has several.
     """
     engines = [key for key in keys if not key[-1]]
     groups = list(dict.fromkeys(key[:3] for key in engines))
-    seats = {key: i % count for i, key in enumerate(key for key in keys if key[-1])}
+    dealt = {key: i % count for i, key in enumerate(key for key in keys if key[-1])}
     for i, group in enumerate(groups):
         own = range(i, count, len(groups)) if len(groups) <= count else [i % count]
         members = [key for key in engines if key[:3] == group]
-        seats |= {key: own[n % len(own)] for n, key in enumerate(members)}
-    return seats
+        dealt |= {key: own[n % len(own)] for n, key in enumerate(members)}
+    return dealt

@@ -1,8 +1,8 @@
-"""The text of a configuration file, refused before anything is made of it if it is a trap.
+"""Checks the text of a configuration file before Snakemake reads it.
 
-Snakemake reads a configuration without a doubt: of a name that stands there twice the last one counts, `__use_yte__`
-makes the file a program (https://yte-template-engine.github.io), and a few lines of aliases can fill the memory. So the
-text is looked at first, as YAML's events or as JSON, in time that grows with its length and no further.
+Snakemake itself checks little. If a key stands twice, the last one counts. `__use_yte__` makes the file a program
+(https://yte-template-engine.github.io). A few lines of aliases can fill the memory. So the text is checked first, as
+YAML's events or as JSON, in time proportional to its length.
 """
 
 import argparse
@@ -16,20 +16,20 @@ from slidesparse.errors import ConfigurationError
 from slidesparse.files import leads_out, parse_json, printable, read_text
 
 TEXT_LIMIT = 1 << 18
-"""Bytes of the longest configuration."""
+"""Bytes of the longest configuration file."""
 
 DEPTH_LIMIT, NODE_LIMIT, NUMBER_LIMIT = 32, 100_000, 300
-"""Deepest nesting, most values once aliases are written out, and most characters of a number."""
+"""Deepest nesting, most values after aliases are written out, and most characters of a number."""
 
 PROGRAM = "__use_yte__"
-"""The key by which Snakemake runs a configuration as a program."""
+"""With this key, Snakemake runs a configuration file as a program."""
 
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
 
 
 def check_file(path):
-    """ConfigurationError unless the file at `path` can be read as a configuration, without surprises."""
+    """Raise ConfigurationError unless the file at `path` is a safe configuration; see `check_text`."""
     try:
         text = read_text(path, TEXT_LIMIT)
     except OSError as error:
@@ -40,13 +40,13 @@ def check_file(path):
 
 
 def check_files(paths):
-    """`check_file` of each."""
+    """Call `check_file` for each path."""
     for path in paths:
         check_file(path)
 
 
 def check_text(text, name):
-    """ConfigurationError naming the configuration `name` unless `text` is YAML or JSON without surprises."""
+    """Raise ConfigurationError, with the `name` of the file, unless `text` is valid YAML or JSON without traps."""
     try:
         if not _is_json(text):
             _check_yaml(text)
@@ -61,15 +61,15 @@ def check_text(text, name):
 
 
 def check_call(arguments):
-    """End this process with one sentence if a configuration file in a call of Snakemake with `arguments` is a trap.
+    """End this process with one sentence if a configuration file among Snakemake's `arguments` is a trap.
 
-    profiles/*/profile.yaml call it, because Snakemake reads these files before it reads the Snakefile.
+    profiles/*/profile.yaml call this, because Snakemake reads configuration files before the Snakefile.
     """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--configfile", "--configfiles", nargs="+", action="extend", default=[])
-    parser.add_argument("--config", "-C", nargs="*")  # so that it is no abbreviation of the other
+    parser.add_argument("--config", "-C", nargs="*")  # otherwise argparse takes it as short for the other
     try:
-        for path in Path(".snakemake").glob("*"):  # Snakemake writes its log there before any rule is read
+        for path in Path(".snakemake").glob("*"):  # Snakemake writes its log there before it reads a rule
             if path.is_symlink() and leads_out(".snakemake", path):
                 raise ConfigurationError(f"{path} is a link that leads out of .snakemake: remove it")
         check_files(parser.parse_known_args(arguments)[0].configfile)
@@ -78,7 +78,7 @@ def check_call(arguments):
 
 
 def _is_json(text):
-    """Whether Snakemake will read the text as JSON; ValueError if it would do so with a surprise."""
+    """Whether Snakemake will read the text as JSON; ValueError if that JSON is a trap."""
     if not text.lstrip().startswith("{"):
         return False
     try:
@@ -95,8 +95,8 @@ def _number(text):
 
 
 def _check_yaml(text):
-    """ValueError or YAMLError for a text that is not one plain document."""
-    sizes, stack = {}, []  # values under an anchor; [anchor, values so far, keys or None, a key is next] by level
+    """Raise ValueError or YAMLError unless the text is one plain document."""
+    sizes, stack = {}, []  # anchor: number of values; for each level [anchor, values so far, keys or None, key is next]
     documents = total = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         line = event.start_mark.line + 1
@@ -132,17 +132,17 @@ def _check_yaml(text):
 
 
 def _construct(text):
-    """ValueError for a text whose values cannot be made, such as a date in month 13."""
+    """Raise ValueError if a value of the text cannot be constructed, such as a date in month 13."""
     try:
         yaml.safe_load(text)
     except yaml.YAMLError:
         raise
-    except Exception as error:  # whatever the constructors of YAML raise
+    except Exception as error:  # YAML's constructors may raise anything
         raise ValueError(f"a value cannot be read ({' '.join(str(error).split())!s:.80})") from None
 
 
 def _check_node(event, line):
-    """ValueError for a tag that makes objects, a program or an endless number."""
+    """Raise ValueError for a tag that makes objects, for `__use_yte__`, and for a number that is too long."""
     if getattr(event, "tag", None) not in (None, "!", *TAGS):
         raise ValueError(f"line {line} has the tag {event.tag!r:.80}: leave it out")
     if not isinstance(event, yaml.ScalarEvent):
@@ -155,7 +155,7 @@ def _check_node(event, line):
 
 
 def _check_key(level, event, line):
-    """ValueError if the event is a key that its mapping has already; keys and values of a mapping take turns."""
+    """Raise ValueError if the event is a key that its mapping already has. Keys and values of a mapping alternate."""
     _, _, keys, is_key = level
     if keys is None:
         return

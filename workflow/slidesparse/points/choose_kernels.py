@@ -1,13 +1,16 @@
-"""The choices of the backend `auto`: for each linear and M of a pruned checkpoint the fastest kernel measured.
+"""The choices of the backend `auto`: the fastest measured kernel for each linear and M of a pruned checkpoint.
 
-Kernels are compared by what a whole linear costs inside the fused model: quantising (and lifting), the product, the
-scales. Where an epilogue applies both scales, that is the time of the whole linear. Elsewhere the consumer of the
-product applies them in the pass that it makes anyway, so the time of a pass that only copies is left out, which the
-point gives as the difference between its own whole linear and its folded one; reading an INT32 product, of twice the
-bytes, stays in. Without a folded figure, as on CPUs, the whole linear counts for all.
+Kernels are compared by the time of a whole linear inside the fused model: quantising (and lifting), the product, the
+scales. There are two cases:
 
-Sparse kernels cost something where none of them runs, too: GPUs that have run one in a process keep a lower clock. So
-a table has them only if the linears of all M together gain enough by them.
+- The product's epilogue applies both scales. Then the cost is the measured time of the whole linear.
+- The point's whole linear scales in a pass of its own. In the model the consumer of the product scales, in a pass
+  that it makes anyway. So the time of a pass that only copies is subtracted. The point gives this time as the
+  difference between its backend's whole linear and the folded one. Reading an INT32 product, which has twice the
+  bytes, still counts. Without a folded time, as on CPUs, nothing is subtracted.
+
+A sparse kernel also costs time where it does not run: once a process has run one, its GPU keeps a lower clock. So a
+table has sparse kernels only if all linears and M together gain enough from them.
 """
 
 import math
@@ -24,18 +27,20 @@ from slidesparse.points.validate import read_point
 from slidesparse.tuning.choices import SCHEMA
 
 LEAST_GAIN = 1.02
-"""Geometric mean over M of what linears gain by sparse kernels, below which none is chosen. Measured on H100s: sparse
-products that gained 0.7 % (2:8, INT8) made engines 2 to 4 % slower at large M, some that gained 2.8 % (2:6) did not."""
+"""Sparse kernels are chosen only if the linears gain this factor by them, as the geometric mean over M. Measured on
+H100s: sparse products that gained 0.7 % (2:8, INT8) made engines 2 to 4 % slower at large M. Some that gained 2.8 %
+(2:6) did not."""
 
 
 def choose(output, points, candidates, parameters):
     """Write the choices at `output`; the same inputs give the same bytes.
 
-    points: paths of kernel points, of any backends and M. candidates: {backend that may be chosen: path of its tuning
-    table, or None}. parameters: measuring parameters of the kernel stage.
+    points: paths of kernel points, of any backends and M.
+    candidates: {backend that may be chosen: path of its tuning table, or None}.
+    parameters: measuring parameters of the kernel stage.
 
-    An M that did not fit into memory is left out. Raises RecordError if a point is damaged or answers another request
-    than the one that it has now, or if no candidate was measured at all.
+    An M that did not fit into memory is left out. Raises RecordError if a point is damaged, if its request has changed
+    since it was measured, or if no candidate was measured at all.
     """
     place = Path(output).parent
     entries = {}
@@ -67,10 +72,11 @@ def choose(output, points, candidates, parameters):
 
 
 def _gain(entries):
-    """Time of the linears with the fastest dense kernels over that with the fastest kernels, the geometric mean over M.
+    """Time of the linears with the fastest dense kernels over that with the fastest of all, geometric mean over M.
 
-    entries: {(linear, N, K, M): {backend: (microseconds, algorithm or None)}}. Infinite if a linear has no dense kernel
-    at some M, and without entries.
+    It is infinite without entries, and if a linear has no dense kernel at some M.
+
+    entries: {(linear, N, K, M): {backend: (microseconds, algorithm or None)}}.
     """
     dense, all_kernels = {}, {}
     for (_, _, _, M), costs in entries.items():
@@ -81,9 +87,10 @@ def _gain(entries):
 
 
 def _entry(linear, N, K, M, costs, sparse):
-    """The choice for a linear at M among {backend: (microseconds, algorithm or None)}; sparse: among sparse ones, too.
+    """The choice for a linear at M from costs: {backend: (microseconds, algorithm or None)}.
 
-    Of kernels that are equally fast it is the first one in backends.BACKENDS.
+    sparse: whether a sparse kernel may be chosen. If kernels are equally fast, the first one in backends.BACKENDS is
+    chosen.
     """
     ranked = sorted(costs, key=lambda backend: (costs[backend][0], list(BACKENDS).index(backend)))
     best = next(backend for backend in ranked if sparse or not BACKENDS[backend].sparse)
@@ -99,7 +106,7 @@ def _entry(linear, N, K, M, costs, sparse):
 
 
 def _costs(linear):
-    """{backend: microseconds that a linear of a kernel point costs inside the fused model}."""
+    """{backend: microseconds that a linear costs inside the fused model}, from a linear of a kernel point."""
     wholes = linear.get("whole", [])
     folded = wholes and wholes[0].get("folded")
     copying = max(0.0, wholes[0]["cold"]["median_s"] - folded["median_s"]) if folded else 0.0
@@ -108,5 +115,5 @@ def _costs(linear):
 
 
 def _relative(path, place):
-    """A path as it is written in the choices, from their folder."""
+    """A path relative to the folder of the choices, as they store it."""
     return Path(os.path.relpath(path, place)).as_posix()

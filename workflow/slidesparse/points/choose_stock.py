@@ -1,4 +1,4 @@
-"""The point of stock vLLM at one M: the fastest of its variants, each of which is a point of its own."""
+"""The point of stock vLLM at one M: its fastest variant. Each variant is measured as a point of its own."""
 
 from slidesparse.errors import RecordError, SlideSparseError
 from slidesparse.files import read_json, write_json
@@ -7,14 +7,14 @@ from slidesparse.points import records, request
 
 
 def choose(output, basis, parameters, *, log=None):
-    """Write the point of stock vLLM that belongs at `output`: of its candidates' the one with the smallest median step.
+    """Write the point of stock vLLM that belongs at `output`: that of the variant with the smallest median step.
 
-    It is out of memory if all of them are. results["variant"] names the chosen one, and results["variants"] has status,
-    step_s (seconds, as in a point), gpu_step_ms and reason of each; hardware, software and run are the chosen one's,
-    except that run["seconds"] is the sum of all.
+    It is out of memory only if all variants are. results["variant"] names the chosen variant. results["variants"] has
+    the status, step_s (seconds, as in a point), gpu_step_ms and reason of each. The blocks hardware, software and run
+    are those of the chosen variant, but run["seconds"] is the sum over all variants.
 
-    basis: path of the checkpoint's manifest. A failure is recorded beside `output` and raised: RecordError if a
-    candidate's point is missing or damaged, or answers another request.
+    basis: path of the checkpoint's manifest. A failure is recorded beside `output` and raised. It is a RecordError if
+    the point of a variant is missing or damaged, or answers another request.
     """
     try:
         point = _best(output, basis, parameters)

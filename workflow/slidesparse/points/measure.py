@@ -1,6 +1,6 @@
-"""Measuring a point and tuning a backend from start to stored file, with or without the resident worker.
+"""Measure a point, or search a backend's algorithms, and store the result; with or without the resident worker.
 
-Light: what is heavy is imported by the handler, in the worker.
+This module imports nothing heavy. The handler imports torch or vLLM, in the worker.
 """
 
 import os
@@ -19,29 +19,30 @@ LOGS = ".snakemake/slidesparse"
 """Where the workers' logs lie, below the working directory."""
 
 IDLE_S = 600
-"""Seconds after which an idle worker ends where no plan says otherwise."""
+"""Seconds after which an idle worker ends, unless a plan says otherwise."""
 
 LIMIT_S = 600
-"""Time limit of a point where neither plan nor parameters name one."""
+"""Time limit of a point in seconds, if neither the plan nor the parameters have one."""
 
 SHARE_HOST = ("kernel", "tune")
-"""Stages of GPUs that may be measured beside others on one host where no plan says which."""
+"""Stages that several GPUs of one host may measure at the same time, unless a plan says otherwise."""
 
 MARGIN_S = 900
 """Seconds that a worker may take beyond a measurement's own time limit: loading, converting, compiling."""
 
 UNFINISHED = "its program ended before the measurement did: it was killed, or the log says why"
-"""What is recorded of a point while it is measured, since a program that is killed records nothing."""
+"""Recorded as a failure before a measurement begins, because a program that is killed can record nothing."""
 
 
 def measure(output, basis, table, parameters, *, peers, resources, log, worker):
-    """Measure the point that belongs at `output` and write it there; a failure is recorded beside it and raised.
+    """Measure the point that belongs at `output` and write it there. A failure is recorded beside it and raised.
 
-    On other hardware than the path's nothing is written.
+    On hardware that is not the path's, nothing is written.
 
-    basis: path of shape.json (kernel) or of the checkpoint's manifest. table: path of the tuning table, or None.
+    basis: path of shape.json (kernel) or of the checkpoint's manifest (prefill, decode).
+    table: path of the tuning table, or None.
     peers: {dense backend to measure in turn with a kernel point: path of its tuning table, or None}.
-    worker: program.Worker; its plan sizes an engine that is started for this point.
+    worker: program.Worker; its plan decides the size of an engine that is started for this point.
     """
     key = Key.of(output)
     with _device(hardware.check(key.hardware), key.stage, worker):
@@ -75,7 +76,7 @@ def _measure(output, key, basis, table, parameters, peers, resources, log, worke
 
 
 def _linears(shape):
-    """The linears of the file shape.json of a model."""
+    """The linears in a model's shape.json."""
     described = read_json(shape, RecordError)
     try:
         return [{"name": str(each["name"]), "N": int(each["N"]), "K": int(each["K"])} for each in described["linears"]]
@@ -84,7 +85,7 @@ def _linears(shape):
 
 
 def _others(plan, key):
-    """[[stage, M, parameters]] of all points of a plan that the engine of a point can measure."""
+    """[[stage, M, parameters]] of all planned points that the engine of the point `key` can measure."""
     return [
         [stage, M, plan["parameters"][stage]]
         for stage in ("prefill", "decode")
@@ -94,7 +95,10 @@ def _others(plan, key):
 
 
 def tune(output, basis, Ms, parameters, *, worker):
-    """Search the backend that `output` names (`…/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json`)."""
+    """Search the algorithms of a backend, and write the tuning table at `output` and its CSV beside it.
+
+    The path names the backend: …/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json.
+    """
     path, start = Path(output), time.monotonic()
     hardware_key, _, dtype, backend, sparsity = tuning_key(path)
     message = {
@@ -116,13 +120,13 @@ def tune(output, basis, Ms, parameters, *, worker):
 
 
 def _device(machine, stage, worker):
-    """One device of a machine for a measurement, and the host as far as the plan wants it."""
+    """Hold one device of a machine for a measurement, and the host, alone or shared as the plan says."""
     return devices.taken(machine, worker.owner, worker.seat, stage in worker.plan.get("share_host", SHARE_HOST))
 
 
 def _ask(kind, request, limit, worker, processor):
     """Results of a request, from the resident worker or from this process."""
-    # One worker a GPU, so that no idle engine holds the memory of another point; on a CPU both kinds fit.
+    # A GPU has one worker, so that no idle engine holds memory that a point needs. On a CPU, workers of both kinds fit.
     name = request["hardware"] if processor == "gpu" else f"{request['hardware']}/{kind}"
     request = request | {"worker": name}
     if not worker.resident:

@@ -1,7 +1,7 @@
-"""What a run was asked for, `{root}/{hardware}/plan.json`: which M of which configuration, and what was left out.
+"""The plan of a run, `{root}/{hardware}/plan.json`: its points, and the types that were left out.
 
 {"points": {stage: {"model/dtype/backend/sparsity": [M, …]}}, "left_out": [{"dtype", "reason"}],
-"parameters": {stage: measuring parameters}, "shapes": {model: another one, whose shape it has}}
+"parameters": {stage: measuring parameters}, "shapes": {model: another model that has its shape}}
 """
 
 from dataclasses import dataclass, field
@@ -15,8 +15,12 @@ from slidesparse.points.strict import read_json
 
 @dataclass(frozen=True)
 class Plan:
-    """points: stage -> Configuration -> set of M. left_out: [{"dtype", "reason"}]. parameters: by stage. shapes: model
-    -> the one whose tuning tables and kernel points it shares.
+    """A plan as it is read.
+
+    points: stage -> Configuration -> set of M.
+    left_out: [{"dtype", "reason"}].
+    parameters: stage -> measuring parameters.
+    shapes: model -> the model whose tuning tables and kernel points it shares.
     """
 
     points: dict = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A measured point as it is stored, and the record of one that failed or is being measured."""
+"""Writes a measured point, or the record of a point that failed or is being measured."""
 
 import sys
 import time
@@ -14,9 +14,10 @@ SCHEMA = 1
 
 
 def write_point(path, asked, results, *, seconds, resident, reason=None):
-    """Write the point at `path` atomically, with its provenance, and remove an earlier failure's record.
+    """Write the point at `path` atomically, with its provenance, and remove the record of an earlier failure.
 
-    `results` None means out of memory, for the `reason` given. results["capacity"], if there, is of the hardware block.
+    `results` None means out of memory, for the `reason` given. results["capacity"], if present, is moved into the
+    block `hardware`.
     """
     made = provenance(seconds, resident, (results or {}).pop("capacity", {}))
     failure = failure_of(path)
@@ -36,7 +37,7 @@ def write_point(path, asked, results, *, seconds, resident, reason=None):
 
 
 def provenance(seconds, resident, capacity=None):
-    """The blocks `hardware`, `software` and `run` of what was measured just now; capacity: of the GPU, if known."""
+    """The blocks `hardware`, `software` and `run` of a measurement made just now; capacity: the GPU's, if known."""
     return {
         "hardware": machine() | (capacity or {}),
         "software": software() | {"settings": SETTINGS},
@@ -51,14 +52,15 @@ def provenance(seconds, resident, capacity=None):
 
 
 def failure_of(path):
-    """Where the record of a failed measurement of the point at `path` lies."""
+    """Path of the record of failure that belongs to the point at `path`."""
     return Path(path).with_suffix(".failed.json")
 
 
 def write_failure(path, reason, log, *, unless=None):
-    """Record beside the place of a point why it could not be measured and where its log lies.
+    """Record, beside the place of a point, why it could not be measured and where its log lies.
 
-    unless: pid of the process that is measuring it now; the record holds once that has ended (`in_flight`).
+    unless: pid of the process that is measuring the point now. The record is valid once that process has ended
+    (`in_flight`).
     """
     utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     failure = {"schema": SCHEMA, "key": Key.of(path)._asdict(), "reason": reason, "log": log, "utc": utc}
@@ -68,7 +70,7 @@ def write_failure(path, reason, log, *, unless=None):
 
 
 def in_flight(failure):
-    """Whether the point of a failure's record is still being measured; on another host it is taken to be."""
+    """Whether the point of this record is still being measured. Assumed true if another host is measuring it."""
     process = failure.get("unless")
     if not isinstance(process, dict) or type(process.get("pid")) is not int:
         return False

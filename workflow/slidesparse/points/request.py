@@ -1,7 +1,11 @@
-"""What a point was asked for: a point whose request changed is measured again, and no other.
+"""The request of a point: all that decides its value. A point is measured again only if its request changed.
 
-A point is measured again only for a reason that changes its value. Those reasons are its `request`: the protocol's
-version, the parameters, the checkpoint's bytes (prefill, decode), the shapes (kernel) and the tuning table.
+A request has the point's key, the protocol's version, the parameters, the checkpoint's manifest (prefill, decode) or
+the model's shape (kernel), and the tuning table. Some requests have more:
+
+- A kernel point has the tables of the dense backends that are measured in turn with it.
+- A dense kernel point on a GPU has what it asks of its process.
+- A point of stock vLLM has the digests of its variants' requests.
 """
 
 from functools import cache
@@ -15,38 +19,39 @@ from slidesparse.plan.key import Key, root_of
 from slidesparse.points.plan import Plan, read_plan
 
 PROTOCOL = {"tune": 3, "kernel": 5, "prefill": 9, "decode": 7}
-"""Version of how each stage measures. Raised when timing, gemm, kernels, engine or csrc change what a figure means;
-a test compares the hash of those files (tests/points/protocol.json)."""
+"""Version of each stage's protocol. It is raised when the measuring code changes so that figures mean something else. A
+test compares the hash of that code (tests/points/protocol.json)."""
 
 
 def variant_paths(path):
-    """{variant: path of its point} of those of which the one at `path` is the best, if it is one of stock vLLM."""
+    """{variant: path of its point} from which the point at `path` is chosen; empty unless it is stock vLLM's."""
     key, root = Key.of(path), root_of(path)
     return {name: Path(key._replace(backend=name).path(root)) for name in key.variants}
 
 
 def process_asked(processor, stage, sparsity):
-    """What a point asks of the process that measures it, or None: dense kernels on a GPU, one without sparse products.
+    """What a point asks of its process, or None: a dense kernel point on a GPU asks for one without sparse products.
 
-    `handlers` sees to it. It is part of the request and no version of the protocol, for sparse points are what they
-    were, and only figures of one protocol are divided by one another.
+    `worker.handlers` provides such a process. This is part of the request and not a new version of the protocol. A new
+    version would forbid to divide these points by sparse points, which have not changed.
     """
     dense_kernel = (processor, stage, sparsity) == ("gpu", "kernel", "dense")
     return "no sparse products" if dense_kernel else None
 
 
 def rerun_when(hardware_key, stage, sparsity):
-    """What measures a stage's points again when it changes: its protocol's version, and what they ask of a process."""
+    """A param of Snakemake, whose change measures again: the protocol's version, and what points ask of a process."""
     asks = process_asked(hardware.parse(hardware_key).processor, stage, sparsity)
     return [PROTOCOL[stage], asks] if asks else PROTOCOL[stage]
 
 
 def request(key, parameters, basis, tuning=None, peers=None):
-    """The request of the point of a Key, and its digest; of stock vLLM's point also the digests of its variants'.
+    """The request of the point of a Key, with its digest.
 
-    basis: path of the model's shape (kernel) or of the checkpoint's manifest (prefill, decode). tuning: path of the
-    tuning table; stock vLLM has none. parameters: the stage's measuring parameters. peers: {dense backend measured
-    beside a kernel point: path of its tuning table, or None}.
+    parameters: measuring parameters of the stage.
+    basis: path of the model's shape (kernel) or of the checkpoint's manifest (prefill, decode).
+    tuning: path of the tuning table; stock vLLM has none.
+    peers: {dense backend measured in turn with a kernel point: path of its tuning table, or None}.
     """
     theirs = {name: request(key._replace(backend=name), parameters, basis)["digest"] for name in key.variants}
     best = {"candidates": theirs} if theirs else {}
@@ -76,11 +81,11 @@ def request(key, parameters, basis, tuning=None, peers=None):
 
 
 def expected_digests(point_paths, parameters):
-    """M -> digest of the request that the point at each path must answer now.
+    """{M: digest of the request that the point must answer now} of the points at these paths.
 
-    parameters: measuring parameters of its stage. The other reasons to measure again lie in the tree of the points:
-    shape or checkpoint manifest, and tuning table, which stock vLLM does without, and which is another model's if
-    plan.json says so; where one of them is gone the digest is None, which is not checked.
+    parameters: measuring parameters of their stage. The other parts of a request are files in the tree of the points:
+    the shape or the checkpoint's manifest, and the tuning table. Stock vLLM has no table. If plan.json says so, the
+    table is another model's. If one of these files is missing, the digest is None, and nobody checks it.
     """
     digests, plan_of = {}, cache(read_plan)
     for path in point_paths:

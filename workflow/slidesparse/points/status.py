@@ -1,6 +1,6 @@
-"""What is done, missing, in flight and failed of a plan, and how long it took: from files alone, on one screen.
+"""A screen of which points of a plan are done, missing, in flight or failed, and how long they took; from files alone.
 
-Reads plan.json, the points beside it with the records of failures, and the TSV files of Snakemake's `benchmark:`.
+The files are plan.json, the points and records of failures beside it, and the TSV files of Snakemake's `benchmark:`.
 """
 
 import atexit
@@ -22,22 +22,22 @@ from slidesparse.points import records
 from slidesparse.points.request import variant_paths
 
 SHOWN = 8
-"""Failures, and configurations with missing points, that a screen names."""
+"""Most failures, and most configurations with missing points, that a screen names."""
 
 WIDTH = 20
-"""Characters of a bar."""
+"""Characters of a progress bar."""
 
 EVERY_S = {True: 1.0, False: 30.0}
 """Seconds between two lines of `follow`, on a terminal and elsewhere."""
 
 
 PLAN_LIMIT, POINTS_LIMIT = 8 << 20, 200_000
-"""Bytes and points of the largest plan."""
+"""Bytes and points of the largest plan that is read."""
 
 
 @dataclass
 class Stage:
-    """The planned points of one stage: paths in the order of the plan, by what became of them."""
+    """The planned points of one stage, by their state; paths are in the order of the plan."""
 
     planned: list = field(default_factory=list)
     done: dict = field(default_factory=dict)
@@ -46,23 +46,23 @@ class Stage:
     failed: dict = field(default_factory=dict)
     """path: the record of its failure."""
     flying: dict = field(default_factory=dict)
-    """path: the record of a failure that holds if its program ends."""
+    """path: the record of failure that is valid once the measuring program has ended."""
 
     @property
     def missing(self):
-        """Paths of the points that nobody has begun."""
+        """Paths of the points that have not been begun."""
         begun = self.done | self.failed | self.flying
         return [path for path in self.planned if path not in begun]
 
     @property
     def left_s(self):
-        """Seconds that the rest will take if it takes what is there took; None if nothing is there."""
+        """Estimated seconds for the points that are left, at the median of those done; None if none is done."""
         left = len(self.planned) - len(self.done)
         return left * median(self.done.values()) if self.done else None if left else 0.0
 
 
 def plans(results, hardware=None):
-    """{hardware key: content of its plan.json} below a folder of results; RecordError if there is none."""
+    """{hardware key: content of its plan.json} below a folder of results; RecordError if there is no plan."""
     contents = {path.parent.name: _plan(path) for path in sorted(Path(results).glob(f"{hardware or '*'}/plan.json"))}
     if not contents:
         raise RecordError(f"{Path(results, hardware or '*', 'plan.json')} is not there: nothing has been run yet")
@@ -96,9 +96,9 @@ def read(results, key, plan):
 
 
 def _look(path, state):
-    """Note in `state` what became of the point at `path`; a damaged one has failed.
+    """Note in `state` whether the point at `path` is done, failed or in flight; a damaged point counts as failed.
 
-    One of stock vLLM is in flight, or has failed, with the first of its candidates that is or has.
+    A point of stock vLLM takes the state of its first variant that is in flight or has failed.
     """
     with suppress(FileNotFoundError):
         seconds, status = _of_point(path, path.stat().st_mtime_ns)
@@ -123,7 +123,7 @@ def _look(path, state):
 
 @cache
 def _of_point(path, changed):
-    """(seconds, status) of the point at `path`, last `changed` then; Nones if it is damaged."""
+    """(seconds, status) of the point at `path`, or (None, None) if it is damaged; cached until `changed`, its mtime."""
     try:
         point = read_json(path, RecordError)
         return _seconds(point["run"]["seconds"]), str(point["status"])
@@ -132,7 +132,7 @@ def _of_point(path, changed):
 
 
 def _seconds(value):
-    """A duration as a number; ValueError for one that nothing takes."""
+    """A duration as a number; ValueError if it is not plausible."""
     seconds = float(value)
     if not 0 <= seconds < 1e9:
         raise ValueError(value)
@@ -140,7 +140,7 @@ def _seconds(value):
 
 
 def screen(results="results", hardware=None):
-    """Everything on one screen, as text, of one hardware key or of all that have a plan."""
+    """The text of the screen, for one hardware key or for all that have a plan."""
     parts = [_of_one(results, key, plan) for key, plan in plans(results, hardware).items()]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
@@ -212,7 +212,7 @@ def _why(failure):
 
 
 def _grouped(paths):
-    """[(stage and configuration, [M, …])] of points."""
+    """[(stage and configuration, [M, …])] of the points at these paths."""
     groups = {}
     for path in paths:
         name, _, M = _name(path).partition(" M=")
@@ -221,7 +221,7 @@ def _grouped(paths):
 
 
 def durations(results, key):
-    """{rule: (number of its jobs, their seconds)} of what one hardware key needed, points apart."""
+    """{rule: (number of its jobs, their seconds)} for one hardware key, without the rules that measure points."""
     sums = {}
     tables = Path(results, key, "tuning").rglob("*.tsv")
     files = [("choose_kernels" if path.parent.name == "auto" else "tune_backend", path) for path in tables]
@@ -238,7 +238,7 @@ def durations(results, key):
 
 
 def duration(seconds):
-    """Seconds as people say them: 0.4 s, 12 s, 3 min 5 s, 2 h 10 min."""
+    """Seconds as text: 0.4 s, 12 s, 3 min 5 s, 2 h 10 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -248,7 +248,7 @@ def duration(seconds):
 
 
 def line(stages):
-    """How far a run is, in one line: every stage with its bar, what is left, what is in flight, what failed."""
+    """The progress of a run in one line: a bar for each stage, time left, points in flight, number of failures."""
     parts = [f"{name} {_bar(stage)}" for name, stage in stages.items()]
     left = [stage.left_s for stage in stages.values()]
     if any(seconds is None for seconds in left):
@@ -265,7 +265,7 @@ def line(stages):
 
 
 def follow(results, keys, stream=sys.stderr):
-    """Print `line` of each hardware key whenever it changes, until the process is ended (see program.run, --owner)."""
+    """Print `line` of each hardware key whenever it changes, until this process ends with its --owner (program.run)."""
     shown, pause = {}, EVERY_S[stream.isatty()]
     while True:
         for key, plan in plans(results).items():
@@ -277,7 +277,7 @@ def follow(results, keys, stream=sys.stderr):
 
 
 def accompany(program, results, keys):
-    """Let `program` (see `follow`) print how far this process is with hardware `keys`; at its end print the screen."""
+    """Start `program` to print the progress of hardware `keys` (`follow`); when this process ends, print the screen."""
     command = ["python3", program, "--results", results, "--owner", str(os.getpid()), "--follow", *keys]
     follower = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 

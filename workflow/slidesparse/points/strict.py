@@ -1,4 +1,4 @@
-"""Read CSV and JSON files whole, or refuse them with one sentence that names the file and the cause."""
+"""Read whole CSV and JSON files, or refuse them with one sentence that names the file and the cause."""
 
 import csv
 import math
@@ -12,9 +12,9 @@ LIMIT = 8 << 20
 
 
 def read_text(path):
-    """Content of a UTF-8 file. Raises RecordError if it is missing, no text, no regular file, too large, or a link.
+    """Content of a UTF-8 file. Raises RecordError if it is missing, not UTF-8, no regular file, too large, or a link.
 
-    A link in results of others may lead to a file of the user's, whose content would stand in the report.
+    A link in somebody else's results may lead to a private file of the user, which the report would then quote.
     """
     if os.path.islink(path):
         raise RecordError(f"{path} is a link, which no report follows: put the file itself there")
@@ -56,12 +56,13 @@ CONVERT = {
 
 
 def read_csv(path, columns, ended=True, optional=()):
-    """Rows of a CSV file as dictionaries, and the words of its leading `# key: value` lines.
+    """Rows of a CSV file as dictionaries, and a dictionary of its leading `# key: value` lines.
 
     columns: name -> int, float, bool or str, in the order of the file; an empty cell becomes None.
-    ended: the file ends with a newline, so that one without was cut. optional: columns that it may lack; their values
-    are None.
-    Raises RecordError for unknown or missing columns, a short or long row, a cell that is no finite number.
+    ended: whether a file without a newline at its end counts as truncated.
+    optional: columns that may be missing; their values are None.
+
+    Raises RecordError for unknown or missing columns, a short or long row, or a cell that cannot be converted.
     """
     lines = read_text(path).splitlines(keepends=True)
     comments = [line[1:].strip() for line in lines if line.startswith("#")]
@@ -84,9 +85,9 @@ def read_csv(path, columns, ended=True, optional=()):
 
 
 def header_difference(header, columns):
-    """In words, how a header differs from the columns that are known.
+    """A sentence on how a header differs from the known columns.
 
-    Words of the file are quoted only if it has some known column: another file, which a link may lead to, has secrets.
+    It quotes the file only if the header has a known column. Any other file may hold secrets, if a link led to it.
     """
     if not set(header) & set(columns):
         return "it has none of the columns that it should have"
@@ -124,7 +125,7 @@ def refuse_duplicates(path, rows, columns):
 
 
 def refuse_zeros(path, rows, columns):
-    """Raise RecordError if a row has a zero where a measured value must be positive, as after a dry run."""
+    """Raise RecordError if a row has a zero where a measured value must be positive, as dry runs of others write it."""
     for number, row in enumerate(rows, start=1):
         zeros = [column for column in columns if row[column] == 0]
         if zeros:

@@ -1,4 +1,4 @@
-"""One measured point on disk: read, validated, and held against the path it lies at and the request it answers."""
+"""Reads a stored point and checks it against the schema, its path and the request that it must answer."""
 
 from functools import cache
 from pathlib import Path
@@ -16,19 +16,19 @@ AGAIN = "delete it and it is measured again"
 
 @cache
 def validator():
-    """The validator of a point, built once."""
+    """The JSON schema validator of points, built once."""
     return Draft202012Validator(yaml.safe_load(SCHEMA.read_text()))
 
 
 def read_point(path, expected_digest=None):
-    """The point at `path`, complete and in its place.
+    """The point at `path`, checked.
 
-    Raises RecordError if it is damaged, does not fit the schema, belongs to another path, or (with an
-    `expected_digest`, hex) answers another request.
+    Raises RecordError if it is damaged, does not fit the schema or belongs to another path. With an `expected_digest`
+    (hex), a point that answers another request is refused, too.
     """
     expected = Key.of(path)._asdict()
     point = read_json(path)
-    error = next(validator().iter_errors(point), None)  # the first one: a hostile point has millions
+    error = next(validator().iter_errors(point), None)  # only the first: a hostile point has millions
     if error is not None:
         where = ".".join(str(part) for part in error.absolute_path) or "the point"
         raise RecordError(f"{path} is not a valid point: {where}: {_rule(error)}; {AGAIN}")
@@ -49,7 +49,7 @@ def read_point(path, expected_digest=None):
 
 
 def _rule(error):
-    """What a part of a point does not keep to, without its value: a file that a link leads to may hold secrets."""
+    """The rule that a part of a point breaks, without its value: a link may have led to a file with secrets."""
     if error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         return f"it lacks {missing[0]}"

@@ -1,19 +1,10 @@
-"""From points to tables to the report: YAML, JSON schema, Jinja, matplotlib when something must be drawn; no GPU.
+"""From points to tables to reports. Needs no GPU; matplotlib is imported only when something must be drawn.
 
-strict      files read whole or refused by name
-validate    one measured point, in its place and whole
-gather      the points of one configuration -> its CSV (columns)
-plan        what a run was asked for
-rows        the one tidy form: a row per configuration and M, for kernels also per linear
-measured, published, sources   files of either layout -> rows
-tasks       how each task of a run ended and what it took
-tidy        published figures that are at hand only as tidy tables -> rows
-ratios      speed-ups over named denominators, with their noise
-document    what a report is made of, before it has a language or a form
-overview, checks, performance, speedups, lifts, anomalies, conclusions, figures, comparison   rows -> its parts
-languages   sentences in other languages
-drawing     panels of figures -> SVG and PNG
-render, publish   document -> Markdown, HTML, CSV; onto disk, where it differs
-write       sources -> reports and their comparison
-export      our results -> the published layout
+tables/     points -> CSVs: `gather` (with `columns`) for a configuration, `tasks` for a run; `export` writes our
+            results in the published layout
+sources/    files -> rows, the one tidy form: `measured` (our layout), `published`, `tidy` (tables); `read` reads all
+            three, `rows` defines the form
+sections/   rows -> parts of a report: `ratios` computes speed-ups, the other modules make sections
+document/   `model`: a report without language or format; `languages`, `drawing`, `render`, `publish`: its files
+write       sources -> the reports of hardware keys and their comparison
 """

@@ -1,4 +1,4 @@
-"""Sources -> reports of hardware keys and their comparison, in every form and language; times come from the data."""
+"""Sources -> reports of hardware keys and their comparison, in all formats and languages. Times come from the data."""
 
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -30,9 +30,9 @@ from slidesparse.report.tables.tasks import write_tasks
 def write_report(hardware, sources, output, languages=("en",)):
     """Write the report of one hardware key from gathered files: `{output}/report.{language}.{md,html}` and its folder.
 
-    sources: roots in our layout or the published one, each shown for itself and held against its own plan.json. The
-    same inputs give the same bytes, and files whose content would not change stay untouched. Returns one sentence per
-    refused file. Raises RecordError if no source holds anything of this hardware.
+    sources: roots in our layout or the published one. Each is shown by itself and compared with its own plan.json.
+    The same inputs give the same bytes. Files whose content would not change stay untouched. Returns one sentence for
+    each refused file. Raises RecordError if no source has anything of this hardware.
     """
     held = held_sources(hardware, sources)
     document = report(hardware, held, analysed(held), sources)
@@ -41,11 +41,12 @@ def write_report(hardware, sources, output, languages=("en",)):
 
 
 def write_reports(results, sources, hardware=None, languages=("en",), processes=1):
-    """Gather what there is below `results`, write its task tables, a report of `sources` for every hardware key, and,
-    unless only one key was asked for, their comparison.
+    """Gather the points below `results`, and write its task tables, a report for every hardware key and a comparison.
 
-    processes: how many write reports side by side. Returns one sentence per refused file. Raises RecordError if no
-    source holds anything of the one key.
+    hardware: only this key, and no comparison.
+    processes: number of reports that are written side by side.
+
+    Returns one sentence for each refused file. Raises RecordError if no source has anything of the one key.
     """
     one = partial(write_hardware, str(results), [str(root) for root in sources], check_languages(languages))
     keys = [hardware] if hardware else hardware_keys(sources)
@@ -81,7 +82,7 @@ def write_hardware(results, sources, languages, key):
 
 
 def write_comparison(results, sources, languages=("en",)):
-    """Write `{results}/comparison.{language}.{md,html}`, all hardware keys of the sources side by side."""
+    """Write `{results}/comparison.{language}.{md,html}`, with all hardware keys of the sources side by side."""
     languages = check_languages(languages)
     summaries = []
     for key in hardware_keys(sources):
@@ -93,7 +94,7 @@ def write_comparison(results, sources, languages=("en",)):
 
 
 def held_sources(hardware, roots, refused=None):
-    """Sources that hold anything of a hardware key. `refused`: root -> sentences about files that are known already."""
+    """Sources that have anything of a hardware key. `refused`: root -> sentences on refused files, if known already."""
     sources = [read_source(root, hardware) for root in roots]
     for source in sources:
         source.refused = list(dict.fromkeys([*(refused or {}).get(source.root, []), *source.refused]))
@@ -117,7 +118,7 @@ def analysed(held):
 
 
 def summaries_of(key, held, analyses):
-    """What the comparison keeps of every source of one hardware key."""
+    """What the comparison needs of every source of one hardware key."""
     return [comparison.summary(key, source, *analysis) for source, analysis in zip(held, analyses, strict=True)]
 
 
@@ -135,7 +136,7 @@ def report(hardware, held, analyses, roots):
 
 
 def one_source(source, compared, anomalous, labels, prefix):
-    """The section of one source, its comparisons and its anomalies. Its tables' names begin with `prefix`."""
+    """The section of one source, with its comparisons and anomalies. The names of its tables begin with `prefix`."""
     parts = [
         (say("Summary"), [Bullets(conclusions.totals(source))]),
         (say("Conclusions"), conclusions.conclusion_blocks(source, compared, anomalous)),
@@ -176,7 +177,7 @@ def source_names(sources):
 
 
 def head(sources, roots):
-    """What stands above everything: name of the hardware, time span, sources, refused files."""
+    """The head of a report: name of the hardware, time span, sources, refused files."""
     names = sorted({row.provenance.gpu_name for source in sources for row in source.rows} - {""})
     spans = [span for source in sources if (span := overview.dates(source))]
     empty = [root for root in map(str, roots) if root not in [source.root for source in sources]]

@@ -1,10 +1,11 @@
-"""The arithmetic of Z:L structured sparsity and of sliding it into 2:4 windows. The only place that knows it.
+"""The arithmetic of Z:L structured sparsity and of sliding it into 2:4 windows. It is in no other module.
 
-A row of K weights is cut into groups of L. A Z:L row has at least Z = 2 zeros in every group, so the L-2 weights
-that may be non-zero fit into L/2-1 windows of four inputs that start at every second input, two weights a window
-(paper: arXiv 2603.05232, there written (2N-2):2N with N = L/2). Laid side by side the windows are an ordinary 2:4
-row of K' = K * gamma entries, gamma = 2 - 4/L, and sparse tensor cores run it without loss. `2:inf` is the limit:
-K/2 windows, no weight has to be zero, K' = 2K.
+A row of K weights is cut into groups of L. A Z:L row has at least Z = 2 zeros in every group, so L-2 weights of a group
+may be non-zero. A window covers four inputs and holds two weights, and one starts at every second input. So the L/2-1
+windows of a group hold its L-2 weights. The paper (arXiv 2603.05232) writes (2N-2):2N with N = L/2.
+
+Laid side by side, the windows are an ordinary 2:4 row of K' = K * gamma entries, with gamma = 2 - 4/L. Sparse tensor
+cores run it without loss. The limit is `2:inf`: K/2 windows, no weight has to be zero, K' = 2K.
 """
 
 import re
@@ -68,7 +69,7 @@ class Pattern:
         return ceil(K / self.L), self.L
 
     def windows(self, K):
-        """Number of windows in a group: L/2 - 1; one more for 2:inf, whose last window reads two zeros."""
+        """Number of windows in a group: L/2 - 1. 2:inf has one more; its last window reads two zeros."""
         length = self.groups(K)[1]
         return length // 2 - (0 if self.L is None else 1)
 
@@ -83,8 +84,8 @@ class Pattern:
     def window_starts(self, K):
         """First input of every window in storage order: all even windows of all groups, then all odd windows.
 
-        In this order the even windows of L = 4, 8, 12, 16 and of 2:inf are the row itself, so that lifting is a plain
-        store and one masked copy.
+        In this order the even windows of L = 4, 8, 12, 16 and of 2:inf are the row itself. So lifting is a plain store
+        and one masked copy.
         """
         groups, length = self.groups(K)
         windows = self.windows(K)
@@ -97,7 +98,7 @@ class Pattern:
 
     @cached_property
     def title(self):
-        """How people write it: dense, 2:8, 2:inf."""
+        """The usual notation: dense, 2:8, 2:inf."""
         return self.name.replace("_", ":")
 
     def __str__(self):

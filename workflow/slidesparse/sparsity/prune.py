@@ -1,16 +1,18 @@
-"""Pruning a ternary weight to Z:L by the magnitude of its latent weight. Pure functions on tensors."""
+"""Pruning a ternary weight to Z:L by the magnitude of its latent (BF16 master) weight. Pure functions on tensors."""
 
 import torch
 
-_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}  # weights handled at once: what stays in the cache, or fills the GPU
+_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}  # weights handled at once: they stay in the cache, or fill the GPU
 
 
 def prune(codes, latent, pattern):
-    """Set the Z weights of every group of L to zero that matter least.
+    """Set the Z least important weights of every group of L to zero.
 
-    codes:  [N, K] int8, the ternary weight. latent: [N, K] floating point, the BF16 master weight.
-    Within a group the ternary zeros go first, then the smallest |latent|; ties are broken by position. The last
-    group is filled up with zeros, which count as zeros of the group.
+    codes: [N, K] int8, the ternary weight.
+    latent: [N, K] floating point, the BF16 master weight.
+
+    Within a group the ternary zeros go first, then the smallest |latent|. Position breaks ties. The last group is
+    filled up with zeros, which count as zeros of the group.
 
     Returns (pruned codes [N, K], number of weights that became zero). `dense` and `2_inf` prune nothing.
     """
@@ -24,11 +26,11 @@ def prune(codes, latent, pattern):
 
 
 def _keep(codes, latent, L):
-    """[n, K] bool: False for the two weights of every group that come first in the order of `prune`."""
+    """[n, K] bool: False for the two weights of every group that `prune` sets to zero."""
     n, K = codes.shape
     rank = _magnitude(latent).mul_(codes != 0)
     rank = torch.nn.functional.pad(rank, (0, -K % L))
-    # (magnitude, position) packed into one integer: no ties inside a group. One row a position: [L, n * groups].
+    # (magnitude, position) packed into one integer: no ties inside a group. A row per position: [L, n * groups].
     rank = rank.view(-1, L).t().contiguous()
     rank <<= (L - 1).bit_length()
     rank += torch.arange(L, dtype=rank.dtype, device=rank.device).view(L, 1)
@@ -40,7 +42,7 @@ def _keep(codes, latent, L):
 
 
 def _magnitude(latent):
-    """Integers ordered as |latent|: the bits without the sign, plus one so that 0 is left for ternary zeros."""
+    """Integers in the order of |latent|: the bits without the sign, plus one, so that 0 is left for ternary zeros."""
     if latent.dtype in (torch.bfloat16, torch.float16):
         return (latent.contiguous().view(torch.int16) & 0x7FFF).to(torch.int32).add_(1)
     return (latent.float().contiguous().view(torch.int32) & 0x7FFFFFFF).to(torch.int64).add_(1)

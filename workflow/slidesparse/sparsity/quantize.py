@@ -50,13 +50,14 @@ def store_as(codes, dtype):
 def quantize_per_token(x, dtype):
     """Dynamic symmetric per-token quantisation of activations.
 
-    x: [M, K] floating point. Returns (codes [M, K] of `dtype`, scale [M, 1] float32) with x ~ codes * scale.
-    scale = max|row| / 127 (INT8, round half to even) or / 448 (E4M3). A row of zeros has codes 0 and the scale of
-    the smallest amplitude, 1e-10 / largest code.
+    x: [M, K] floating point. Returns (codes [M, K] of `dtype`, scale [M, 1] float32) with x ~ codes * scale. The scale
+    is max|row| / 127 for INT8 and max|row| / 448 for FP8 (E4M3). INT8 codes are rounded half to even. A row of zeros
+    has codes 0 and the smallest scale, 1e-10 / largest code.
     """
     x = x.float()
     amax = x.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST_AMAX)
-    scale = amax / torch.full_like(amax, LARGEST[dtype])  # a tensor: CUDA multiplies by a number's reciprocal instead
+    # Divided by a tensor: for a Python number, torch on CUDA multiplies by the reciprocal.
+    scale = amax / torch.full_like(amax, LARGEST[dtype])
     codes = x / scale
     if dtype == "INT8":
         codes = codes.round_().clamp_(-127, 127)

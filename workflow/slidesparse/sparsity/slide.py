@@ -1,7 +1,7 @@
 """Sliding Z:L weights into 2:4 windows, lifting activations to match, and the inverses. Pure functions on tensors.
 
-For a Z:L weight W [N, K] and any activations X [M, K]:  lift(X) @ slide(W).T == X @ W.T, exactly in integers, because
-every non-zero weight stands in exactly one window and every window reads the inputs it stands for.
+For a Z:L weight W [N, K] and any activations X [M, K]: lift(X) @ slide(W).T == X @ W.T, exactly in integers. Every
+non-zero weight stands in exactly one window, and every window reads the inputs of its weights.
 """
 
 from functools import lru_cache
@@ -10,15 +10,15 @@ import torch
 
 from slidesparse.sparsity.patterns import KEPT, WINDOW
 
-_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}  # weights slid at once: what stays in the cache, or fills the GPU
+_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}  # weights slid at once: they stay in the cache, or fill the GPU
 
 
 def slide(codes, pattern):
     """Z:L codes [N, K] int8 to overlapping 2:4 windows [N, K'] int8, in `pattern.window_starts` order.
 
-    Windows are filled from left to right; a window takes what is left of its first two inputs and then, while it
-    holds fewer than two, its last two (paper, section 4). Codes are bytes: any that are not 0 are kept as they are.
-    Raises ValueError if a group has fewer than Z zeros.
+    Windows are filled from left to right (paper, section 4). A window takes the weights of its first two inputs, unless
+    an earlier window has them. While it holds fewer than two, it takes weights of its last two inputs. Codes are bytes,
+    and all but 0 are kept as they are. Raises ValueError if a group has fewer than Z zeros.
     """
     if pattern.dense:
         return codes
@@ -26,7 +26,7 @@ def slide(codes, pattern):
     groups, length = pattern.groups(K)
     slid = torch.zeros(N, pattern.K_slid(K), dtype=torch.int8, device=codes.device)
     even = 4 * ((pattern.windows(K) + 1) // 2)  # entries of a group's even windows, which read its inputs 0 … even-1
-    odd = 4 * (pattern.windows(K) // 2)  # and of its odd windows, which read the inputs 2 … odd+1
+    odd = 4 * (pattern.windows(K) // 2)  # entries of its odd windows, which read the inputs 2 … odd+1
     rows = max(1, _ELEMENTS[codes.device.type] // K)
     for first in range(0, N, rows):
         part = torch.nn.functional.pad(codes[first : first + rows], (0, groups * length - K))
@@ -44,13 +44,13 @@ def slide(codes, pattern):
 
 
 def _halves(part):
-    """2:inf: every window keeps its first two inputs, so each weight stands in the one window that starts with it."""
+    """2:inf: every window keeps its first two inputs, so each weight stands in exactly one window."""
     half = torch.tensor([-1, -1, 0, 0], dtype=torch.int8, device=part.device)
     return [half.repeat(len(part), part.shape[1] // WINDOW) for _ in range(2)]
 
 
 def _kept(part, pattern):
-    """Which entries of the windows of groups [R, L] hold a weight: bytes -1 or 0, even windows [R, …] and odd ones."""
+    """Masks (bytes -1 or 0) of the entries that hold a weight, for groups [R, L]: even windows [R, …] and odd ones."""
     filled = (part != 0).view(torch.int16)  # pairs of inputs
     pairs = (filled | (filled >> 7)) & 3
     if pattern.L > LARGEST_TABLE:
@@ -70,15 +70,16 @@ LARGEST_TABLE = 16
 
 @lru_cache(maxsize=16)
 def _tables(L):
-    """For every filling of a group: what its even and odd windows keep, and whether it fits."""
+    """For every filling of a group (set of non-zero inputs): what even and odd windows keep, and whether it fits."""
     numbers = torch.arange(1 << L, dtype=torch.int32).view(-1, 1)
     return _filled(((numbers >> torch.arange(0, L, 2)) & 3).to(torch.int16))
 
 
 def _filled(pairs):
-    """Fill the windows of groups from left to right. pairs [R, L/2] int16: the filled ones (2 bits) of two inputs.
+    """Fill the windows of groups from left to right.
 
-    Returns what the even windows keep [R, …] and the odd ones, bytes -1 or 0, and whether all found a place [R].
+    pairs: [R, L/2] int16, two bits for each pair of inputs, which say what inputs are non-zero. Returns what the even
+    and the odd windows keep (bytes -1 or 0, [R, …]), and whether all weights found a place [R].
     """
     windows = []
     left = pairs[:, 0]
@@ -98,7 +99,7 @@ def _filled(pairs):
 
 @lru_cache(maxsize=64)
 def source(pattern, K):
-    """For every entry of a slid row the input it reads, [K'] int64; K where it reads a zero (padding)."""
+    """The input that each entry of a slid row reads, [K'] int64; K if it reads a zero (padding)."""
     if pattern.dense:
         return torch.arange(K)
     starts = torch.tensor(pattern.window_starts(K), dtype=torch.int64)
@@ -128,9 +129,9 @@ def unslide(slid, pattern, K):
 def compress(slid):
     """2:4 codes [N, K'] to (values [N, K'/2] int8, metadata [N, K'/8] uint8).
 
-    Metadata holds, as the hardware's does, two bits per kept value: its lane in the window, the earlier kept value
-    in the lower bits, two windows a byte (PTX ISA, sparse mma: ordered metadata). A window with fewer than two
-    non-zeros keeps zeros in the lanes that are left. Raises ValueError if a window holds more than two non-zeros.
+    Metadata has the hardware's form (PTX ISA, sparse mma: ordered metadata). It holds two bits per kept value: its lane
+    in the window. The earlier kept value has the lower bits, and a byte holds two windows. A window with fewer than two
+    non-zeros also keeps zeros, of its first free lanes. Raises ValueError if a window holds more than two non-zeros.
     """
     N = slid.shape[0]
     window = slid.view(N, -1, WINDOW)

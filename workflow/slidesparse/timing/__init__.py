@@ -1,1 +1,1 @@
-"""How a figure is taken: samples, statistics, clocks. It knows no GEMM."""
+"""How figures are measured: samples, statistics, clocks. Nothing here depends on GEMMs."""

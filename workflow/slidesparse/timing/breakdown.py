@@ -1,4 +1,4 @@
-"""What a GPU did in a window: its kernels by name, and the parts of a step that they belong to."""
+"""What a GPU did in an interval: its kernels by name, and the parts of a step that they belong to."""
 
 import re
 
@@ -8,22 +8,23 @@ PARTS = {
     "attention": r"flash|fmha|attention",
     "gemm": r"gemm|gemv|nvjet|cublas|cutlass|splitk",
 }
-"""part -> what its kernels' names have in them, the first that fits; `fused` is all between a block's products and its
-attention, whoever wrote it: norms, activations, quantising, rotation, filling the cache."""
+"""part -> pattern of its kernels' names; the first match decides. `fused` is everything between a block's products
+and its attention, ours, vLLM's or a compiler's: norms, activations, quantising, rotation, filling the cache."""
 
 LISTED = 24
-"""Kernels that a point names."""
+"""Number of kernels that a point names."""
 
 CLEARS = re.compile("FillFunctor|Memset")
-"""What kernels have in their names that clear a counter or a workspace for their neighbour."""
+"""Pattern of the names of kernels that clear a counter or a workspace for their neighbour."""
 
 
 def attributed(events):
     """{launches, gpu_ns, kernels} of (start in ns, duration in ns, name) events, in any order.
 
-    gpu_ns: nanoseconds in which at least one ran. kernels: [[name, count, ns]], the longest first; where several ran at
-    once the time belongs to the one that began first, so that they add up to gpu_ns. What clears memory for a neighbour
-    has the neighbour's part in front of its name.
+    gpu_ns: nanoseconds in which at least one kernel ran.
+    kernels: [[name, count, ns]], the longest first. Where several ran at once, the time belongs to the one that began
+    first. So the times add up to gpu_ns. If a kernel clears memory for a neighbour, the neighbour's part stands in
+    front of its name.
     """
     kernels, until, events = {}, 0, sorted(events)
     names = ["", *(name for _, _, name in events), ""]
@@ -39,10 +40,10 @@ def attributed(events):
 
 
 def _served(before, after):
-    """The part for which something between two kernels clears memory, or None.
+    """The part for which a kernel between two others clears memory, or None.
 
-    FlashAttention 3 clears its tile counter behind each kernel that was given its schedule, else in front of it
-    (hopper/flash_api.cpp); libraries of GEMMs clear a workspace in front of some kernels.
+    FlashAttention 3 clears its tile counter after each kernel that was given its schedule, and before all others
+    (hopper/flash_api.cpp). GEMM libraries clear a workspace before some kernels.
     """
     if "attention" in (part(before), part(after)):
         return "attention"
@@ -55,7 +56,7 @@ def part(name):
 
 
 def of_step(profile, wall_s):
-    """What one step of a profile ({steps, launches, gpu_ns, kernels}) did, beside its wall time in seconds.
+    """Breakdown of one step from a profile ({steps, launches, gpu_ns, kernels}) and its wall time in seconds.
 
     {gpu_step_ms, gemm_ms, attention_ms, fused_ms, rest_ms, idle_ms (wall - GPU), host_bound (wall > 1.1 GPU), launches,
     kernels: [{name, part, count, ms}]}, all per step.

@@ -1,8 +1,8 @@
-"""Samples of an operation on a GPU: one is the mean time of a call in one replay of a CUDA graph.
+"""Samples of an operation on a GPU. One sample is the mean time of a call in one replay of a CUDA graph.
 
-A graph holds whole rounds over the operand sets, so that what an operation reads was last touched a round ago, and
-replaying it costs the host nothing between the calls. While the host starts a replay, a kernel that only waits keeps
-the GPU busy, so that the events at both ends see no gap; it counts its cycles, which gives the clock under this load.
+A graph holds whole rounds over the operand sets. So each set was last used a round ago, and the host does nothing
+between the calls. While the host starts a replay, a waiting kernel keeps the GPU busy. So the events at both ends see
+no gap. The waiting kernel also counts its cycles, which gives the clock under this load.
 """
 
 import math
@@ -12,18 +12,18 @@ import torch
 from slidesparse.timing import cuda_tools
 
 LEAST_S = 3e-4
-"""A sample lasts at least this long: events tell half a microsecond, and a replay starts within a few."""
+"""Least duration of a sample. Events resolve half a microsecond, and a replay starts within a few microseconds."""
 
 MOST_CALLS = 1024
-"""Calls that one graph holds at most."""
+"""Most calls in one graph, unless a single round has more."""
 
 
 class _Sampler:
-    """Takes samples of what `_start` starts, beside a kernel that keeps the GPU busy meanwhile."""
+    """Times the work that `_start` starts. A waiting kernel runs ahead of it and keeps the GPU busy."""
 
     ahead = 8
     wait_ns = 20_000
-    """What starting a sample takes the host."""
+    """Nanoseconds that the host needs to start a sample."""
 
     def __init__(self, call, sets):
         self._call, self.used = call, sets
@@ -44,18 +44,18 @@ class _Sampler:
         return read
 
     def _before(self):
-        """What comes before a sample and does not count."""
+        """Work before a sample that is not timed."""
 
     @property
     def clock_mhz(self):
-        """Mean clock of the multiprocessors beside the samples."""
+        """Mean clock of the multiprocessors during the waiting kernels."""
         return self._wait.clock_mhz
 
 
 class Launches(_Sampler):
-    """Sampler of `call(i)`, which starts work on the current stream; one sample is one call, started by the host.
+    """Sampler of `call(i)`, which starts work on the current stream. One sample is one call, started by the host.
 
-    Made at once, and a microsecond or two too long.
+    It is made at once, and its samples are a microsecond or two too long.
     """
 
     wait_ns = 50_000
@@ -71,9 +71,9 @@ class Launches(_Sampler):
 
 
 class Replays(_Sampler):
-    """Sampler of `call(i)`, which starts work on the current stream; i goes round 0 … sets-1.
+    """Sampler of `call(i)`, which starts work on the current stream; i cycles through 0 … sets-1.
 
-    hot: each sample comes after a round that does not count.
+    hot: an untimed round comes before each sample.
     """
 
     def __init__(self, call, sets, hot=False):

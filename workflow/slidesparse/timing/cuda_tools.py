@@ -1,6 +1,6 @@
-"""Small things that measuring on a GPU needs: comparing, waiting, capturing, and naming kernels.
+"""Tools for measuring on a GPU: comparing products, waiting, capturing graphs, and naming kernels.
 
-The kernels are compiled when they are first used, by CuPy, which sees torch's memory through DLPack.
+CuPy compiles the kernels when they are first used. It sees torch's memory through DLPack.
 """
 
 import ctypes
@@ -97,7 +97,7 @@ def errors(outs, reference):
 
 
 class Wait:
-    """Keeps the current stream busy for a while, and tells the clock of the multiprocessors meanwhile."""
+    """Keeps the current stream busy for a while, and measures the clock of the multiprocessors meanwhile."""
 
     def __init__(self):
         self._passed = torch.zeros(2, dtype=torch.int64, device="cuda")  # cycles and nanoseconds
@@ -106,12 +106,12 @@ class Wait:
         _launch("wait_ns", 1, 1, (ns, self._passed.data_ptr()))
 
     def reset(self):
-        """Forget what was waited."""
+        """Set the counts to zero."""
         self._passed.zero_()
 
     @property
     def clock_mhz(self):
-        """Mean clock over all that was waited, or None."""
+        """Mean clock over all waits since the last reset, or None."""
         cycles, ns = self._passed.tolist()
         return cycles / ns * 1e3 if ns else None
 
@@ -123,7 +123,7 @@ def _side_stream():
 
 @cache
 def _anchor():
-    """A graph that is never replayed; the memory that graphs share lives as long as one of them does."""
+    """A graph that is never replayed. The memory that graphs share lives as long as one of them does."""
     return _captured(lambda: torch.zeros(1, device="cuda"), torch.cuda.CUDAGraph(), None)
 
 
@@ -163,7 +163,7 @@ class _KernelNode(ctypes.Structure):
 
 
 def kernels(work):
-    """Names of the kernels that `work()` starts, in order; empty where the driver does not tell."""
+    """Names of the kernels that `work()` starts, in order; empty if the driver cannot tell."""
     graph = captured(work, keep=True)
     cuda = ctypes.CDLL("libcuda.so.1")
     if not all(hasattr(cuda, name) for name in ("cuGraphKernelNodeGetParams_v2", "cuFuncGetName", "cuKernelGetName")):

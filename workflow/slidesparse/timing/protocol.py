@@ -1,10 +1,12 @@
-"""The measuring protocol of a repeated operation, and its statistics. Knows no GEMM and no engine.
+"""The measuring protocol of a repeated operation, and its statistics. It depends on no GEMM and no engine.
 
-A sampler takes samples of one operation: called, it starts one and returns a function that waits for it and gives its
-seconds. Calls go round a set of operands: `cold` over as many copies as exceed the cache twice, so that nothing an
-operation reads is still in the cache (as in a model, whose weights are read once a step); `hot` over one. Samplers that
-are to be compared take turns. Samples are taken until the confidence intervals of the medians are narrow enough, or the
-time is up.
+A sampler takes samples of one operation. Calling it starts a sample and returns a function. That function waits for the
+sample and returns its seconds.
+
+Calls cycle through copies of the operands. `cold` calls have enough copies to exceed the cache twice. So nothing that
+an operation reads is still in the cache, as in a model, which reads its weights once a step. `hot` calls have one copy.
+Samplers that are to be compared take turns. Sampling ends when the confidence intervals of the medians are narrow
+enough, or when the time is up.
 """
 
 import math
@@ -18,10 +20,10 @@ import numpy as np
 class Stopping:
     """When enough samples were taken.
 
-    warmup_s: seconds of samples, all together, that are thrown away. min_samples, max_samples: bounds on the number of
-    samples. relative_ci: enough when half the width of the median's 95 % confidence interval is below this share of it.
-    time_limit_s: seconds, for each sampler that takes part, after which no further sample is taken (at least
-    min_samples are).
+    warmup_s: seconds of samples, of all samplers together, that are thrown away.
+    min_samples, max_samples: bounds on the number of samples.
+    relative_ci: enough when half the width of the median's 95 % confidence interval is below this share of the median.
+    time_limit_s: seconds for each sampler. After their sum no further sample is taken, but at least min_samples are.
     """
 
     warmup_s: float
@@ -53,8 +55,8 @@ class Summary:
 def summarize(samples):
     """Summary of a sequence of seconds. Raises ValueError if it is empty.
 
-    The interval is the distribution-free one of order statistics: ranks n/2 -+ 1.96 sqrt(n)/2 (Conover, Practical
-    Nonparametric Statistics, section 3.2).
+    The interval comes from order statistics and assumes no distribution. Its ranks are n/2 -+ 1.96 sqrt(n)/2 (Conover,
+    Practical Nonparametric Statistics, section 3.2).
     """
     ordered = np.sort(np.asarray(samples, dtype=np.float64))
     n = len(ordered)
@@ -68,14 +70,14 @@ def summarize(samples):
 
 
 def copies(bytes_read, cache_bytes, limit_bytes=1 << 30):
-    """How many operand sets exceed the cache twice, at least 1 and at most `limit_bytes` in all."""
+    """Number of operand sets that exceed the cache twice: at least 1, and at most `limit_bytes` in all."""
     return max(1, min(math.ceil(2 * cache_bytes / bytes_read), limit_bytes // bytes_read))
 
 
 class Calls:
-    """Sampler of `call(i)` on the host, i going round 0 … sets-1: one sample is the time of one call.
+    """Sampler of `call(i)` on the host, with i cycling through 0 … sets-1. One sample is the time of one call.
 
-    hot: each sample comes after a call that does not count.
+    hot: an untimed call comes before each sample.
     """
 
     ahead = 1
@@ -87,7 +89,7 @@ class Calls:
         self._call, self._sets, self._hot, self._clock = call, sets, hot, clock
         self._next = 0
         self.used = 0
-        """Operand sets that were run."""
+        """Number of operand sets that were run."""
 
     def __call__(self):
         if self._hot:
@@ -101,9 +103,9 @@ class Calls:
 
 
 def measure(samplers, stopping, clock=time.perf_counter):
-    """{name: samples in seconds} of a dictionary of samplers, which take turns, every other round in reverse order.
+    """{name: samples in seconds} of {name: sampler}. The samplers take turns, every other round in reverse order.
 
-    All get the same number of samples, and sample i of one was taken beside sample i of the others.
+    All get the same number of samples. Sample i of each was taken in the same round.
     """
     order = list(samplers)
     samples = {name: [] for name in order}
@@ -130,7 +132,7 @@ def measure(samplers, stopping, clock=time.perf_counter):
             continue
         if clock() - start > stopping.time_limit_s * len(order):
             break
-        if taken >= checked * 1.25:  # the intervals are looked at ever more rarely, to cost nothing
+        if taken >= checked * 1.25:  # intervals are checked ever more rarely, which costs little
             checked = taken
             if all(summarize(own).relative_ci <= stopping.relative_ci for own in samples.values()):
                 break

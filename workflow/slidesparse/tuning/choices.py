@@ -1,4 +1,4 @@
-"""Look-up of the backend that a linear runs at an M, in a file of choices.choose."""
+"""Look-up of the backend that a linear runs on at an M, in a file that `points.choose_kernels.choose` wrote."""
 
 from bisect import bisect_left
 from pathlib import Path
@@ -7,7 +7,8 @@ from slidesparse.errors import RecordError
 from slidesparse.files import read_json, sha256_file, within
 
 SCHEMA = 2
-"""Version of the file and of how kernels are chosen; raised when one of them changes, so that it is made again."""
+"""Version of the file and of how kernels are chosen. It is raised when one of them changes, so that the file is made
+again."""
 
 
 class Choices:
@@ -17,7 +18,7 @@ class Choices:
     """
 
     def __init__(self, path):
-        """Raises RecordError if the file is damaged, of another version, or made from other tables than are there."""
+        """Raises RecordError if the file is damaged, of another version, or made from other tables."""
         self._path, content = path, read_json(path, RecordError)
         try:
             if content["schema"] != SCHEMA:
@@ -43,7 +44,7 @@ class Choices:
         return sorted({name for _, name, _ in self._rows(N, K)})
 
     def at(self, N, K, M):
-        """(backend, id of the algorithm or None if its tuning table knows) of a linear at M; errors as `backends`."""
+        """(backend, algorithm id) of a linear at M; errors as `backends`. With the id None its tuning table decides."""
         rows = self._rows(N, K)
         return rows[min(bisect_left([m for m, _, _ in rows], M), len(rows) - 1)][1:]
 

@@ -1,8 +1,9 @@
 """Search for the fastest algorithm of a backend per (N, K, M, output).
 
-All algorithms get the same effort: every one is checked against a reference product; those that are not hopelessly
-slow take turns in giving few samples, the better ones more, until few are left. Those, the library's default and what
-its own search finds are then measured afresh in another order, and that is what is reported.
+All algorithms get the same effort. Each one is checked against a reference product. The right ones take turns in giving
+samples. In every round the slow ones drop out and the others give more samples, until few are left. These finalists,
+the library's default and the algorithm that its own search finds are then measured again, in another order. Only these
+times are reported.
 """
 
 import math
@@ -15,14 +16,16 @@ TOP = 3
 FINALISTS = 6
 SLOW = 1.5
 SAMPLES = 3
-"""Successive halving: all give `SAMPLES` samples; what takes `SLOW` times as long as the fastest is out, and so is what
-is not in the best third, which gives twice as many; and so on down to the finalists."""
+"""Successive halving: all algorithms give SAMPLES samples. Those that take SLOW times as long as the fastest drop
+out. So do all that are not in the fastest third. The others give twice as many samples, and so on, until FINALISTS
+are left."""
 
 
 def search(backend, products, stopping):
-    """Search a backend over products (products.Product); returns the table as a dictionary.
+    """Search a backend over products (kernel.products.Product); returns the table as a dictionary.
 
-    A wrong algorithm is excluded and named in the table. Raises MeasurementError if none is right of a linear at any M.
+    A wrong algorithm is excluded and named in the table. Raises MeasurementError if a linear has no right algorithm at
+    any M.
     """
     entries = [_entry(product, stopping) for product in products]
     for linear, output in dict.fromkeys((entry["linear"], entry["output"]) for entry in entries):
@@ -94,7 +97,7 @@ def _halved(product, ids):
 
 
 def best_of_few(product):
-    """Id of the fastest right algorithm of a product without a table, or the default where there are many."""
+    """Id of the fastest right algorithm of a product without a table, or the default if there are many algorithms."""
     listed = product.algorithms()
     if len(listed) > FINALISTS:
         return listed[0].id
@@ -106,7 +109,7 @@ def best_of_few(product):
 
 
 def name_of(product, algorithm):
-    """What is known of an algorithm that no table names: the library's default, or one of few."""
+    """Name of an algorithm that no table names: as the backend lists it, or the library's default."""
     listed = {known.id: known.name for known in product.algorithms()}
     return listed.get(algorithm, "the library's default")
 

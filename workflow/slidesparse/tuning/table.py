@@ -1,4 +1,4 @@
-"""The table of what a search found: as CSV, and looked up at run time."""
+"""A tuning table, the result of a search: as CSV, and look-up at run time."""
 
 import csv
 import io
@@ -45,7 +45,7 @@ def to_csv(table):
 class Table:
     """Look-up at run time: exact M, else the next larger one with right algorithms, else the library's default (None).
 
-    quantize_lift: tables for operators.launches.use, of the kernel that makes the backend's operands on a GPU.
+    quantize_lift: tables for operators.launches.use, of the kernel that makes the backend's activations on a GPU.
     """
 
     def __init__(self, table):
@@ -74,7 +74,7 @@ class Table:
         return table
 
     def entry(self, N, K_slid, M, output):
-        """The row that serves M, or None if the shape was not tuned at M or above."""
+        """The entry that serves M, or None if the shape was not tuned at M or above."""
         rows = self._by_shape.get((N, K_slid, output), [])
         at = bisect_left([m for m, _ in rows], M)
         return rows[at][1] if at < len(rows) else None
@@ -84,7 +84,7 @@ class Table:
         return next(self.algorithms(backend, operand, M, output), None)
 
     def algorithms(self, backend, operand, M, output):
-        """Ids of those that can do the product at M with no more workspace than they were tuned with, best first."""
+        """Ids, best first, of algorithms that need no more workspace for the product at M than they were tuned with."""
         entry = self.entry(operand.N, operand.K, M, output)
         for algorithm in entry["top"] if entry else []:
             with suppress(MeasurementError):

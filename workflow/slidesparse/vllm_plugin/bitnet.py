@@ -2,9 +2,9 @@
 
 Source: arXiv 2504.12285 (BitNet b1.58 2B4T), section 2; checkpoint names as in transformers' BitNetForCausalLM.
 
-With the quantisation method `slidesparse` a block is its four products and what `operators.fused` does between them:
-activations exist as codes, accumulators and the residual only. Otherwise, for vLLM's own methods, it is spelled out in
-modules (`forward`), and vLLM compiles it.
+With the quantisation method `slidesparse` a block is its four products and the operators of `operators.fused` between
+them. Activations then exist only as codes, as accumulators and as the residual. With vLLM's own methods a block runs
+module by module (`forward`), and vLLM compiles it.
 """
 
 from itertools import pairwise
@@ -56,7 +56,7 @@ class BitNetAttention(LlamaAttention):
         return self.o_proj.quant_method.multiply(*codes)
 
     def _cache(self):
-        """(keys, values, slots) where the attention backend leaves it to others to fill its cache, else None."""
+        """(keys, values, slots) if the attention backend leaves it to others to fill its cache, else None."""
         slots = get_forward_context().slot_mapping
         slots = slots.get(self.attn.layer_name) if isinstance(slots, dict) else None
         cache = self.attn.kv_cache
@@ -101,7 +101,7 @@ class BitNetMLP(nn.Module):
 
 
 class BitNetDecoderLayer(nn.Module):
-    """One block: norm, attention, norm, MLP, with the residual carried beside the hidden states."""
+    """One block: norm, attention, norm, MLP. The residual is a tensor of its own."""
 
     def __init__(self, vllm_config: VllmConfig, prefix: str = ""):
         super().__init__()
@@ -142,7 +142,7 @@ class BitNetDecoderLayer(nn.Module):
 
 
 class BitNetModel(LlamaModel):
-    """Embedding, blocks and final norm; as LlamaModel it is one that vLLM compiles."""
+    """Embedding, blocks and final norm. As a LlamaModel it can be compiled by vLLM."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "", layer_type=BitNetDecoderLayer):
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=layer_type)

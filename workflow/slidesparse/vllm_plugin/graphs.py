@@ -1,8 +1,8 @@
-"""CUDA graphs in vLLM's model runner V2: how every step ran, and graphs of exactly the steps that are measured.
+"""CUDA graphs in vLLM's model runner V2: a record of how every step ran, and graphs of exactly the measured steps.
 
-vLLM captures a size with as many sequences as fit, and runs without a graph above its largest one without a word. Here
-every engine writes down how its steps ran; and one with `additional_config={"slidesparse": {"graphs": [[tokens,
-sequences], …]}}` captures these steps, each with its own number of sequences, and nothing else.
+vLLM captures a size with as many sequences as fit. Above its largest size it runs without a graph and does not say so.
+Here every engine records how its steps ran. An engine with `additional_config={"slidesparse": {"graphs": [[tokens,
+sequences], …]}}` captures these steps only, each with its own number of sequences.
 """
 
 from vllm.config import CUDAGraphMode
@@ -11,7 +11,7 @@ from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, ModelCu
 
 
 class RecordedGraphs(ModelCudaGraphManager):
-    """`dispatched` lists the mode of every step, cleared by whoever reads it."""
+    """`dispatched` lists the mode of every step, until a reader clears it."""
 
     def __init__(self, *arguments, **keywords):
         self.dispatched = []
@@ -43,5 +43,5 @@ class RecordedGraphs(ModelCudaGraphManager):
 
 
 def install():
-    """Let the engines that are made in this process from now on record, and capture what is planned."""
+    """Make the engines of this process, from now on, record their steps and capture what is planned."""
     model_runner.ModelCudaGraphManager = RecordedGraphs

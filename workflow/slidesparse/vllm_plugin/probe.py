@@ -1,4 +1,4 @@
-"""What a measurement asks of the process in which an engine's model runs: calls of vLLM's worker."""
+"""What a measurement calls in the process in which an engine's model runs, through vLLM's worker."""
 
 import torch
 
@@ -6,7 +6,7 @@ from slidesparse import vllm_plugin
 from slidesparse.timing import breakdown
 from slidesparse.vllm_plugin import scheduler
 
-vllm_plugin.register()  # in a process of the engine's own, where the package is not installed but on the path
+vllm_plugin.register()  # for an engine's own process, where the package is on the path but not installed
 if torch.cuda.is_available():
     from slidesparse.vllm_plugin import graphs
 
@@ -17,11 +17,11 @@ class Probe:
     """Extension of vLLM's worker (engine argument `worker_extension_cls`); the scheduler lives in its process."""
 
     def slidesparse_limit(self, tokens, sequences):
-        """Lower the budget of a step; with 0 and 0 nothing runs until it is raised again."""
+        """Set the budget of a step. With 0 and 0 nothing runs until it is set again."""
         self._slidesparse_scheduler().limit(tokens, sequences)
 
     def slidesparse_taken(self):
-        """([[tokens, sequences] of every step since the last call], [CUDA graph mode of every step]; none on a CPU)."""
+        """([[tokens, sequences]] of the steps since the last call, [CUDA graph mode] of each; no modes on a CPU)."""
         recorded, modes = self._slidesparse_scheduler().steps, self._slidesparse_modes()
         taken = [list(step[:2]) for step in recorded], list(modes)
         recorded.clear()
@@ -35,10 +35,11 @@ class Probe:
         return getattr(getattr(self.model_runner, "cudagraph_manager", None), "dispatched", [])
 
     def slidesparse_profile(self, begin):
-        """Start to record what the GPU does, or end it and return {steps, launches, gpu_ns, kernels}.
+        """Start to record what the GPU does, or stop and return {steps, launches, gpu_ns, kernels}.
 
-        gpu_ns: nanoseconds in which at least one kernel ran. kernels: [[name, count, nanoseconds]], those in which
-        several ran counted once. Steps that are in flight are waited for, at the beginning and at the end.
+        gpu_ns: nanoseconds in which at least one kernel ran.
+        kernels: [[name, count, nanoseconds]]. Time in which several ran is counted once.
+        Both calls wait for the steps in flight.
         """
         torch.cuda.synchronize()
         if begin:
@@ -55,7 +56,7 @@ class Probe:
         return {"steps": steps} | breakdown.attributed([(e.start_ns(), e.duration_ns(), e.name()) for e in ran])
 
     def slidesparse_state(self):
-        """{clock_mhz: mean of the multiprocessors over a fifth of a millisecond, peak_memory_bytes}; none on a CPU."""
+        """{clock_mhz: mean of the multiprocessors over a fifth of a millisecond, peak_memory_bytes}; empty on a CPU."""
         if not torch.cuda.is_available():
             return {}
         from slidesparse.timing.cuda_tools import Wait
@@ -70,7 +71,10 @@ class Probe:
         }
 
     def slidesparse_model(self, M):
-        """What runs at M: {linears: {name: choice}, weight_bytes, graph_sizes}; linears of the first block, if ours."""
+        """What runs at M: {linears: {name: choice}, weight_bytes, graph_sizes}.
+
+        Only our own engines have linears here, those of the first block.
+        """
         model = self.model_runner.get_model()
         linears, stored = {}, sum(weight.nbytes for weight in model.parameters())
         for name, module in model.named_modules():

@@ -1,8 +1,10 @@
-"""The quantisation method `slidesparse`: W8A8 linears of dense and slid checkpoints on the backend that was asked for,
-or with `auto` each on the one that was chosen for its shape and M.
+"""The quantisation method `slidesparse`: W8A8 linears of dense and slid checkpoints on our GEMM backends.
 
-A slid checkpoint (its quantization_config has a block `slidesparse`) always uses it; a dense compressed-tensors one
-uses it when the engine is given `quantization="slidesparse"`, and vLLM's own path otherwise.
+All linears run on the backend that was asked for. With `auto` each runs on the one that was chosen for its shape and M.
+
+A slid checkpoint has a block `slidesparse` in its quantization_config and always uses this method. A dense
+compressed-tensors checkpoint uses it if the engine is given `quantization="slidesparse"`. Otherwise it uses vLLM's own
+path.
 """
 
 import torch
@@ -88,7 +90,7 @@ class SlideSparseConfig(QuantizationConfig):
         return SlideSparseLinearMethod(self.dtype, self.pattern, *self._running)
 
     def _kernels(self, backend, table):
-        """({name: Kernel} of what linears run, the Choices among them or None)."""
+        """({name: Kernel} that linears run on, Choices among them or None)."""
         if backend != "auto":
             return {backend: Kernel(backend, table, self.dtype, self.pattern)}, None
         choices = Choices(table)
@@ -97,10 +99,11 @@ class SlideSparseConfig(QuantizationConfig):
 
 
 class Kernel:
-    """A GEMM backend as a checkpoint of `dtype` and the pattern `stored` meets it, and its tuning table (path or None).
+    """A GEMM backend for a checkpoint of type `dtype` and pattern `stored`, and its tuning table (path or None).
 
-    pattern: the window order of the codes that it multiplies. epilogue: whether products leave with both scales
-    applied. Raises ConfigurationError if the backend cannot run the checkpoint.
+    pattern: the window order of the codes that it multiplies.
+    epilogue: whether its products have both scales applied.
+    Raises ConfigurationError if the backend cannot run the checkpoint.
     """
 
     def __init__(self, backend, table, dtype, stored):
@@ -120,7 +123,7 @@ class Kernel:
 
 
 class SlideSparseLinearMethod(LinearMethodBase):
-    """The product of a linear, codes in and accumulators out; what stands between products is the model's.
+    """The product of a linear: codes in, accumulators out. The model class does everything between products.
 
     kernels: {backend: Kernel}. choices: Choices among them, or None if there is only one.
     """
@@ -162,12 +165,12 @@ class SlideSparseLinearMethod(LinearMethodBase):
         layer.register_parameter("weight", None)
 
     def _dense(self, codes):
-        """The stored codes [N, K'] without their windows [N, K]."""
+        """The stored codes [N, K'] without windows, as [N, K]."""
         return slide.unslide(codes.view(torch.int8).cpu(), self._stored, self._K).view(codes.dtype).to(codes.device)
 
     @property
     def bytes(self):
-        """What the weight takes in memory, for all backends that may run it."""
+        """Bytes of the weight in memory, in the forms of all backends that may run it."""
         return sum(operand.bytes for operand in self._operands.values())
 
     def pattern(self, M):
@@ -175,12 +178,12 @@ class SlideSparseLinearMethod(LinearMethodBase):
         return self._run(M)[0].pattern
 
     def choice(self, M):
-        """What runs at M: {"backend", "algorithm" (id, or None for the library's default), "tuned" (not that)}."""
+        """What runs at M: {"backend", "algorithm" (id, or None for the library's default), "tuned" (has an id)}."""
         kernel, _, algorithm = self._run(M)
         return {"backend": kernel.backend.name, "algorithm": algorithm, "tuned": algorithm is not None}
 
     def multiply(self, codes, token_scale):
-        """codes [M, K'] and scales [M] -> product [M, N], token_scale, weight_scale, as `kernels.fused` takes them.
+        """codes [M, K'] and scales [M] -> (product [M, N], token_scale, weight_scale), arguments of `operators.fused`.
 
         The codes are in the window order `pattern(M)`. The scales are None if they were applied to the product.
         """

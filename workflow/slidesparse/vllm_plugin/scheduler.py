@@ -1,4 +1,4 @@
-"""vLLM schedulers that write down what every step carried, so that a point can say what was measured."""
+"""vLLM schedulers that record what every step carried, so that a point can say what was measured."""
 
 from typing import NamedTuple
 from weakref import WeakSet
@@ -10,7 +10,7 @@ _made = WeakSet()
 
 
 def of(vllm_config):
-    """The scheduler of this process that was made with a VllmConfig."""
+    """The scheduler of this process that was made with `vllm_config`."""
     return next(scheduler for scheduler in _made if scheduler.vllm_config is vllm_config)
 
 
@@ -23,7 +23,7 @@ class Step(NamedTuple):
 
 
 class _Recording:
-    """A scheduler with a `steps` list of `Step`, cleared by whoever reads it."""
+    """A scheduler with a `steps` list of `Step`, until a reader clears it."""
 
     def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)
@@ -43,7 +43,7 @@ class _Recording:
         return output
 
     def limit(self, tokens, sequences):
-        """Lower the budget of a step to `tokens` scheduled tokens and `sequences` running requests."""
+        """Set the budget of a step: `tokens` scheduled tokens and `sequences` running requests."""
         self.max_num_scheduled_tokens = tokens
         if hasattr(self, "max_num_active_reqs"):
             self.max_num_active_reqs = sequences

@@ -1,4 +1,7 @@
-"""Who measures where: one measurement a GPU, and the host shared or not. Locks are files that the kernel frees."""
+"""Locks for measurements: one measurement on a GPU at a time, and the host alone or shared.
+
+They are flocks on files, which the kernel frees whatever ends the process.
+"""
 
 import fcntl
 import os
@@ -11,16 +14,18 @@ from slidesparse.worker import resident
 WAITING = "another program of this user is measuring on this device: waiting until it has finished its point"
 
 PAUSE_S = 0.1
-"""Seconds between two looks at GPUs that are all taken."""
+"""Seconds between two attempts while all GPUs are taken."""
 
 
 @contextmanager
 def taken(devices, owner=None, seat=None, share_host=False):
-    """Hold one of the `devices` of this machine, [Hardware], alone, until the block ends; wait for it if need be.
+    """Hold one device of this machine with the hardware key `hardware_key` alone, until the block ends. Waits for it.
 
-    A GPU is then the only one in CUDA_VISIBLE_DEVICES, so that this process and what it starts see no other.
-    owner, seat: who has taken a GPU before returns to it, where a resident worker may still hold what is needed.
-    share_host: whether others may measure, or convert, on this host meanwhile; on a CPU never.
+    A GPU is then the only one in CUDA_VISIBLE_DEVICES. So this process and what it starts see no other.
+    owner, seat: who takes the device. They get the GPU that they had before, where a resident worker may still be
+    useful.
+    share_host: whether others may measure, or convert, on this host meanwhile. On a CPU they never may.
+    Raises HardwareError naming both machines if no device has this key.
     """
     with ExitStack() as stack:
         if devices[0].gpu:
@@ -32,7 +37,7 @@ def taken(devices, owner=None, seat=None, share_host=False):
 
 @contextmanager
 def host(shared):
-    """Hold this host, alone or beside others that share it, until the block ends."""
+    """Hold this host until the block ends, alone or together with others that share it."""
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     with _open("host") as stream:
         try:
@@ -44,7 +49,7 @@ def host(shared):
 
 
 def _free(devices, name, stack):
-    """The first of the GPUs that is free, locked: one that `name` had before, else one that nobody has had."""
+    """A free GPU, locked: the first one in the order of `_order`. Waits until one is free."""
     locks = [(stack.enter_context(_open(f"gpu-{device.uuid}")), device) for device in devices]
     told = False
     while True:
@@ -60,7 +65,7 @@ def _free(devices, name, stack):
 
 
 def _order(stream, name):
-    """0 for a GPU that `name` had last, 1 for one that another owner had, or nobody, 2 for another seat's."""
+    """0 if `name` had the GPU last, 2 if another seat of the same owner had it, 1 if another owner or nobody had it."""
     stream.seek(0)
     last = stream.read()
     return 0 if last == name else 2 if last.partition(" ")[0] == name.partition(" ")[0] else 1

@@ -1,6 +1,6 @@
 """What the resident workers serve: requests of the kernel stage, and of the engine stages prefill and decode.
 
-Light to import; the libraries are imported by the first request, after `prepare_environment`.
+It is light to import. The first request imports the libraries, after `prepare_environment`.
 """
 
 import os
@@ -21,7 +21,7 @@ _process = {"sparse": False}
 
 
 def kernel(request):
-    """A tuning table or the results of a kernel point, whichever `stage` asks for."""
+    """A tuning table if `stage` is tune, else the results of a kernel point."""
     from slidesparse.kernel import point
 
     search = request["stage"] == "tune"
@@ -40,11 +40,12 @@ def engine(request):
 
 
 def _keep_apart(sparse, search=False):
-    """Raise resident.Replace if what is asked for is dense, and sparse products have run on a GPU in this process.
+    """Raise resident.Replace if a dense measurement is asked for after sparse products ran on a GPU in this process.
 
-    Once one has, products at a GPU's power limit take up to 4 % longer there, and on some GPUs the clock is lower, for
-    dense products, too: a dense figure would depend on what was measured before it. Sparse ones have that wherever they
-    run, and so have dense ones that take turns with them. A search only compares algorithms with each other.
+    After sparse products, products at a GPU's power limit take up to 4 % longer in the same process. On some GPUs the
+    clock is lower. This holds for dense products, too, so a dense figure would depend on what was measured before it.
+    Sparse products have this cost in any process. So have dense ones that take turns with them. A search only compares
+    algorithms with each other.
     """
     import torch
 

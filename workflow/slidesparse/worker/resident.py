@@ -3,12 +3,12 @@
     client (ask) ──unix socket──> worker     imports torch or vLLM, runs the handler, one request at a time
                                   guard      its parent: when worker or owner ends, no process and no socket is left
 
-It is a cache and nothing more: it writes no file but its log, and `here` gives the same result without it.
+It is only a cache. It writes no file but its log, and `here` gives the same result without it.
 
-A *handler*, named `module:function`, takes the request (a dict) and returns a result that JSON can carry.
-Importing its module must be cheap; torch and the like are imported by the function, after the module's optional
-`prepare_environment()` has set what libraries take from the environment. The module's optional `close()` is called
-when the process ends in good order. A handler that needs a new process raises `Replace`.
+A *handler*, named `module:function`, takes the request (a dict) and returns a result that JSON can carry. Importing its
+module must be cheap, so the function itself imports torch and the like. Before that, the module's optional
+`prepare_environment()` sets the environment variables that libraries read. Its optional `close()` is called when the
+process ends in good order. A handler that needs a new process raises `Replace`.
 """
 
 import argparse
@@ -37,12 +37,12 @@ from slidesparse.errors import MeasurementError, SlideSparseError
 from slidesparse.files import digest
 from slidesparse.program import start_time, wait_for_end
 
-# What a worker keeps of the caller's environment, beside XDG_* and HF_*: devices, where things lie, how to get them.
+# Variables that a worker keeps of the caller's environment, with XDG_* and HF_*: devices, paths, proxies.
 KEPT = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR"}
 KEPT |= {"HOME", "USER", "LOGNAME", "LANG", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE"}
 
-GRACE_SECONDS = 2  # after a time limit, for the worker to write where it was stuck into its log
-PATIENCE_SECONDS = 60  # for the rest of a message that has begun, and for a worker that has no more to do to end
+GRACE_SECONDS = 2  # after a time limit, in which the worker logs where it was stuck
+PATIENCE_SECONDS = 60  # for the rest of a message, and for a worker to close
 CLOSING = contextlib.ExitStack()  # the close() of the handlers in use
 
 
@@ -51,15 +51,16 @@ class Replace(SlideSparseError):
 
 
 def ask(kind, request, owner, *, idle, log, timeout=None):
-    """Return what handler `kind` answers to `request`, a dict, from the resident worker, started if there is none.
+    """Return what handler `kind` of the resident worker answers to `request`, a dict. Starts a worker if there is none.
 
-    There is one worker for each owner, request["worker"] (which names the device) and CUDA_VISIBLE_DEVICES; a request
+    There is one worker for each owner, request["worker"] (which names the device) and CUDA_VISIBLE_DEVICES. A request
     with another kind, interpreter, working directory or environment replaces it.
-    owner: pid with whose end the worker ends, and this call (exit status 1); None: this process.
-    idle: seconds without a request after which a worker ends.  log: the file of a worker that this call starts.
-    timeout: seconds the handler may take, waiting for earlier requests not counted; None: no limit.
-    Errors: the handler's SlideSparseError in its own class; MeasurementError when the handler failed otherwise, took
-    too long, or was lost with its worker after the request had been accepted.
+    owner: pid of a process. When it ends, the worker and this call end, too (exit status 1). None: this process.
+    idle: seconds without a request after which a worker ends.
+    log: the log file of a worker that this call starts.
+    timeout: seconds that the handler may take, without the wait for earlier requests. None: no limit.
+    Errors: the handler's SlideSparseError keeps its class. All other failures are a MeasurementError: the handler
+    failed, took too long, or was lost with its worker after it had accepted the request.
     """
     owner, environment, log = owner or os.getpid(), _environment(), os.path.abspath(log)
     started, devices = start_time(owner), environment.get("CUDA_VISIBLE_DEVICES")
@@ -73,7 +74,7 @@ def ask(kind, request, owner, *, idle, log, timeout=None):
             try:
                 connection.sendall(message)
                 reply = _receive(connection)
-            except OSError:  # it ended before it accepted the request, which is the same as none
+            except OSError:  # the worker ended before it accepted the request, as if there were none
                 if not fresh:
                     continue
                 reply = _failure(f"the resident worker for {request['worker']} does not start; see its log {log}")
@@ -89,7 +90,7 @@ def ask(kind, request, owner, *, idle, log, timeout=None):
 def here(kind, request):
     """Return what handler `kind` answers to `request`, computed in this process as if it were a new worker.
 
-    It leaves the worker's environment in os.environ, so it must come before the imports that read it, and only once.
+    It leaves the worker's environment in os.environ. So call it once, before the imports that read the environment.
     """
     environment = _environment()
     os.environ.clear()
@@ -99,31 +100,31 @@ def here(kind, request):
 
 
 def _environment():
-    """The environment of every worker: it finds the package that the client runs, and no module by being here."""
+    """The environment of every worker. It finds the client's package, and no module of the working directory."""
     kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(("XDG_", "HF_"))}
     path = [str(Path(__file__).resolve().parents[2]), *filter(None, [kept.get("PYTHONPATH")])]
     return kept | {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def user_directory():
-    """The directory of this host's sockets and locks, which is this user's alone."""
+    """The directory for sockets and locks on this host, which belongs to this user alone."""
     directory = Path(tempfile.gettempdir(), f"slidesparse-{os.getuid()}")
-    with contextlib.suppress(KeyError, OSError):  # on cluster nodes it is often set and not there
+    with contextlib.suppress(KeyError, OSError):  # on cluster nodes it is often set, without the directory
         if os.stat(os.environ["XDG_RUNTIME_DIR"]).st_uid == os.getuid():
             directory = Path(os.environ["XDG_RUNTIME_DIR"], "slidesparse")
     with contextlib.suppress(FileExistsError):
         directory.mkdir(mode=0o700)
     status = directory.lstat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o170077 != 0o040000:  # a directory, and nothing for others
+    if status.st_uid != os.getuid() or status.st_mode & 0o170077 != 0o040000:  # a directory without rights for others
         raise MeasurementError(f"{directory} must be a directory of user {os.getuid()} with mode 0700; remove it")
     return directory
 
 
 def _connect(name, options, environment):
-    """Return a connection to the worker behind socket `name`, and whether it was started for that.
+    """Return a connection to the worker behind socket `name`, and whether the worker was started for it.
 
-    Under a lock, so that there is one worker whoever comes at the same time. The client listens for the worker that
-    it starts and hands it the socket as standard input, so a socket refuses only when its worker is dead; who comes
+    A lock makes sure that clients which come at the same time start one worker. The client listens on the socket and
+    hands it to its new worker as standard input. So a socket refuses only when its worker is dead. A client that comes
     while a worker is ending waits until it has given back the device (see `end`).
     """
     directory, connection, fresh = user_directory(), socket.socket(socket.AF_UNIX), False
@@ -140,14 +141,14 @@ def _connect(name, options, environment):
             listener = stack.enter_context(socket.socket(socket.AF_UNIX))
             listener.bind(address)
             listener.listen(128)
-            connection.connect(address)  # first, so that no worker is idle before it is asked
+            connection.connect(address)  # before the start, so that no worker is idle before it is asked
             _start(listener, options | {"socket": directory / name}, environment)
     _check_peer(connection)
     return connection, fresh
 
 
 def _start(listener, options, environment):
-    """Start a worker on `listener`, in a session of its own and with nothing of ours open."""
+    """Start a worker on `listener`, in its own session and without our open files."""
     command = [sys.executable, "-m", __name__, *(f"--{option}={value}" for option, value in options.items())]
     Path(options["log"]).parent.mkdir(parents=True, exist_ok=True)
     with open(options["log"], "ab") as log:
@@ -157,7 +158,7 @@ def _start(listener, options, environment):
 
 
 def _ended(pid, started):
-    """Whether the process `pid` that began at `started` has ended; without pidfd, a zombie has not."""
+    """Whether the process `pid` that began at `started` has ended. Without pidfd, a zombie counts as running."""
     with contextlib.suppress(AttributeError, OSError), os.fdopen(os.pidfd_open(pid)) as end:
         if select.select([end], [], [], 0)[0]:
             return True
@@ -188,7 +189,7 @@ def _result(reply):
 
 
 def _encode(message):
-    """A message on the wire: its length and that much JSON."""
+    """A message on the wire: its length, then its JSON."""
     data = json.dumps(message).encode()
     return struct.pack(">Q", len(data)) + data
 
@@ -212,7 +213,7 @@ def _check_peer(connection):
 
 @functools.cache
 def _load(kind):
-    """Return the function of handler `kind`, its environment prepared."""
+    """Prepare the environment of handler `kind` and return its function."""
     name, _, function = kind.partition(":")
     module = importlib.import_module(name)
     getattr(module, "prepare_environment", lambda: None)()
@@ -262,10 +263,10 @@ def _serve(listener, arguments):
 def main():
     """Guard a worker whose listening socket is standard input.
 
-    The guard forks the worker and waits, so that a worker that is killed, or stuck in foreign code, leaves neither its
-    children nor its socket nor itself behind. If the guard is killed, the kernel does it: the session has a terminal,
-    and the end of such a session's leader hangs up its group. (A death signal, PR_SET_PDEATHSIG, would not reach the
-    worker's children.) A child that moves to a process group or session of its own must look after itself.
+    The guard forks the worker and waits. If the worker is killed or stuck in foreign code, the guard ends it and its
+    children and removes its socket. If the guard is killed, the kernel ends them: the session has a terminal, and the
+    end of its leader hangs up its group. A death signal (PR_SET_PDEATHSIG) would not reach the worker's children. A
+    child that moves to a process group or session of its own must look after itself.
     """
     parser = argparse.ArgumentParser(description="Serve requests on standard input, a listening socket (see ask).")
     for option in ("kind", "owner", "idle", "socket", "log", "identity"):
@@ -285,7 +286,7 @@ def main():
         return
 
     def end(*_):
-        Path(arguments.socket).unlink(missing_ok=True)  # the guard listens too, so nobody has replaced it before
+        Path(arguments.socket).unlink(missing_ok=True)  # the guard listens, too, so no client has replaced it yet
         os.killpg(0, signal.SIGKILL)
 
     signal.signal(signal.SIGTERM, end)

@@ -1,1 +1,1 @@
-"""What a report is made of -> Markdown, HTML, CSV and figures, in any language."""
+"""The model of a report, and its files in any language: Markdown, HTML, CSVs and figures."""

@@ -1,7 +1,7 @@
 """Panels -> SVG and PNG with matplotlib, which is imported only when something must be drawn.
 
-Colours are those of Okabe and Ito, which colour-blind people can tell apart; lines also differ in marker and dash, so
-that a grey print can be read. The same panels give the same bytes: no dates, a fixed salt, text as text.
+The colours are those of Okabe and Ito, which colour-blind people can tell apart. Lines also differ in marker and dash,
+for prints in grey. The same panels give the same bytes: no dates, a fixed salt, text as text.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from slidesparse.files import cache_directory, read_text, sha256_file, write_atomic
 
 INK = "#1b1f24"
-"""Colour of text, which becomes the page's own where a figure stands inside one."""
+"""Colour of text. In a figure inside a page, the page's own colour replaces it."""
 COLOURS = (
     INK,
     "#0072B2",
@@ -47,15 +47,15 @@ DASHES = (
     (0, (4, 2, 1, 2)),
 )
 SIZE = (4.6, 3.1)
-"""Inches of a panel."""
+"""Width and height of a panel in inches."""
 DPI = 110
 HEAT = "PuOr"
 TICKS = 12
-"""Values of M that an axis names at most."""
+"""Most values of M that an axis names."""
 
 
 def key_of(figure):
-    """What decides the bytes of a figure: its panels, this program, and matplotlib's version."""
+    """A digest of all that decides the bytes of a figure: its panels, this module, and matplotlib's version."""
     from importlib.metadata import version
 
     source = inspect.getsource(sys.modules[__name__])
@@ -64,10 +64,10 @@ def key_of(figure):
 
 
 def drawn(figure, path):
-    """The SVG of a figure, drawn at `path` (.svg) with its .png beside it, unless both are there as drawn before.
+    """The SVG of a figure, drawn at `path` (.svg) with its .png beside it, unless this user drew the same before.
 
-    What was drawn is noted in the user's cache, by the sha256 of the bytes: a file in a folder of results may be
-    somebody else's, and a script in it would run in the page. Without the note the figure is drawn again.
+    The user's cache has the sha256 of the drawn bytes. A file without such an entry is drawn again: it may be somebody
+    else's, and a script in it would run in the page.
     """
     key, svg, png = key_of(figure), Path(path), Path(path).with_suffix(".png")
     note = cache_directory() / "figures" / hashlib.sha256(f"{key} {svg.stem}".encode()).hexdigest()
@@ -75,7 +75,7 @@ def drawn(figure, path):
         if note.read_text() == _sums(svg, png):
             return read_text(svg)
     draw(figure.panels, svg, key)
-    with suppress(OSError):  # a full or read-only disk costs a second drawing, no more
+    with suppress(OSError):  # on a full or read-only disk it is only drawn again
         write_atomic(note, _sums(svg, png))
     return read_text(svg)
 
@@ -85,13 +85,13 @@ def _sums(*paths):
 
 
 def draw(panels, path, key):
-    """Draw panels beside and below each other; write `path` (.svg) and the .png beside it, the SVG last."""
+    """Draw panels in a grid; write the .png beside `path`, then `path` (.svg)."""
     import matplotlib
     from matplotlib.figure import Figure
 
     settings = {
         "svg.fonttype": "none",
-        "text.parse_math": False,  # a name with $ is no formula
+        "text.parse_math": False,  # a $ in a name begins no formula
         "svg.hashsalt": Path(path).stem,
         "font.size": 8,
         "font.family": "DejaVu Sans",
@@ -143,7 +143,7 @@ def draw(panels, path, key):
 
 
 def panel_foot(panel):
-    """Inches below a panel for its ticks and label."""
+    """Inches that a panel needs below it for ticks and label."""
     if panel["kind"] == "heat":
         return 0.36
     turned = panel["kind"] == "bars" or panel.get("turn")
@@ -169,7 +169,7 @@ def legend(figure, panels, height):
 
 
 def style(colour, form=0):
-    """Look of a series; others of its colour differ in form, and their markers are hollow."""
+    """Line style of a series. Series of one colour differ in `form`; all but the first have hollow markers."""
     i = colour + 5 * form
     return {
         "color": COLOURS[colour % len(COLOURS)],
@@ -180,12 +180,12 @@ def style(colour, form=0):
 
 
 def short(M):
-    """16k for 16384."""
+    """A short text for M: 16k for 16384."""
     return f"{M // 1024}k" if M >= 1024 and M % 1024 == 0 else str(M)
 
 
 def lines(axis, panel):
-    """Series over M, each with its band of noise and its bound."""
+    """Draw series over M, each with its confidence band and its bound."""
     ticks = sorted({x for series in panel["series"] for x in series["x"]})
     for series in panel["series"]:
         look = style(*series["style"])
@@ -213,7 +213,7 @@ def lines(axis, panel):
 
 
 def points(axis, panel):
-    """Roofline: what was reached over operations per byte, both logarithmic, with the roof where it is known."""
+    """Draw a roofline: operations/s over operations per byte, both logarithmic, and the roof if it is known."""
     for series in panel["series"]:
         look = style(*series["style"])
         axis.plot(
@@ -239,7 +239,7 @@ def points(axis, panel):
 
 
 def heat(axis, panel):
-    """Ratio of every N x K (rows) and M (columns); white is 1."""
+    """Draw the ratio for every N x K (rows) and M (columns); white is 1."""
     from matplotlib.colors import LogNorm
 
     top = panel["top"]
@@ -262,7 +262,7 @@ def heat(axis, panel):
 
 
 def bars(axis, panel):
-    """Stacked parts of one bar each."""
+    """Draw bars of stacked parts."""
     bottom = [0.0] * len(panel["labels"])
     hatches = ("", "//", "..", "xx", "\\\\")
     for i, (part, values) in enumerate(panel["parts"].items()):
@@ -281,7 +281,7 @@ def bars(axis, panel):
 
 
 def grouped_bars(axis, panel):
-    """Bars of several series side by side."""
+    """Draw bars of several series side by side."""
     count = len(panel["series"])
     for i, series in enumerate(panel["series"]):
         at = [k + (i - (count - 1) / 2) * 0.8 / count for k in range(len(panel["labels"]))]

@@ -1,4 +1,4 @@
-"""What a report is made of, before it has a language or a form: sections of sentences, tables and figures."""
+"""The model of a report, without language or format: sections with sentences, tables and figures."""
 
 import hashlib
 import re
@@ -13,7 +13,7 @@ PLACES = [Decimal(1).scaleb(-digits) for digits in range(10)]
 
 
 class Text(NamedTuple):
-    """A sentence to be said in some language: its English form with {names}, and what they stand for."""
+    """A sentence that can be translated: its English form with {names}, and the values of the names."""
 
     english: str
     values: dict
@@ -23,25 +23,25 @@ class Text(NamedTuple):
 
 
 def say(english, **values):
-    """A sentence that a catalogue translates; values may be sentences themselves."""
+    """A sentence that a catalogue translates. Its values may be sentences, too."""
     return Text(english, values)
 
 
 class Number(str):
-    """A number as it is printed, which remembers its `value` for sorting and for CSV files."""
+    """A printed number that keeps its `value` for sorting and for CSV files."""
 
     value = None
 
 
 def number(text, value):
-    """`text`, remembering `value`."""
+    """`text` as a Number that keeps `value`."""
     shown = Number(text)
     shown.value = value
     return shown
 
 
 def fixed(value, digits, thousands=False):
-    """`value` with so many decimals, halves rounded up as written; a dash for None."""
+    """`value` with this many decimals, halves rounded up in decimal; a dash for None."""
     if value is None:
         return NONE
     if abs(value) >= 1e15:
@@ -56,7 +56,7 @@ def whole(value):
 
 
 def interval(value, low, high, digits):
-    """`value (low–high)`, or the value alone where its interval is not known."""
+    """`value (low–high)`, or only the value if its interval is not known."""
     shown = fixed(value, digits)
     if value is None or low is None or high is None:
         return shown
@@ -64,25 +64,25 @@ def interval(value, low, high, digits):
 
 
 def joined(parts, mark="; "):
-    """Sentences one after the other, with a mark between them."""
+    """Sentences joined with a mark between them."""
     names = [f"part{i}" for i in range(len(parts))]
     return Text(mark.join(f"{{{name}}}" for name in names), dict(zip(names, parts, strict=True)))
 
 
 def plain(value):
-    """A cell as one line of printable text; a dash for nothing."""
+    """A cell as one line of printable text; a dash if it is empty."""
     return printable(value) if value not in (None, "") else NONE
 
 
 def file_name(name):
-    """`name`, which data may be part of, as one that a file can have without leaving its folder."""
+    """`name`, which may contain data, as a plain file name that cannot leave its folder."""
     safe = re.sub(r"[^A-Za-z0-9_.+-]", "_", name).lstrip(".")[:160]
     return safe if safe == name else f"{safe}-{hashlib.sha256(ascii(name).encode()).hexdigest()[:8]}"
 
 
 @dataclass
 class Table:
-    """name: of its CSV file, unique in a report. align: l or r for every column, r for those it does not reach."""
+    """name: of its CSV file, unique in a report. align: l or r for each column; r for columns beyond its end."""
 
     name: str
     headers: tuple
@@ -93,13 +93,13 @@ class Table:
         self.name = file_name(self.name)
 
     def side(self, column):
-        """l or r."""
+        """Alignment of a column, l or r."""
         return self.align[column] if column < len(self.align) else "r"
 
 
 @dataclass
 class Figure:
-    """name: of its SVG and PNG. panels: what slidesparse.report.drawing draws. table: the figures behind it."""
+    """name: of its SVG and PNG. panels: input of slidesparse.report.document.drawing. table: the numbers behind it."""
 
     name: str
     caption: Text
@@ -119,16 +119,14 @@ class Bullets:
 
 @dataclass
 class Section:
-    """blocks: sentences (str, Text), Bullets, Tables, Figures and Sections. folded: shut at first where that is
-    possible.
-    """
+    """blocks: sentences (str, Text), Bullets, Tables, Figures and Sections. folded: collapsed at first in HTML."""
 
     title: object
     blocks: list = field(default_factory=list)
     folded: bool = False
 
     def walk(self, kind):
-        """Every block of a kind below, in order."""
+        """All blocks of a kind below this section, in order."""
         for block in self.blocks:
             if isinstance(block, kind):
                 yield block

@@ -1,4 +1,4 @@
-"""Documents -> files: figures, CSVs of tables, Markdown and HTML; what would not change stays untouched."""
+"""Documents -> files: figures, CSVs of tables, Markdown and HTML. Files that would not change stay untouched."""
 
 from slidesparse.errors import RecordError
 from slidesparse.files import inside, is_own, leads_out, mark_own
@@ -11,8 +11,8 @@ from slidesparse.report.tables.gather import write_if_changed
 def publish(document, directory, stem, languages):
     """Write a document: `{stem}.{language}.{md,html}`, and its figures and the CSVs of its tables in `{stem}/`.
 
-    Figures are drawn here: one that lies in the folder is kept only if this user's programs drew these very bytes.
-    Raises RecordError if the folder is a link, or holds files to be replaced that this program did not make.
+    A figure that already lies in the folder is kept only if this user's programs drew exactly these bytes. Raises
+    RecordError if the folder is a link, or if it holds files to be replaced that this program did not make.
     """
     texts = {f"{table.name}.csv": to_csv(table) for table in tables(document)}
     names = {figure.name for figure in document.walk(Figure)}
@@ -29,7 +29,7 @@ def publish(document, directory, stem, languages):
 
 
 def own_folder(folder, names):
-    """The folder of a document, made if it is not there, without tables and figures that are not among `names`."""
+    """The folder of a document, made if missing; deletes tables and figures in it that are not in `names`."""
     if folder.is_symlink() or (folder.exists() and leads_out(folder.parent, folder)):
         raise RecordError(f"{folder} is a link, through which nothing is written: remove it")
     stale = [
@@ -45,11 +45,11 @@ def own_folder(folder, names):
 
 
 def tables(document):
-    """Every table of a document, those behind figures too."""
+    """All tables of a document, also those behind figures."""
     return [*document.walk(Table), *(figure.table for figure in document.walk(Figure))]
 
 
 def prefix_tables(section, prefix):
-    """Let the names of the tables of a section begin with `prefix`, so that sources do not meet in one file."""
+    """Let the names of a section's tables begin with `prefix`, so that two sources never write one file."""
     for table in section.walk(Table):
         table.name = file_name(f"{prefix}_{table.name}")

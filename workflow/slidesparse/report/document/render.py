@@ -1,4 +1,4 @@
-"""A document -> Markdown, one HTML page that needs nothing else, and the CSV of every table."""
+"""A document -> Markdown, one self-contained HTML page, and the CSV of every table."""
 
 import csv
 import hashlib
@@ -20,7 +20,7 @@ from slidesparse.report.tables.columns import cell
 TEMPLATES = Path(__file__).parent / "templates"
 NAMES = {"en": "English", "zh": "中文"}
 WRAPPED, LONG = 44, ' class="w"'
-"""Characters beyond which a cell wraps, and how."""
+"""Characters beyond which a cell wraps, and the class of a cell that does."""
 
 SHOWN_DEPTH, SHOWN_LENGTH = 3, 40
 """Deepest level and longest title of the sections that the page's navigation shows."""
@@ -28,7 +28,7 @@ SHOWN_DEPTH, SHOWN_LENGTH = 3, 40
 
 @cache
 def environment():
-    """Jinja with what the templates need; a name that they misspell is an error."""
+    """The Jinja environment of the templates. A misspelt name in a template is an error."""
     jinja = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -44,13 +44,13 @@ SPECIAL = re.compile(r"[&<>\"'`]")
 
 
 def kind(block):
-    """What a template does with a block."""
+    """The kind of a block, by which templates choose what to do."""
     kinds = {Section: "section", Table: "table", Bullets: "bullets", Figure: "figure"}
     return kinds.get(type(block), "text")
 
 
 def code(text):
-    """HTML of a text in which `this` is code."""
+    """HTML of a text; words in backquotes become code."""
     text = str(text) if str(text).isprintable() else printable(text)
     text = html.escape(text) if SPECIAL.search(text) else text
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", text) if "`" in text else text)
@@ -63,7 +63,7 @@ MARKUP = re.compile(r"[&<>`\[\]|\\]|(?<=[A-Za-z]):(?=//)|(?<=www)\.|@")
 
 
 def markdown(text):
-    """Markdown of a text in which `this` is code, on one line: what names of others hold is no markup and no link."""
+    """Markdown of a text on one line; words in backquotes become code, and data becomes neither markup nor link."""
     parts = SPAN.split(printable(text))
     parts[::2] = [MARKUP.sub(_escaped, part) for part in parts[::2]]
     parts[1::2] = [f"`{part}`" for part in parts[1::2]]
@@ -75,14 +75,14 @@ def _escaped(mark):
 
 
 def markdown_block(text):
-    """`markdown` of a text that begins a line, so that it is no heading and no list."""
+    """`markdown` of a text that begins a line, so that it becomes no heading and no list."""
     line = markdown(text)
     line = f"&#{ord(line[0])};{line[1:]}" if LINE_START.match(line) else line
     return NUMBERED.sub(lambda mark: f"{mark[1]}&#{ord(mark[2])};", line)
 
 
 def markdown_cell(value):
-    """Anything as one cell of a Markdown table."""
+    """A value as one cell of a Markdown table."""
     return markdown(plain(value)) if type(value) is not Number else str(value)
 
 
@@ -94,7 +94,7 @@ def markdown_table(table, say):
 
 
 def html_table(table, say):
-    """A table in HTML, whose columns' heads are buttons."""
+    """A table in HTML, with buttons as column heads."""
     sides = [' class="r"' if table.side(column) == "r" else "" for column in range(len(table.headers))]
     heads = [
         f'<th scope="col"{s}><button>{code(say(h))}</button></th>' for s, h in zip(sides, table.headers, strict=True)
@@ -110,7 +110,7 @@ def html_table(table, say):
 
 
 def to_markdown(document, language, folder):
-    """The document as Markdown; figures lie in `folder`, relative to it."""
+    """The document as Markdown; `folder`: where its figures lie, relative to the file."""
     say = speaker(language)
     text = (
         environment()
@@ -121,7 +121,7 @@ def to_markdown(document, language, folder):
 
 
 def to_html(document, language, folder, stem, drawings, languages=None):
-    """The document as one page. drawings: name of a figure -> its SVG. stem: name of the file without language."""
+    """The document as one page. drawings: name of a figure -> its SVG. stem: the file name without language."""
     say = speaker(language)
     script = f"\n{TEMPLATES.joinpath('report.js').read_text()}"
     anchors, depths = {}, {}
@@ -156,14 +156,14 @@ def to_html(document, language, folder, stem, drawings, languages=None):
 
 
 def inline(svg):
-    """The <svg> element of a file, without what only a file of its own needs; ink takes the colour of the page."""
+    """The <svg> element of a file, without parts that only a separate file needs; ink takes the page's colour."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     return svg.replace("#1b1f24", "currentColor")
 
 
 def to_csv(table):
-    """The CSV of a table: English heads, numbers with all their digits, nothing for what is missing."""
+    """The CSV of a table: English heads, numbers with all their digits, and empty cells for missing values."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     say = speaker("en")
@@ -173,11 +173,11 @@ def to_csv(table):
 
 
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-"""What a text begins with that a spreadsheet would take for a formula."""
+"""Characters at the beginning of a text that a spreadsheet would take for a formula."""
 
 
 def raw(value):
-    """What a CSV has for a cell."""
+    """A cell as it is written to a CSV."""
     if isinstance(value, Number):
         return cell(value.value)
     text = "" if value in (None, "—") else plain(value)
@@ -185,7 +185,7 @@ def raw(value):
 
 
 def check_languages(languages):
-    """Languages as they were asked for; RecordError for one that there is not."""
+    """`languages`, checked; RecordError for a language without a catalogue."""
     from slidesparse.errors import RecordError
 
     for language in languages:

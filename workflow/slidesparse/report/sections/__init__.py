@@ -1,1 +1,1 @@
-"""Rows -> the parts of a report."""
+"""Rows -> the sections of a report."""

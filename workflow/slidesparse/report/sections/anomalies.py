@@ -1,4 +1,4 @@
-"""Figures that cannot be taken at their word, found by rule and named."""
+"""Finds, by rules, figures that may be misleading, and names them."""
 
 from slidesparse.plan.backends import STAGES
 from slidesparse.report.document.model import Bullets, Table, fixed, number, say
@@ -8,25 +8,24 @@ from slidesparse.report.sources.rows import by_configuration, caches_of, configu
 from slidesparse.sparsity.patterns import Pattern
 
 FLAT = 1.15
-"""A step that takes less than this times longer for at least `GROWTH` times the tokens does not depend on M."""
+"""Step time counts as independent of M if `GROWTH` times the tokens, or more, take less than this factor longer."""
 GROWTH = 1.8
 DISAGREE = 0.10
-"""Share by which two figures of one point may differ."""
+"""Largest relative difference of two figures of one point that is not named."""
 OUT_OF_LINE = 1.25
-"""How much longer than both neighbouring patterns a sparse kernel may take."""
+"""Largest factor by which a sparse kernel may be slower than those of both neighbouring patterns."""
 WIDE = 0.05
-"""Largest relative half-width of a confidence interval that goes unnamed."""
+"""Largest relative half-width of a confidence interval that is not named."""
 CLOCK = 0.03
-"""Share by which the clocks of what is compared at one M may differ."""
+"""Largest relative difference of clocks at one M that is not named."""
 SHOWN = 12
-"""Findings of one rule that are named one by one."""
+"""Most findings of one rule that are listed; all others are counted."""
 
 
 def anomalies(source, comparisons, others=()):
-    """[(rule, what it means, findings)] of everything that looks wrong in a source; others: sources of the same
-    hardware.
+    """[(rule, what it means, findings)] for all that looks wrong in a source. A finding is (where, M, sentence).
 
-    A finding is (where, M, sentence).
+    others: sources of the same hardware.
     """
     results = [
         (
@@ -59,9 +58,7 @@ def anomalies(source, comparisons, others=()):
 
 
 def anomaly_blocks(anomalies):
-    """What the rules found: how often and what it means, then every finding; those of one rule beyond `SHOWN` are
-    counted.
-    """
+    """For each rule the number of findings and their meaning, then a table with at most `SHOWN` findings of a rule."""
     if not anomalies:
         return [say("None found by rule.")]
     items = [
@@ -77,12 +74,12 @@ def anomaly_blocks(anomalies):
 
 
 def at(M):
-    """A cell for M."""
+    """A table cell for M."""
     return number(str(M), M)
 
 
 def flat_steps(source):
-    """Steps of prefill that take as long for twice the tokens, and steps that say that the host bounds them."""
+    """Prefill steps that take no longer for twice the tokens, and steps that are recorded as bound by the host."""
     findings = []
     for stage in ("prefill", "decode"):
         for name, rows in by_configuration(source.stage(stage)).items():
@@ -106,7 +103,7 @@ def flat_steps(source):
 
 
 def windows(source):
-    """Decode points in which fewer than M sequences ran at once, as recorded or as elapsed times show."""
+    """Decode points in which fewer than M sequences ran at once, by their record or by their elapsed times."""
     findings = []
     for name, rows in by_configuration(source.stage("decode")).items():
         where = f"decode {'/'.join(name)}"
@@ -134,7 +131,7 @@ def windows(source):
 
 
 def token_counts(source):
-    """Prefill points whose steps carried another number of tokens than M."""
+    """Prefill points whose steps did not carry exactly M tokens."""
     findings = []
     for row in source.stage("prefill"):
         least, most = row.values.get("tokens_min"), row.values.get("tokens_max")
@@ -145,7 +142,7 @@ def token_counts(source):
 
 
 def bounds(comparisons):
-    """Speed-ups above the bound of their pattern."""
+    """Speed-ups above the bound of their pattern, L/(L-2)."""
     findings = []
     for comparison in comparisons:
         for name, M in comparison.above_bound():
@@ -161,7 +158,7 @@ def bounds(comparisons):
 
 
 def out_of_line(source):
-    """Kernel sums that take far longer than those of the next milder and the next stricter pattern."""
+    """Kernel sums that take much longer than those of both neighbouring patterns."""
     findings = []
     for (model, dtype), rows in grouped(source.stage("kernel")).items():
         sums = of_layers(source, model, dtype, "latency_us")
@@ -183,7 +180,7 @@ def out_of_line(source):
 
 
 def repeats(source, others):
-    """Points that another source of the same hardware has with another figure."""
+    """Points for which another source of the same hardware has a different figure."""
     findings = []
     for stage, column, unit in (
         ("prefill", "tokens_per_s", "tokens/s"),
@@ -237,7 +234,7 @@ def wide(source):
 
 
 def clocks(source):
-    """Where configurations of one M were measured at different clocks; the slowest and the fastest are named."""
+    """M at which configurations were measured at different clocks; the slowest and the fastest are named."""
     groups = {}
     for stage in STAGES:
         for row in source.stage(stage):

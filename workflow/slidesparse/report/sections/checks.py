@@ -1,4 +1,4 @@
-"""Sections that say what passed, and what is missing, failed, in flight, out of memory or left out, and why."""
+"""Sections on which points passed, and which are missing, failed, in flight, out of memory or left out, and why."""
 
 from slidesparse.plan.backends import STAGES
 from slidesparse.report.document.model import Bullets, Table, say
@@ -14,9 +14,9 @@ def names_of(source, stage):
 
 
 def passed(source, stage):
-    """Configuration -> (points that passed, points asked for) of a stage; a kernel point counts once per linear.
+    """Configuration -> (points that passed, points asked for) of a stage. A kernel point counts once for each linear.
 
-    What is not in the plan counts as asked for if it is there.
+    A point that exists without being planned counts as asked for.
     """
     there, good = {}, {}
     for row in source.stage(stage):
@@ -32,7 +32,7 @@ def passed(source, stage):
 
 
 def check_blocks(source):
-    """n/n passed for every dtype, backend and sparsity of every stage."""
+    """A table of passed/asked for, for every dtype, backend and sparsity of every stage."""
     blocks = []
     for stage in ("prefill", "decode", "kernel"):
         counts = passed(source, stage)
@@ -65,7 +65,7 @@ def ratio(pair):
 
 
 def problem_blocks(source):
-    """What is missing, failed (with its log), in flight, out of memory, unsupported, refused, or not gathered."""
+    """Tables of what is missing, failed (with log), in flight, out of memory, unsupported, refused or not gathered."""
     blocks = []
     titles = {
         "failed": say("Failed:"),
@@ -102,12 +102,12 @@ def problem_blocks(source):
 
 
 def reason_of(row):
-    """Why a point has no figures, or since when it is being measured."""
+    """Why a point has no figures, or since when it has been measured."""
     return say("since {utc}", utc=row.utc) if row.status == "in_flight" else row.reason
 
 
 def missing_points(source):
-    """(stage, configuration, [M]) of what was asked for and is not there in any form."""
+    """(stage, configuration, [M]) of points that were asked for and have neither a result nor a failure."""
     missing = []
     for stage in STAGES:
         there = {(row.configuration, row.M) for row in source.stage(stage)}

@@ -1,4 +1,4 @@
-"""All hardware keys side by side: what they can run, what was measured, and how they compare."""
+"""The comparison of all hardware keys: what they can run, what was measured, and how fast they are."""
 
 from dataclasses import dataclass, field
 from statistics import geometric_mean
@@ -14,16 +14,19 @@ from slidesparse.report.sources.rows import DTYPES, caches_of, configuration_ord
 from slidesparse.report.tables.columns import CUBLASLT
 
 SHOWN_BARS = 12
-"""Columns of hardware that a figure shows."""
+"""Most hardware keys that a figure shows."""
 
 
 @dataclass
 class Summary:
-    """What the comparison keeps of one source of one hardware key.
+    """What the comparison needs of one source of one hardware key.
 
-    values: (stage, metric, model, dtype) -> {(Configuration, M): value}; a kernel metric says its caches. ratios:
-    (stage, what, over, model, dtype) -> Comparison. passed: stage -> (passed, asked for). problems: status -> points.
-    anomalies: number of anomalies. span: first and last time.
+    values: (stage, metric, model, dtype) -> {(Configuration, M): value}; a kernel metric names its caches.
+    ratios: (stage, what, over, model, dtype) -> Comparison.
+    passed: stage -> (passed, asked for).
+    problems: status -> number of points.
+    anomalies: number of anomalies.
+    span: first and last time.
     """
 
     key: str
@@ -77,7 +80,7 @@ def summary(key, source, compared, anomalies):
 
 
 def capability_table(keys):
-    """What every hardware key says of itself, and which types it can run."""
+    """A table of what each hardware key says about its machine, and which types it can run."""
     rows = []
     for key in keys:
         try:
@@ -95,8 +98,8 @@ def capability_table(keys):
 
 
 def labels_of(summaries):
-    """A short, unique name for every summary: the GPU, what else of the key differs, and its source where it has
-    several.
+    """A short, unique name for every summary: the GPU, further parts of the key if they differ, and the source if a key
+    has several.
     """
     labels = []
     for item in summaries:
@@ -110,7 +113,7 @@ def labels_of(summaries):
 
 
 def document(summaries):
-    """The comparison of all summaries."""
+    """The document that compares all summaries."""
     labels = labels_of(summaries)
     keys = list(dict.fromkeys(item.key for item in summaries))
     blocks = [
@@ -162,14 +165,14 @@ def measured_table(summaries, labels):
 
 
 def shared(summaries, attribute):
-    """Keys of an attribute's dictionary in the order of stages, model and dtype."""
+    """Keys of an attribute's dictionaries, in the order of stages, model and dtype."""
     order = ("prefill", "decode", "kernel")
     keys = dict.fromkeys(key for item in summaries for key in getattr(item, attribute))
     return sorted(keys, key=lambda key: (order.index(key[0]), *configuration_order((*key[-2:], "", "")), key[1:-2]))
 
 
 def speedup_sections(summaries, labels):
-    """For every comparison a row for each hardware and configuration, a column for each M."""
+    """A table for every comparison, with a row for each hardware and configuration, and a column for each M."""
     sections = []
     for key in shared(summaries, "ratios"):
         having = [
@@ -201,7 +204,7 @@ def speedup_sections(summaries, labels):
 
 
 def value_sections(summaries, labels):
-    """The figures themselves: a row for each hardware and configuration, a column for each M."""
+    """Tables of the figures, with a row for each hardware and configuration, and a column for each M."""
     sections = []
     for key in shared(summaries, "values"):
         having = [
@@ -226,14 +229,14 @@ def value_sections(summaries, labels):
 
 
 def best_dense(values):
-    """M -> dense value of the first dense configuration other than stock vLLM."""
+    """M -> value of the first dense configuration that is not stock vLLM."""
     dense = {name for name, _ in values if name.sparsity == "dense" and not name.stock}
     names = sorted(dense, key=configuration_order)
     return {M: values[name, M] for name, M in values if names and name == names[0]}
 
 
 def conclusions(summaries, labels):
-    """Computed sentences: dense throughput relative to the slowest, and each pattern's mean speed-up by hardware."""
+    """Computed sentences: dense throughput relative to the slowest hardware, and mean speed-ups by pattern."""
     sentences = []
     for key in shared(summaries, "values"):
         stage, metric, model, dtype = key
@@ -297,7 +300,7 @@ def conclusions(summaries, labels):
 
 
 def comparison_figures(summaries, labels):
-    """Dense throughput by hardware, and the mean speed-up of each pattern by hardware."""
+    """Figures by hardware: dense throughput, and the mean speed-up of each pattern."""
     panels, rows = [], []
     for key in shared(summaries, "values"):
         stage, metric, model, dtype = key

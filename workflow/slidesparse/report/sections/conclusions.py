@@ -1,4 +1,4 @@
-"""What follows from the figures of one source: sentences made of computed values, none of them fixed."""
+"""What follows from the figures of one source, as sentences with computed values."""
 
 from statistics import median
 
@@ -9,14 +9,14 @@ from slidesparse.report.sources.rows import DTYPES, caches_of, configuration_ord
 from slidesparse.sparsity.patterns import Pattern
 
 KINDS = ("best_dense", "dense")
-"""Denominators of which a kernel's speed-up and prefill's are set side by side, the first that both have."""
+"""Denominators for comparing the speed-ups of kernels and of prefill. The first one that both have is used."""
 
 MUCH = 0.02
-"""A geometric mean this near 1 is called neither faster nor slower."""
+"""Largest distance from 1 at which a geometric mean is called neither faster nor slower."""
 
 
 def totals(source):
-    """Sentences: how many points of every stage passed, failed, ran out of memory, or were refused."""
+    """Sentences on how many points of each stage passed, failed or ran out of memory, and what was refused."""
     sentences = []
     for stage in ("prefill", "decode", "kernel"):
         counts = passed(source, stage)
@@ -38,8 +38,9 @@ def totals(source):
 
 
 def conclusion_blocks(source, comparisons, anomalies):
-    """Sentences about speed-up, the way from kernel to model, the data types, how far the figures carry; then every
-    pattern. Of engines by their steps, and by the published protocol's tokens/s where nothing else is known.
+    """Sentences on speed-ups, on kernels against prefill, on data types and on limits; then a table of all patterns.
+
+    Engines are compared by their steps, or by the published protocol's tokens/s if nothing else is known.
     """
     steady = {place(comparison) for comparison in comparisons if comparison.metric == "step_ms"}
     chosen = [
@@ -78,12 +79,12 @@ def conclusion_blocks(source, comparisons, anomalies):
 
 
 def place(comparison):
-    """What is compared with what, whatever the figure."""
+    """What is compared with what, regardless of the figure."""
     return comparison.stage, comparison.model, comparison.dtype, comparison.kind
 
 
 def only_hot(comparison, comparisons):
-    """True for a comparison of hot kernels where no cold one is there."""
+    """Whether a comparison over the dense backend has no counterpart with cold caches."""
     return comparison.kind == "dense" and not any(
         other.caches == "cold"
         and other.kind == "dense"
@@ -93,14 +94,14 @@ def only_hot(comparison, comparisons):
 
 
 def faster(ratio):
-    """True for a ratio above 1 whose noise, where it is known, does not reach 1."""
+    """Whether a ratio is above 1; its whole confidence interval, if that is known."""
     return (ratio.value if ratio.low is None else ratio.low) > 1
 
 
 def pattern_rows(comparison):
     """A row for every sparse configuration: range and median of its ratios, bound, and at how many M it is faster.
 
-    Without ratios that the host bounds.
+    Ratios that the host bounds are left out.
     """
     rows = []
     for name in comparison.names():
@@ -117,9 +118,9 @@ def pattern_rows(comparison):
 
 
 def of_comparison(comparison):
-    """One sentence: the most that any pattern gives, and which patterns are faster at every M, at some, at none.
+    """One sentence: the largest speed-up, and which patterns are faster at every M, at some, at none.
 
-    Of ratios that the host bounds nothing follows; where there are no others, the sentence says so.
+    Ratios that the host bounds are left out. If there are no others, the sentence says so.
     """
     sparse = {key: ratio for key, ratio in comparison.ratios.items() if key[0].sparse_kernel}
     if not sparse:
@@ -161,11 +162,13 @@ def of_comparison(comparison):
 
 
 def kernel_against_model(source, comparisons):
-    """How much of a kernel's speed-up arrives in prefill, at the M that both have: over the fastest dense backends, or
-    over the one dense backend that there is; alone in their process, as dense engines are, where they were so measured.
+    """Sentences that compare the speed-up of kernels with that of prefill, at the largest M that both have.
+
+    Both are over the fastest dense backends, or over the only one. Kernels that were measured alone in their process
+    are preferred to those in turn, because dense engines run alone, too.
     """
     sentences = []
-    last = sorted(comparisons, key=lambda each: (each.caches != "hot", not each.in_turn))  # last wins: by steps, cold
+    last = sorted(comparisons, key=lambda each: (each.caches != "hot", not each.in_turn))  # last wins: cold, alone
     by_stage = {(each.stage, each.kind, each.model, each.dtype): each for each in last if each.ratios}
     for key in dict.fromkeys((c.model, c.dtype) for c in comparisons if c.stage == "prefill"):
         shape = source.shape_of(key[0]), key[1]
@@ -203,8 +206,10 @@ def kernel_against_model(source, comparisons):
 
 
 def dtypes(source):
-    """FP8 over INT8 of the same dense configuration: prefill by steps, decode by the GPU's time in them, both by the
-    published protocol's tokens/s where nothing else is known, kernels by their sums.
+    """Sentences on FP8 over INT8 for each dense configuration.
+
+    Prefill is compared by step time, decode by the GPU time of a step, and kernels by the sum over a layer. If prefill
+    or decode has only the published protocol's tokens/s, these are compared.
     """
     sentences = []
     for stage, known in (("prefill", "step_ms"), ("decode", "gpu_step_ms")):
@@ -240,7 +245,7 @@ def dtypes(source):
 
 
 def marked(quantity, digits):
-    """A ratio, with a mark where two GPUs measured its sides."""
+    """A ratio, marked if its sides were measured on two GPUs."""
     return number(fixed(quantity.value, digits) + ACROSS * quantity.across, quantity.value)
 
 

@@ -1,4 +1,4 @@
-"""Which figures a source gives, as panels that slidesparse.report.drawing draws, each with the table behind it."""
+"""The figures of a source, as panels for slidesparse.report.document.drawing, each with the table behind it."""
 
 from slidesparse.plan.backends import DENSE_BACKENDS
 from slidesparse.report.document.model import Figure, Table, fixed, number, say
@@ -9,16 +9,16 @@ from slidesparse.report.tables.columns import CUBLASLT
 from slidesparse.sparsity.patterns import Pattern
 
 PATTERN_COLOURS = {"2_4": 1, "2_6": 2, "2_8": 3, "2_10": 4, "2_12": 5, "2_14": 6, "2_16": 7, "2_inf": 8}
-"""The colour of a pattern is the same in every figure."""
+"""Colours of patterns, the same in every figure."""
 DENSE_COLOURS = (0, 9, 10, 11)
 """Colours of dense backends."""
 OUTPUT_BYTES = {"INT32": 4, "FP32": 4, "BF16": 2}
 SHOWN_BARS = 36
-"""Bars that a panel has at most."""
+"""Most bars in a panel."""
 
 
 def look(name, names):
-    """(colour, form) of a configuration among those of a figure: the first backend of a pattern has the plain form."""
+    """(colour, form) of a configuration in a figure. The first backend of a pattern has the plain form."""
     alike = [other for other in names if other.sparsity == name.sparsity]
     place = alike.index(name)
     if name.sparsity == "dense":
@@ -40,7 +40,7 @@ def figures(source, comparisons, prefix):
 
 
 def throughput_figure(source, model, prefix):
-    """tokens/s over M, a panel for every stage and dtype."""
+    """A figure of tokens/s over M, with a panel for every stage and dtype."""
     panels, rows = [], []
     for stage in ("prefill", "decode"):
         for (name, dtype), group in grouped(source.stage(stage)).items():
@@ -71,7 +71,7 @@ def line(configuration, names, x, y, **more):
 
 
 def speedup_figures(comparisons, prefix):
-    """Speed-up over M with bound and noise: a figure for every stage and denominator, a panel for every dtype."""
+    """Speed-up over M with bound and noise: a figure for every stage and denominator, with a panel for every dtype."""
     together = {}
     for comparison in drawn(comparisons):
         if comparison.ratios:
@@ -132,10 +132,10 @@ def speedup_figures(comparisons, prefix):
 
 
 def drawn(comparisons):
-    """The comparisons that get a figure: of those that say the same of a model and dtype, the one that says it best.
+    """The comparisons that get a figure, one for each stage, model, dtype and kind of denominator.
 
-    Steady-state steps rather than the published protocol's tokens/s, products that took turns rather than those of two
-    processes, cold caches rather than hot ones; nothing over 2:4 or stock vLLM.
+    Steady-state steps are preferred to the published protocol's tokens/s, products that took turns to products of two
+    processes, and cold caches to hot ones. Comparisons over 2:4 or stock vLLM get no figure.
     """
     best = {}
     for comparison in comparisons:
@@ -148,7 +148,7 @@ def drawn(comparisons):
 
 
 def roofline_figure(source, model, prefix):
-    """Useful operations/s over operations per byte of every linear, a panel for every dtype."""
+    """A figure of useful operations/s over operations per byte for every linear, with a panel for every dtype."""
     panels, rows, caches = [], [], "cold"
     for (name, dtype), group in grouped(source.stage("kernel")).items():
         good = [row for row in group if row.status == "ok" and row.values.get("N") and row.values.get("K")]
@@ -223,7 +223,7 @@ def roofline_figure(source, model, prefix):
 
 
 def roofline_point(row):
-    """(useful operations per byte, useful TOPS, roof in TOPS or None) of a linear; weights and inputs are bytes."""
+    """(useful operations per byte, useful TOPS, roof in TOPS or None) of a linear with 8-bit weights and inputs."""
     values = row.values
     operations = 2 * row.M * values["N"] * values["K"]
     slid = values.get("K_slid") or values["K"]
@@ -236,7 +236,7 @@ def roofline_point(row):
 
 
 def heat_figures(source, model, prefix):
-    """Speed-up of every linear (N x K) and M: a figure for every dtype, a panel for every pattern."""
+    """Speed-up of every linear (N x K) and M: a figure for every dtype, with a panel for every pattern."""
     figures = []
     for (name, dtype), group in grouped(source.stage("kernel")).items():
         if name != model:
@@ -280,8 +280,9 @@ def heat_figures(source, model, prefix):
 
 
 def linear_ratios(rows):
-    """({(configuration, linear, M): speed-up}, denominator): paired where rivals took turns, else over the dense
-    backend.
+    """({(configuration, linear, M): speed-up}, denominator).
+
+    Speed-ups are the paired ratios if rivals took turns, or else ratios over the dense backend.
     """
     good = [row for row in rows if row.status == "ok" and row.linear and row.values.get("latency_us")]
     for sides, over in ((beside_best, say("the fastest dense library")), (beside_cublaslt, CUBLASLT)):
@@ -307,7 +308,7 @@ def linear_ratios(rows):
 
 
 def at_some_M(rows, most):
-    """At most `most` of rows that are sorted by M: all of as many M, evenly spread, as there is room for."""
+    """At most `most` of the rows, which are sorted by M: all rows of as many M as fit, evenly spread."""
     by_M = {}
     for row in rows:
         by_M.setdefault(row.M, []).append(row)
@@ -319,7 +320,7 @@ def at_some_M(rows, most):
 
 
 def step_figure(source, model, prefix):
-    """What a step is made of, or step times over M where it was not taken apart."""
+    """A figure of the parts of a step, or of step times over M if the parts are not known."""
     panels, rows = [], []
     for stage in ("prefill", "decode"):
         for (name, dtype), group in grouped(source.stage(stage)).items():

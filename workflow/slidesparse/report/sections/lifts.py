@@ -1,13 +1,11 @@
-"""The section on published quantise-and-lift kernels, as the tidy tables have them."""
+"""The section on published quantise-and-lift kernels, from the tidy tables."""
 
 from slidesparse.report.document.model import Section, Table, fixed, number, say
 from slidesparse.report.sources.rows import pattern_length
 
 
 def lift_blocks(source):
-    """Latency of the fused kernel that quantises and lifts, and its ratio to copying the same bytes; nothing without
-    any.
-    """
+    """Latency of the fused kernel that quantises and lifts, and its ratio to a copy of the same bytes."""
     blocks = []
     for model, dtype in sorted({(row["model"], row["dtype"]) for row in source.lifts}):
         rows = {

@@ -11,7 +11,7 @@ STATUS = ("success", "failed", "skipped", "missing")
 
 
 def provenance_labels(sources):
-    """(root, provenance) -> P1, P2, … of everything that was measured, in a fixed order."""
+    """(root, provenance) -> P1, P2, … for all that was measured, in a fixed order."""
     provenances = {(source.root, row.provenance) for source in sources for row in source.rows if row.measured}
     order = [source.root for source in sources]
     ranked = sorted(provenances, key=lambda item: (order.index(item[0]), item[1]))
@@ -25,7 +25,7 @@ def dates(source):
 
 
 def task_blocks(source):
-    """Overview of tasks with status and duration, and their totals."""
+    """A table of tasks with status and duration, and their totals."""
     if not source.tasks:
         return [say("No task table: durations of tasks are not recorded in this source.")]
     rows = [
@@ -46,7 +46,7 @@ def task_blocks(source):
 
 
 def items(row):
-    """`ok/expected` of a task, with what failed."""
+    """`ok/expected` of a task, and the number that failed."""
     if row["items_expected"] is None:
         return NONE
     passed = f"{row['items_ok']}/{row['items_expected']}"
@@ -54,7 +54,7 @@ def items(row):
 
 
 def model_blocks(source):
-    """Base models, and what quantising, pruning and sliding changed."""
+    """Tables of base models, and of what quantising, pruning and sliding changed."""
     if not source.models and not source.checkpoints:
         return [say("This source holds no manifests of models or checkpoints.")]
     blocks = []
@@ -74,7 +74,7 @@ def model_blocks(source):
 
 
 def checkpoint_row(item):
-    """One checkpoint: weights, zeros that were there, weights that pruning changed."""
+    """The row of one checkpoint: number of weights, of zeros before pruning, and of weights that pruning changed."""
     weights, changed = item.get("weights"), item.get("changed")
     share = fixed(100 * changed / weights, 3) if weights and changed is not None else NONE
     name = f"{item['model']}/{item['dtype']}/{item['sparsity']}"
@@ -82,7 +82,7 @@ def checkpoint_row(item):
 
 
 def origin(source):
-    """Where a base model came from, in words."""
+    """A text on where a base model came from."""
     source = source or {}
     if source.get("kind") == "hub":
         return say("{name} at {revision}", name=source.get("repository"), revision=source.get("revision"))
@@ -102,7 +102,7 @@ def total_bytes(manifest):
 
 
 def file_blocks(source):
-    """Every file that the figures come from."""
+    """A table of all files that the figures come from."""
     root = Path(source.root)
     rows = [(f"`{Path(path).relative_to(root).as_posix()}`", whole(count)) for path, count in sorted(source.files)]
     if not rows:
@@ -111,7 +111,7 @@ def file_blocks(source):
 
 
 def provenance_blocks(sources, labels):
-    """One line for every distinct provenance, with what was measured under it, and clocks where they were recorded."""
+    """A line for each distinct provenance, with what was measured under it, and its clocks if recorded."""
     under = {}
     for source in sources:
         for row in source.rows:
@@ -134,7 +134,7 @@ def provenance_blocks(sources, labels):
 
 
 def span_of(rows, column, digits):
-    """Smallest and largest value of a column in words."""
+    """A text with the smallest and largest value of a column."""
     values = sorted(row.values[column] for row in rows if row.values.get(column) is not None)
     if not values:
         return say("not recorded")

@@ -1,4 +1,4 @@
-"""Sections with measured figures: prefill and decode tables, step times, kernel latencies and searches."""
+"""Sections with measured figures: prefill, decode, step times, kernel latencies and algorithm searches."""
 
 from slidesparse.report.document.model import NONE, Section, Table, fixed, interval, number, say, whole
 from slidesparse.report.sections.checks import WORDS
@@ -7,7 +7,7 @@ from slidesparse.report.sources.rows import by_configuration, caches_of, configu
 from slidesparse.report.tables.columns import STEPS
 
 PARTS = ("gemm_ms", "attention_ms", "fused_ms", "rest_ms", "idle_ms")
-"""What a step's time is made of, where it was taken apart."""
+"""The parts of a step's time, where they are known."""
 
 STEP_EXTRAS = {
     "host_bound": "host-bound",
@@ -17,11 +17,11 @@ STEP_EXTRAS = {
     "graph_mode": "graph mode",
     "variant": "variant",
 }
-"""Columns of a step that a table shows where any point has them, and their heads."""
+"""Columns of a step that a table shows if any point has them: column -> head."""
 
 
 def throughput_blocks(source, stage, labels):
-    """One table for every configuration of a stage: the published columns, then the steady-state ones if measured."""
+    """A table for each configuration of a stage: the published columns, then the steady-state ones if measured."""
     blocks = []
     for name, rows in by_configuration(source.stage(stage)).items():
         marks = {label_of(source, row, labels) for row in rows} - {""}
@@ -39,7 +39,7 @@ def throughput_blocks(source, stage, labels):
 
 
 def throughput_cells(row, steady):
-    """Cells of one M, or what became of it."""
+    """Cells of one M, or its status if it has no figures."""
     M = number(str(row.M), row.M)
     if row.status != "ok":
         return [M, WORDS[row.status]] + [NONE] * (5 if steady else 2)
@@ -60,7 +60,7 @@ def throughput_cells(row, steady):
 
 
 def protocol_note(stage, rows):
-    """A sentence, in a list, if the run was not as long as the published protocol asks."""
+    """A list with a sentence, if the run was shorter or longer than in the published protocol; else empty."""
     column, published = STEPS[stage]
     lengths = sorted({row.values[column] for row in rows if row.values.get(column) is not None} - {published})
     if not lengths:
@@ -72,19 +72,19 @@ def protocol_note(stage, rows):
 
 
 def provenance_note(marks):
-    """Which provenance figures have, in a list."""
+    """A list with a sentence on the provenance of figures."""
     return [say("Provenance {marks}.", marks=", ".join(sorted(marks)))] if marks else []
 
 
 def label_of(source, row, labels):
-    """Label of the provenance of a row; empty where nothing was measured."""
+    """Label of the provenance of a row; empty if nothing was measured."""
     return labels.get((source.root, row.provenance), "") if row.measured else ""
 
 
 def step_value(row):
-    """(milliseconds of a step, whether they are only elapsed time over steps), or None where no step is known.
+    """(milliseconds of a step, whether they are only elapsed time over steps), or None if no step is known.
 
-    Elapsed over steps is no step of a decode run of the published protocol, in which the number of sequences varies.
+    For decode in the published protocol, elapsed time over steps is no step, because the number of sequences varies.
     """
     values = row.values
     if row.status != "ok":
@@ -97,7 +97,7 @@ def step_value(row):
 
 
 def step_blocks(source):
-    """Step time of every configuration and M side by side; what else was recorded of a step; what it is made of."""
+    """Tables of step times of all configurations and M, of what else was recorded of a step, and of its parts."""
     blocks = []
     for stage in ("prefill", "decode"):
         for (model, dtype), rows in grouped(source.stage(stage)).items():
@@ -129,7 +129,7 @@ def step_blocks(source):
 
 
 def extra_cells(row, columns):
-    """One point of the table of what else is known of a step."""
+    """The cells of one point in the table of further columns of a step."""
     cells = []
     for column in columns:
         value = row.values.get(column)
@@ -143,7 +143,7 @@ def extra_cells(row, columns):
 
 
 def part_cells(row):
-    """One point of the table of what a step is made of."""
+    """The cells of one point in the table of the parts of a step."""
     parts = [row.values.get(part) for part in PARTS]
     total = sum(part for part in parts if part is not None)
     return (
@@ -155,7 +155,7 @@ def part_cells(row):
 
 
 def estimated_share(source, stage, model, dtype, steps):
-    """GEMM share of a step, from the kernel stage's sums at the same M and the number of layers, where both are."""
+    """Estimated GEMM share of a step, from the kernel stage's sums at the same M and the number of layers."""
     shape = source.shape_of(model)
     layers = source.layers.get(shape)
     rows = [row for row in source.stage("kernel") if row.configuration[:2] == (shape, dtype)]
@@ -180,7 +180,7 @@ def estimated_share(source, stage, model, dtype, steps):
 
 
 def kernel_blocks(source, labels):
-    """Latency of every linear at every M side by side, their sum, roofline, and what the searches found."""
+    """Tables of kernel latencies at every M, of their sums, of the roofline, and of the algorithm searches."""
     blocks = []
     for (model, dtype), group in grouped(source.stage("kernel")).items():
         marks = {label_of(source, row, labels) for row in group} - {""}
@@ -221,7 +221,7 @@ def kernel_blocks(source, labels):
 
 
 def kernel_cell(source, row, labels, labelled):
-    """Latency of one linear, or what became of it; with its provenance where there are several."""
+    """Latency of one linear, or its status; with its provenance if there are several."""
     if row.status != "ok":
         return WORDS[row.status]
     shown = fixed(row.values["latency_us"], 3)
@@ -229,7 +229,7 @@ def kernel_cell(source, row, labels, labelled):
 
 
 def wide_table(name, cells):
-    """Table of (configuration, M) -> text: a row for every M, a column for every configuration."""
+    """A table of (configuration, M) -> text, with a row for every M and a column for every configuration."""
     names = sorted({name for name, _ in cells}, key=configuration_order)
     Ms = sorted({M for _, M in cells})
     rows = [(number(str(M), M), *(cells.get((name, M)) for name in names)) for M in Ms]
@@ -237,7 +237,7 @@ def wide_table(name, cells):
 
 
 def having(column, rows):
-    """The rows that were measured and have a value there."""
+    """The measured rows that have a value in this column."""
     return [row for row in rows if row.status == "ok" and row.values.get(column) is not None]
 
 
@@ -247,7 +247,7 @@ def linear_cells(row):
 
 
 def whole_blocks(rows, model, dtype):
-    """Every whole linear beside its product, where whole linears were measured."""
+    """A table of every whole linear and its product, if whole linears were measured."""
     rows = having("linear_us", rows)
     if not rows:
         return []
@@ -268,7 +268,7 @@ def whole_blocks(rows, model, dtype):
 
 
 def roofline_blocks(rows, model, dtype):
-    """Share of the roofline that every linear reaches, cold, where a bound was computed."""
+    """A table of the share of the roofline that each linear reaches with cold caches, if a bound was computed."""
     rows = having("roofline_pct", rows)
     if not rows:
         return []

@@ -1,6 +1,4 @@
-"""Speed-ups: the same figure of two configurations divided, always over a named denominator, with what is known of
-noise.
-"""
+"""Speed-ups: ratios of the same figure of two configurations, over a named denominator, with noise if it is known."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -22,11 +20,13 @@ HALF = "2_4"
 
 
 class Quantity(NamedTuple):
-    """A figure, the ends of its 95 % confidence interval (None where nobody knows them), and where it was measured.
+    """A figure, or a ratio of two, with the ends of its 95 % confidence interval (None if not known).
 
-    kind: what must be the same on both sides of a ratio, such as the type of a GEMM's product. gpu_uuid: of the GPU,
-    hashed; empty where it is not known. across: of a ratio, whether its sides were measured on two GPUs of one name.
-    host_bound: whether the host bounds it, or a side of it.
+    machine: properties of machine and run that must agree on both sides of a ratio.
+    kind: a property that must agree as well, such as the output type of a GEMM.
+    gpu_uuid: hash of the GPU's UUID; empty if not known.
+    across: whether the sides of a ratio were measured on two GPUs of one name.
+    host_bound: whether the host bounds the figure, or a side of the ratio.
     """
 
     value: float
@@ -40,28 +40,28 @@ class Quantity(NamedTuple):
 
     @property
     def spread(self):
-        """Half the width of the interval over the value, or None."""
+        """Half the width of the interval divided by the value, or None."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2 / self.value
 
     @property
     def inside_noise(self):
-        """True for a ratio whose interval holds 1."""
+        """Whether the interval of a ratio contains 1."""
         return self.low is not None and self.high is not None and self.low <= 1 <= self.high
 
 
 def around(value, spread, machine=(), kind="", gpu_uuid=""):
-    """A quantity with a relative half-width, or without one."""
+    """A quantity from a value and the relative half-width of its interval, which may be None."""
     ends = (value * (1 - spread), value * (1 + spread)) if spread is not None else (None, None)
     return Quantity(value, *ends, machine, kind, gpu_uuid)
 
 
 def both(first, second):
-    """Relative half-width of a ratio of two independent figures."""
+    """Relative half-width of a ratio from those of its two independent sides."""
     return None if first is None or second is None else math.hypot(first, second)
 
 
 def quotient(first, second):
-    """First over second, two independent figures."""
+    """The ratio of two independent figures, first over second."""
     across = bool(first.gpu_uuid and second.gpu_uuid) and first.gpu_uuid != second.gpu_uuid
     marks = {"across": across, "host_bound": first.host_bound or second.host_bound}
     return around(first.value / second.value, both(first.spread, second.spread))._replace(**marks)
@@ -71,9 +71,15 @@ def quotient(first, second):
 class Comparison:
     """Ratios of one model and dtype at one stage over one denominator.
 
-    what, over: the figure that is compared, and the denominator. kind: dense, best_dense, half, linear or stock.
-    caches: cold or hot for kernels. ratios: (Configuration, M) -> Quantity. sides: the same -> (own value,
-    denominator's). unit of these. apart: ratios left out because hardware, driver, versions or protocol differ.
+    what: name of the compared figure.
+    over: the denominator.
+    kind: kind of denominator: dense, best_dense, half (2:4), linear or stock.
+    unit: of the values in `sides`.
+    metric: column of the figure.
+    caches: cold or hot for kernels.
+    ratios: (Configuration, M) -> Quantity.
+    sides: (Configuration, M) -> (own value, denominator's value).
+    apart: number of ratios left out because hardware, driver, versions or protocol differ.
     """
 
     stage: str
@@ -91,17 +97,17 @@ class Comparison:
 
     @property
     def in_turn(self):
-        """True where sparse products took turns with the denominator, in one process."""
+        """Whether sparse products took turns with the denominator in one process."""
         return self.over in (CUBLASLT, BEST, BEST_LINEAR)
 
     @property
     def axis(self):
-        """Title of an axis of its ratios."""
+        """Title of an axis that shows the ratios."""
         short = {"best_dense": "the fastest dense", "linear": "the fastest dense linear"}
         return f"speed-up over {short.get(self.kind, self.over)}"
 
     def names(self):
-        """Configurations with a ratio, in order."""
+        """Configurations that have a ratio, sorted."""
         return sorted({name for name, _ in self.ratios}, key=configuration_order)
 
     def of(self, name):
@@ -109,7 +115,7 @@ class Comparison:
         return {M: self.ratios[other, M] for other, M in sorted(self.ratios, key=lambda key: key[1]) if other == name}
 
     def above_bound(self):
-        """(configuration, M) whose ratio is above the bound of its pattern, and its noise does not explain it."""
+        """(configuration, M) whose ratio exceeds the bound of its pattern by more than noise explains."""
         return [
             (name, M)
             for (name, M), ratio in sorted(
@@ -122,7 +128,7 @@ class Comparison:
 
 
 def linears_of(source, model):
-    """Number of linears of a model: from its shape, else from what was measured, else 1."""
+    """Number of linears in a layer: from the model's shape, or else from what was measured, or else 1."""
     if model in source.linears:
         return source.linears[model]
     rows = [row for row in source.stage("kernel") if row.configuration.model == model and row.linear]
@@ -132,7 +138,7 @@ def linears_of(source, model):
 def of_points(rows, column):
     """(configuration, M) -> Quantity of a column of prefill or decode rows.
 
-    GPU time of stock vLLM is that of the variant that takes the least, where it is known.
+    The GPU time of stock vLLM is that of the variant with the least GPU time, if known.
     """
     least = "least_gpu_step_ms" if column == "gpu_step_ms" else column
     return {
@@ -150,7 +156,7 @@ def of_points(rows, column):
 
 
 def of_layers(source, model, dtype, column):
-    """(configuration, M) -> Quantity of a column summed over a layer's linears, where all of them were measured."""
+    """(configuration, M) -> Quantity of a column summed over a layer's linears, if all of them were measured."""
     if (model, dtype, column) not in source.sums:
         points, need = {}, linears_of(source, model)
         for row in grouped(source.stage("kernel")).get((model, dtype), ()):
@@ -183,11 +189,11 @@ def summed(quantities):
 TOKENS = ("tokens_per_s", say("tokens/s of the published protocol"), "tokens/s")
 WALL = ("step_ms", say("steady-state step time"), "ms")
 FIGURES = {"prefill": (TOKENS, WALL), "decode": (TOKENS, WALL, ("gpu_step_ms", say("GPU time of a step"), "ms"))}
-"""stage -> (column, its name, its unit) of what is compared: a decode step may take the host longer than the GPU."""
+"""stage -> (column, name, unit) of the compared figures. Decode also has GPU time, because the host may need longer."""
 
 
 def comparisons(source):
-    """Every Comparison that the rows of a source allow."""
+    """All Comparisons that the rows of a source allow."""
     comparisons = []
     for stage, columns in FIGURES.items():
         for (model, dtype), rows in grouped(source.stage(stage)).items():
@@ -231,8 +237,9 @@ def dense_base(values):
 
 
 def divided(empty, values, higher):
-    """Comparisons of measured values with the dense backend, with the fastest dense backend, with 2:4, and with stock
-    vLLM, which is no dense backend here: only those with the same fusion say what sparsity gives.
+    """Comparisons of measured values over the dense backend, the fastest dense backend, 2:4, and stock vLLM.
+
+    Stock vLLM is no dense backend here. It lacks our fusion, so a ratio over it does not show the gain of sparsity.
     """
     stock = next((name for name, _ in values if name.stock), None)
     everything, values = values, {key: value for key, value in values.items() if not key[0].stock}
@@ -265,9 +272,9 @@ def divided(empty, values, higher):
 
 
 def ratios(empty, values, base_of, higher):
-    """A Comparison filled with the ratios of (configuration, M) -> Quantity to the configuration that base_of names.
+    """A copy of the Comparison `empty` with the ratios of all values over those of `base_of(configuration, M)`.
 
-    GEMMs whose products have different types are not compared.
+    GEMMs with different output types are not compared.
     """
     filled = replace(empty, ratios={}, sides={})
     for (name, M), mine in values.items():
@@ -284,7 +291,7 @@ def ratios(empty, values, base_of, higher):
 
 
 def beside_cublaslt(values):
-    """(own latency, cuBLASLt's, interval of the ratio) of one linear, both with the same type of product."""
+    """(own latency, cuBLASLt's latency, ends of the ratio's interval) of one linear, for the same output type."""
     interval = values.get("speedup_cublaslt_ci_low"), values.get("speedup_cublaslt_ci_high")
     if values.get("latency_int32_us") and values.get("cublaslt_int32_us"):
         return values["latency_int32_us"], values["cublaslt_int32_us"], *interval
@@ -292,7 +299,7 @@ def beside_cublaslt(values):
 
 
 def beside_best(values):
-    """The same against the fastest dense library."""
+    """The same for the fastest dense library."""
     interval = values.get("speedup_best_dense_ci_low"), values.get("speedup_best_dense_ci_high")
     ratio = values.get("speedup_best_dense")
     theirs = values.get("best_dense_us")
@@ -300,15 +307,15 @@ def beside_best(values):
 
 
 def beside_best_linear(values):
-    """The same for the whole linear: quantising, lifting, GEMM, scales."""
+    """The same for whole linears: quantising, lifting, GEMM, scales."""
     interval = values.get("speedup_linear_ci_low"), values.get("speedup_linear_ci_high")
     return values.get("linear_us"), values.get("best_dense_linear_us"), *interval
 
 
 def paired(source, rows, empty, sides):
-    """The Comparison of sums over a layer's linears that took turns with a rival, in a list; empty without rivals.
+    """A list with the Comparison of sums over a layer's linears that took turns with a rival; empty without rivals.
 
-    Of sparse configurations only: a dense one is a rival itself.
+    It has only sparse configurations, because a dense one is itself a rival.
     """
     points = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Sections on speed-up: ratios with denominator, noise and bound, and what the search for algorithms was worth."""
+"""Sections on speed-ups, with denominator, noise and bound, and on the gain from searching algorithms."""
 
 from statistics import median
 
@@ -12,10 +12,10 @@ GAINS = ("M", "variant", "stock vLLM (ms)", "best dense", "best dense (ms)", "ga
 GAINS += ("backend/sparsity", "step (ms)", "gain of sparsity", "total gain")
 
 NOISE = " ≈"
-"""Mark of a ratio whose confidence interval holds 1."""
+"""Mark of a ratio whose confidence interval contains 1."""
 
 HOST = " †"
-"""Mark of a ratio of which the host bounds a side."""
+"""Mark of a ratio with a side that the host bounds."""
 
 HOST_NOTE = say(
     "† marks ratios of which a side is bound by the host, its step longer than 1.1 times the GPU's work: they say as"
@@ -32,7 +32,7 @@ TURN_NOTE = say(
 
 
 def speedup_blocks(source, comparisons):
-    """What fusion and sparsity give, each; then a table for every comparison, with the bound of each pattern."""
+    """The gains of fusion and of sparsity, then a table for every comparison, with the bound of each pattern."""
     blocks = [block for comparison in comparisons if comparison.ratios for block in comparison_section(comparison)]
     dense = {comparison.stage for comparison in comparisons if comparison.kind == "dense"}
     notes = [
@@ -61,13 +61,14 @@ def speedup_blocks(source, comparisons):
 
 
 def but(source, stage):
-    """What the sentence that no dense backend was measured must leave out."""
+    """The exception to the sentence that no dense backend was measured: stock vLLM, if it was measured."""
     return say(" other than stock vLLM") if any(row.configuration.stock for row in source.stage(stage)) else ""
 
 
 def gain_blocks(source):
-    """Steps of stock vLLM, of the fastest dense backend with our fusion, and of every sparse one, with the gains
-    between them: a table for every stage, model and dtype, a row for every M and sparse configuration.
+    """Steps of stock vLLM, of the fastest dense backend with our fusion, and of each sparse one, with the gains.
+
+    Each stage, model and dtype has a table, with a row for every M and sparse configuration.
     """
     blocks = []
     times = [(stage, *figure) for stage, figures in FIGURES.items() for figure in figures if figure[2] == "ms"]
@@ -104,7 +105,7 @@ def gain_blocks(source):
 
 
 def gain_rows(values, variants):
-    """Rows of the table of gains from (configuration, M) -> Quantity of step times, and M -> variant of stock vLLM."""
+    """Rows of the table of gains. values: (configuration, M) -> step time. variants: M -> variant of stock vLLM."""
     rows = []
     stock = {M: step for (name, M), step in values.items() if name.stock}
     for M, before in sorted(stock.items()):
@@ -138,14 +139,14 @@ def title_of(comparison):
 
 
 def name_of(comparison):
-    """Name of a comparison's CSV."""
+    """Name of the CSV of a comparison."""
     parts = ("speedup", comparison.stage, comparison.model, comparison.dtype, comparison.metric, comparison.kind)
     turn = ("paired",) if comparison.over == CUBLASLT or comparison.kind == "linear" else ()
     return "_".join(dict.fromkeys((*parts, *turn)))
 
 
 def cell(ratio):
-    """A ratio with its interval and its marks."""
+    """A table cell for a ratio, with its interval and marks."""
     if ratio is None:
         return None
     shown, marks = interval(ratio.value, ratio.low, ratio.high, 2), marks_of(ratio)
@@ -153,12 +154,12 @@ def cell(ratio):
 
 
 def marks_of(ratio):
-    """What stands behind a ratio."""
+    """The marks that stand behind a ratio."""
     return NOISE * ratio.inside_noise + ACROSS * ratio.across + HOST * ratio.host_bound
 
 
 def comparison_section(comparison):
-    """The table of one comparison, in a list."""
+    """A list with the section of one comparison."""
     names = comparison.names()
     Ms = sorted({M for _, M in comparison.ratios})
     rows = [(number(str(M), M), *(cell(comparison.ratios.get((name, M))) for name in names)) for M in Ms]
@@ -203,7 +204,7 @@ def comparison_section(comparison):
 
 
 def search_blocks(source):
-    """What searching was worth: the chosen algorithm against the library's default and against its own search."""
+    """The gain from searching: the chosen algorithm against the library's default, and against its own search."""
     rows = []
     for name in sorted({item["configuration"] for item in source.tuning}, key=configuration_order):
         best = [item for item in source.tuning if item["configuration"] == name and item["rank"] == 1]
@@ -231,7 +232,7 @@ def search_blocks(source):
 
 
 def turn_blocks(source):
-    """Dense products in turn with sparse ones against the same in a process without these, on one GPU, by M."""
+    """Latency of dense products in turn with sparse ones, over that in a process without sparse ones, by M."""
     kernels = [row for row in source.stage("kernel") if row.status == "ok"]
     alone = {turn_key(row, rival_column(row)): row.values["latency_us"] for row in kernels if row.values.get("process")}
     ratios = {}
@@ -253,12 +254,12 @@ def turn_blocks(source):
 
 
 def turn_key(row, column):
-    """What a product in turn and one alone have in common. column: of the library and the type of its product."""
+    """What a product in turn and one alone must have in common. column: its column as a rival (`rival_column`)."""
     name = row.configuration
     return name.model, name.dtype, row.linear, row.M, column, row.provenance.machine, row.provenance.gpu_uuid
 
 
 def rival_column(row):
-    """The column that has a dense product's library and type as a rival's."""
+    """The column for the library and output type of a dense product when it is a rival."""
     suffix = "_int32" if row.values.get("output") == "INT32" else ""
     return f"{row.configuration.backend}{suffix}_us"

@@ -1,1 +1,1 @@
-"""Files of either layout -> rows, the one tidy form."""
+"""Files in our layout, in the published one, or as tidy tables -> rows, the one tidy form."""

@@ -19,7 +19,7 @@ REQUIRED = {
     "decode": ("tokens_per_s", "step_ms"),
     "kernel": ("latency_us",),
 }
-"""An ok row has at least one of these."""
+"""Columns by stage; a row with status ok has a value in at least one of them."""
 
 
 TUNING = {
@@ -53,11 +53,11 @@ FIRST = {
         *("error_max_abs", "samples", *RUN, *MACHINE),
     ),
 }
-"""Columns that every CSV of ours has had; those that came later may be missing in an old one."""
+"""Columns that our CSVs have always had. An old CSV may lack later ones."""
 
 
 def read(source, hardware):
-    """Add what our layout holds of one hardware key to `source`; refused files become sentences in it."""
+    """Add all of one hardware key in our layout to `source`; refused files become sentences in it."""
     root = Path(source.root)
     try:
         source.plan = read_plan(root, hardware)
@@ -68,7 +68,7 @@ def read(source, hardware):
         stage, model, dtype, backend, sparsity = directory.parts[-5:]
         configuration = Configuration(model, dtype, backend, sparsity)
         if not is_usable(directory):
-            continue  # gathering has named it
+            continue  # gathering has named it already
         expected = directory / f"{model}-{dtype}_{stage}.csv"
         for path in sorted(directory.glob("*.csv")):
             try:
@@ -95,7 +95,7 @@ def read(source, hardware):
 
 
 def read_configuration(path, hardware, stage, configuration):
-    """Rows of one gathered CSV. Raises RecordError if the file is not whole and sound."""
+    """Rows of one gathered CSV. Raises RecordError if the file is damaged or incomplete."""
     later = [column for column in COLUMNS[stage] if column not in FIRST[stage]]
     table, _ = read_csv(path, COLUMNS[stage], optional=later)
     if not table:
@@ -143,7 +143,7 @@ def to_row(hardware, stage, configuration, row):
 
 
 def failures(directory, hardware, stage, configuration):
-    """A row for every `M{m}.failed.json` beside which there is no point: it has failed, or is being measured."""
+    """A row for every `M{m}.failed.json` without a point beside it: the point has failed or is being measured."""
     rows = []
     for path in directory.glob("M*.failed.json"):
         M = re.fullmatch(r"M([0-9]{1,12})\.failed\.json", path.name)
@@ -172,9 +172,7 @@ def failures(directory, hardware, stage, configuration):
 
 
 def failures_of_variants(root, hardware, rows):
-    """A row for every point of stock vLLM that is not among `rows` because a variant of it failed, with its reason, or
-    is being measured.
-    """
+    """Rows for points of stock vLLM that `rows` lack, because a variant failed (with its reason) or is in flight."""
     there = {(row.stage, row.configuration, row.M) for row in rows}
     rows_by_key = {}
     for directory in configuration_directories(root, hardware, variants=True):
@@ -203,8 +201,9 @@ def read_tasks(path):
 
 
 def read_manifests(source):
-    """Add shapes, model manifests and checkpoint manifests of the models that were measured or planned; without any,
-    of all that lie below the source's root.
+    """Add the shapes and the manifests (models, checkpoints) of all models that were measured or planned.
+
+    If there are none, add those of all models below the source's root.
     """
     root, models = Path(source.root), source.model_names()
 
@@ -223,7 +222,7 @@ def read_manifests(source):
 
 
 def read_manifest(path):
-    """The manifest of a model or checkpoint, whose parts are of the right types where they are there."""
+    """The manifest of a model or checkpoint. Parts may be missing, but existing ones have the right types."""
     manifest = read_json(path)
     files, origin = manifest.get("files") or {}, manifest.get("source") or {}
     counts = [manifest.get(name) for name in ("weights", "zeros_before", "changed")]
@@ -236,7 +235,7 @@ def read_manifest(path):
 
 
 def read_shape(source, path):
-    """Note how many linears a layer of a model has, and how many layers the model."""
+    """Note the number of a model's layers, and of the linears in a layer."""
     shape = read_json(path)
     linears = shape.get("linears")
     if not isinstance(linears, list) or not linears:
@@ -247,7 +246,7 @@ def read_shape(source, path):
 
 
 def collect(source, name, path, read):
-    """Add what `read(path)` returns to the list `name` of the source, or its refusal."""
+    """Add the result of `read(path)` to the list `name` of the source, or note that the file was refused."""
     try:
         rows = read(path)
     except RecordError as error:

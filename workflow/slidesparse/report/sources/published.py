@@ -4,7 +4,7 @@ throughput_benchmark_results/{stage}/{GPU}_{cc}_{dtype}_{py}_{cu}_{arch}/{backen
 benchmark_kernel/{library}/alg_search_results/{hardware}/{dtype}/alg_search_{model}-{any dtype}[_{sparsity}].csv
 vllm_bench_logs/{GPU}/*_status.json
 
-Its kernels were timed back to back on the same operands, so their caches were hot.
+Kernels in this layout were timed back to back on the same operands, so their caches were hot.
 """
 
 import re
@@ -19,21 +19,21 @@ from slidesparse.report.tables.columns import M_COLUMN, POSITIVE, PUBLISHED
 from slidesparse.report.tables.tasks import NAMES, entry, point_status, task_of
 
 FOLDERS = (".", "slidesparse", "slidesparse/tools")
-"""Where the layout begins below a root: in a folder of its own, or in a checkout of the repository."""
+"""Folders below a root where the layout may begin: the root itself, or places in a checkout of the repository."""
 
 THROUGHPUT_FOLDER = re.compile(r"(?P<gpu>.+)_(?P<cc>cc\d+)_(?P<dtype>[A-Z0-9]+)_(?P<rest>py\d+_cu\d+_\w+)")
 KERNEL_FILE = re.compile(r"alg_search_(?P<model>.+)-(?:INT8|FP8|BF16|FP16)(?:_(?P<sparsity>2_(?:\d+|inf)))?\.csv")
 TOP = 3
-"""Algorithms of each search that a kernel file holds."""
+"""Number of algorithms of each search in a kernel file."""
 
 FAILED = -1
 
 BRACKETS = str.maketrans("()", "[]")
-"""Lists of pairs as Python writes them -> JSON."""
+"""Turns lists of pairs in Python's form into JSON."""
 
 
 def bases(root, folder):
-    """Directories called `folder` that this layout has below a root."""
+    """Directories called `folder` below a root, at the places of this layout."""
     return [path for base in FOLDERS if (path := Path(root, base, folder)).is_dir()]
 
 
@@ -60,17 +60,17 @@ def kernel_folders(root):
 
 
 def hardware_keys(root):
-    """Hardware keys that this layout has below a root, sorted."""
+    """Hardware keys in this layout below a root, sorted."""
     return sorted({item[0] for item in throughput_folders(root)} | {item[0] for item in kernel_folders(root)})
 
 
 def short_dtype(name):
-    """FP8E4M3 is called FP8 here."""
+    """Our name of a type: FP8 for FP8E4M3."""
     return "FP8" if name == "FP8E4M3" else name
 
 
 def read(source, hardware):
-    """Add what the published layout holds of one hardware key to `source`; refused files become sentences in it."""
+    """Add all of one hardware key in the published layout to `source`; refused files become sentences in it."""
     files = {}
     for key, dtype, stage, directory in throughput_folders(source.root):
         if key == hardware:
@@ -86,7 +86,7 @@ def read(source, hardware):
 
 
 def fill_dense_K(rows):
-    """Give kernel rows the K of the weight before sliding, where a file with K' = K of the same model tells it."""
+    """Add K, the weight's length before sliding, to kernel rows, if a file of the same model with K' = K shows it."""
     known = {
         (row.configuration.model, row.linear): row.values["K_slid"]
         for row in rows
@@ -112,7 +112,7 @@ def add(source, files, stage, path, read):
 
 
 def read_throughput(path, hardware, stage, dtype):
-    """Rows of one throughput CSV. Raises RecordError if the file is not whole and sound."""
+    """Rows of one throughput CSV. Raises RecordError if the file is damaged or incomplete."""
     folder = path.parent
     backend, sparsity = folder.name, "dense"
     if is_pattern(folder.name) and folder.name != "dense":
@@ -137,7 +137,7 @@ def read_throughput(path, hardware, stage, dtype):
 
 
 def read_kernel(path, hardware, backend):
-    """Rows of one GEMM search. Raises RecordError if the file is not whole, sound, and what its place says."""
+    """Rows of one GEMM search. Raises RecordError if the file is damaged, incomplete, or not what its path says."""
     match = KERNEL_FILE.fullmatch(path.name)
     sparsity = match["sparsity"] or "dense"
     split = backend == "cusparselt"
@@ -188,14 +188,14 @@ def read_kernel(path, hardware, backend):
 
 
 def origin(header):
-    """Provenance of what stands below the leading words of a file."""
+    """Provenance of a file's rows, from its leading lines."""
     driver = header.get("driver", "") or header.get("CUDA driver", "").replace("runtime: ", "runtime ")
     name = f"CUDA {driver}" if "CUDA driver" in header else driver
     return Provenance(header.get("GPU", ""), name, header.get("torch", ""))
 
 
 def check_header(path, header, hardware, backend, sparsity):
-    """(list of (N, K'), list of M) that a kernel file announces; its other words must agree with its place."""
+    """(list of (N, K'), list of M) from the head of a kernel file. The rest of the head must agree with the path."""
     words = {
         "CC": (header.get("CC"), re.search(r"_(cc\d+)_", hardware)[1]),
         "Backend": (header.get("Backend", "").lower(), backend),
@@ -212,7 +212,7 @@ def check_header(path, header, hardware, backend, sparsity):
 
 
 def refuse_empty(path, table, columns):
-    """Raise RecordError if the file has no rows or a cell of these columns is empty."""
+    """Raise RecordError if the file has no rows, or an empty cell in these columns."""
     if not table:
         raise RecordError(f"{path} is truncated: it holds no rows")
     for number, row in enumerate(table, start=1):
@@ -229,7 +229,7 @@ def refuse_negative(path, row, columns):
 
 
 def read_status(source, hardware):
-    """The task table from the newest complete status file of this GPU, if there is one."""
+    """Read the task table from the newest complete status file of this GPU, if there is one."""
     gpu = hardware.partition("_cc")[0]
     candidates = []
     for base in bases(source.root, "vllm_bench_logs"):
@@ -248,7 +248,7 @@ def read_status(source, hardware):
 
 
 def status_rows(path, status, source):
-    """Rows of the task table from a status file. Raises RecordError if it is none."""
+    """Rows of the task table from a status file. Raises RecordError if the file has another form."""
     results = status.get("results")
     if not isinstance(results, dict) or not all(isinstance(result, dict) for result in results.values()):
         raise RecordError(f"{path} is damaged: it has no results of tasks")

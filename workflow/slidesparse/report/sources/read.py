@@ -1,4 +1,4 @@
-"""One root of files, in our layout or the published one or both -> everything it holds of one hardware key."""
+"""Reads all of one hardware key below one root: files in our layout, in the published one, and tidy tables."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from slidesparse.report.tables.gather import hardware_directories
 
 
 def read_source(root, hardware):
-    """Source of one root. Files that are refused are named in it, and nothing of them is used."""
+    """The Source of one root. It names the refused files, of which nothing is used."""
     source = Source(str(root))
     measured.read(source, hardware)
     published.read(source, hardware)
@@ -19,7 +19,7 @@ def read_source(root, hardware):
 
 
 def hardware_keys(roots):
-    """Hardware keys of which any root holds something, sorted."""
+    """Hardware keys of which any root has something, sorted."""
     keys = set()
     for root in roots:
         keys |= {*hardware_directories(root), *published.hardware_keys(Path(root)), *tidy.hardware_keys(root)}

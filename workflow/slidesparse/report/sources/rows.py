@@ -1,4 +1,4 @@
-"""The one tidy form of everything measured: a row per configuration and M, for kernels also per linear."""
+"""The one tidy form of all measurements: a row for each configuration and M, and for kernels also for each linear."""
 
 import re
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ HARDWARE = re.compile(KEY_PATTERN)
 
 
 class Provenance(NamedTuple):
-    """What distinguishes two runs under one hardware key; empty where it was not recorded."""
+    """The properties in which two runs under one hardware key may differ; empty if not recorded."""
 
     gpu_name: str = ""
     driver: str = ""
@@ -27,7 +27,7 @@ class Provenance(NamedTuple):
 
     @property
     def machine(self):
-        """The part that must agree before two figures are divided by one another."""
+        """The properties that must agree before two figures are divided by one another."""
         return self[:5]
 
 
@@ -38,8 +38,8 @@ NOT_RECORDED = Provenance()
 class Row:
     """One measured point, or one linear of a kernel point.
 
-    status: ok, out_of_memory, failed (then `reason` and, if there is one, `log`) or in_flight (then `utc` is when it
-    began). values: columns of its CSV.
+    status: ok, out_of_memory, failed (with `reason` and perhaps `log`) or in_flight (with `utc`, its beginning).
+    values: columns of its CSV.
     """
 
     hardware: str
@@ -57,19 +57,25 @@ class Row:
 
     @property
     def measured(self):
-        """Whether a measurement came to an end here, be it for want of memory."""
+        """Whether the measurement has a result; out of memory is one."""
         return self.status in ("ok", "out_of_memory")
 
 
 @dataclass
 class Source:
-    """Everything that one root holds of one hardware key.
+    """All of one hardware key that one root has.
 
-    files: (path, rows) of what was read. refused: sentences. tasks: rows of the task table. models, checkpoints:
-    manifests. linears, layers: model -> number of linears in a layer, of layers. shapes: model -> the one whose tuning
-    tables and kernel points it shares. tuning: rows of tuning tables, with their configuration. lifts: rows of
-    published quantise-and-lift kernels. ungathered: directories whose points are in no CSV. dates: ISO times besides
-    those of rows. plan: the Plan of the run, or None.
+    files: (path, rows) of each file that was read.
+    refused: a sentence for each refused file.
+    tasks: rows of the task table.
+    models, checkpoints: manifests.
+    linears, layers: model -> number of linears in a layer, and of layers.
+    shapes: model -> the model whose tuning tables and kernel points it shares.
+    tuning: rows of tuning tables, with their configuration.
+    lifts: rows of published quantise-and-lift kernels.
+    ungathered: directories whose points are in no CSV.
+    dates: ISO times besides those of rows.
+    plan: the Plan of the run, or None.
     """
 
     root: str
@@ -90,15 +96,15 @@ class Source:
     plan: object = None
 
     def stage(self, stage):
-        """Its rows of one stage."""
+        """The rows of one stage."""
         return [row for row in self.rows if row.stage == stage]
 
     def planned(self, stage):
-        """Configuration -> set of M that the plan asks for; empty without a plan."""
+        """Configuration -> set of planned M; empty without a plan."""
         return self.plan.of_stage(stage) if self.plan else {}
 
     def shape_of(self, model):
-        """The model below whose name the tuning tables and kernel points of a model lie."""
+        """The model under whose name a model's tuning tables and kernel points lie."""
         return self.shapes.get(model, model)
 
     def model_names(self):
@@ -108,7 +114,7 @@ class Source:
 
 
 def pattern_length(sparsity):
-    """L of a sparsity for sorting: 0 for dense, largest for 2_inf."""
+    """L of a sparsity, for sorting: 0 for dense, and the largest for 2_inf."""
     text = sparsity.partition("_")[2]
     return int(text) if text.isdigit() else 10**9 if text == "inf" else 0
 
@@ -121,7 +127,7 @@ def configuration_order(configuration):
 
 
 def linear_order(name):
-    """Sort key of a linear: its place in a layer, unknown names last."""
+    """Sort key of a linear: its place in a layer. Unknown names come last."""
     return (LINEARS.index(name) if name in LINEARS else len(LINEARS), name or "")
 
 
@@ -150,5 +156,5 @@ def by_configuration(rows):
 
 
 def caches_of(rows):
-    """cold or hot: with which caches the latency_us of kernel rows was measured."""
+    """cold or hot: the caches with which latency_us of kernel rows was measured."""
     return next((row.values["caches"] for row in rows if row.values.get("caches")), "cold")

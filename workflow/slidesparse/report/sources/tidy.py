@@ -1,8 +1,7 @@
-"""Published figures that are at hand only as tidy tables,
-`{root}/tidy/{hardware}/{kernel,throughput,quant_kernels}.csv`.
+"""Published figures that exist only as tidy tables: `{root}/tidy/{hardware}/{kernel,throughput,quant_kernels}.csv`.
 
-Leading lines `# key: value` name the GPU, torch, driver and source of all rows. resources/published/README.md says
-where the tables come from and what they lack.
+Leading lines `# key: value` name the GPU, torch, driver and source of all rows. The page resources/published/README.md
+says where the tables come from, and what is missing in them.
 """
 
 from pathlib import Path
@@ -79,7 +78,7 @@ MEASURED = {
     "throughput": ("M", "requests_per_s", "tokens_per_s", "elapsed_s"),
     "quant_kernels": ("M", "latency_us"),
 }
-"""Columns that every row has, and where a zero means that nothing was measured."""
+"""Columns that every row has. A zero in them means that nothing was measured."""
 
 
 def hardware_keys(root):
@@ -106,7 +105,7 @@ def read(source, hardware):
 
 
 def read_table(path, name, hardware):
-    """(rows, header words) of one file. Raises RecordError if it is not whole, sound, and of this hardware."""
+    """(rows, leading lines as a dictionary) of one file. Raises RecordError if it is damaged or of other hardware."""
     table, header = read_csv(path, TABLES[name])
     if not table:
         raise RecordError(f"{path} is truncated: it holds no rows")
@@ -127,7 +126,7 @@ def read_table(path, name, hardware):
 
 
 def kernel_rows(table, hardware, provenance):
-    """Rows of kernel.csv; linears are named by their place in a layer, which the order of (K, N) in a model tells."""
+    """Rows of kernel.csv. The names of linears follow from (K, N), see `linears`."""
     shapes = {}
     for row in table:
         shapes.setdefault(row["model"], set()).add((row["N"], row["K"]))
@@ -152,9 +151,9 @@ def kernel_rows(table, hardware, provenance):
 
 
 def linears(shapes):
-    """(N, K) -> name of the linear, of the four of a layer; numbered where they are not four.
+    """(N, K) -> name of the linear; if a layer has not four linears, they are numbered.
 
-    K is the hidden size h but for down, whose N is h: o is (h, h), and gate_up has more channels than qkv.
+    K is the hidden size h, except for down, whose N is h. o is (h, h), and gate_up has more channels than qkv.
     """
     hidden = {K for _, K in shapes} & {N for N, _ in shapes}
     if len(shapes) != len(LINEARS) or len(hidden) != 1:

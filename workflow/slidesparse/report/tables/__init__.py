@@ -1,1 +1,1 @@
-"""Points -> CSVs: gathered, of tasks, and in the published layout."""
+"""Points -> CSVs: of configurations, of tasks, and in the published layout."""

@@ -1,9 +1,9 @@
-"""Columns of our CSVs: published columns first, so that old and new files can be put side by side, then ours."""
+"""Columns of our CSVs. Published columns come first, so that old and new files can be compared; ours follow."""
 
 from slidesparse.plan.backends import BACKENDS, PEERS
 
 CUBLASLT = "cublaslt"
-"""The dense library whose ratios have columns of their own, `speedup_cublaslt…`, beside those of the fastest."""
+"""The dense library whose ratios have columns of their own, `speedup_cublaslt…`, beside those of the fastest one."""
 
 STEADY = {
     "step_ms": float,
@@ -41,8 +41,8 @@ STEP = {
     "weight_bytes": int,
     "engine_start_s": float,
 }
-"""How a step of an engine ran; the parts of its time are of the GPU, idle is what the wall clock has beyond them. Of
-stock vLLM also the variant whose steps take the GPU the least time; by the clock another one may be the fastest."""
+"""How a step of an engine ran. Its parts are GPU time; idle is wall time minus GPU time. Stock vLLM also has the
+variant with the least GPU time. By wall time another variant may be the fastest."""
 
 TAIL = {
     "status": str,
@@ -68,12 +68,12 @@ PUBLISHED = {
     "decode": {"M_decode": int, **WORKLOAD, "N_decode": int, "output_len": int, **RATES},
 }
 LIBRARIES = tuple(PEERS["gpu"])
-"""Dense rivals whose whole linears (quantise, product, both scales) take turns with a kernel point's."""
+"""Dense rivals whose whole linears (quantise, product, both scales) take turns with those of a kernel point."""
 
 RIVALS = tuple(
     f"{name}{suffix}" for name in LIBRARIES for suffix in ("", "_int32") if not suffix or BACKENDS[name].int32
 )
-"""Dense rivals that take turns with a kernel point, by the type of their product: INT32 where named, else BF16."""
+"""Dense rivals that take turns with a kernel point, one for each output type: INT32 if named, else BF16."""
 
 COLUMNS = {
     "prefill": {**PUBLISHED["prefill"], **STEADY, **STEP, **TAIL},
@@ -141,18 +141,18 @@ TASKS = {
 M_COLUMN = {"prefill": "M_prefill", "decode": "M_decode", "kernel": "M"}
 
 STEPS = {"prefill": ("N_prefill", 128), "decode": ("output_len", 256)}
-"""The column that says how long the published protocol ran, and its value there."""
+"""The column for the length of a run, and its value in the published protocol."""
 
 POSITIVE = {
     "prefill": ("M_prefill", *WORKLOAD, "N_prefill", *RATES, "step_ms", "steady_tokens_per_s"),
     "decode": ("M_decode", *WORKLOAD, "N_decode", "output_len", *RATES, "step_ms", "steady_tokens_per_s"),
     "kernel": ("M", "N", "K", "K_slid", "latency_us", "latency_hot_us", "effective_tops", "best_dense_us"),
 }
-"""Columns where a zero means that nothing was measured."""
+"""Columns in which a zero means that nothing was measured."""
 
 
 def cell(value):
-    """A value as the text of a CSV cell: ten significant digits, true/false, nothing for None."""
+    """A value as the text of a CSV cell: ten significant digits, true or false, and empty for None."""
     if value is None:
         return ""
     if isinstance(value, bool):

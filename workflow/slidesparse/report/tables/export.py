@@ -1,8 +1,8 @@
-"""Our results -> the published layout, CSV and JSON, so that programs made for that layout read ours.
+"""Our results -> the published layout, CSV and JSON, for programs that read that layout.
 
-Two things differ from the published files and stand in the head of each kernel file: whether caches were cold or hot,
-and the length of a slid row, whose column holds the published K' (padded to 32), by which those programs join dense and
-sparse rows, where ours is padded further.
+The head of each kernel file has two things that published files lack. One is whether caches were cold or hot. The other
+is the real length of slid rows. The column K holds the published K', padded to 32, because those programs join dense
+and sparse rows by it. Our rows are padded further.
 """
 
 import csv
@@ -24,16 +24,16 @@ from slidesparse.report.tables.columns import PUBLISHED
 from slidesparse.sparsity.patterns import Pattern
 
 LIBRARIES = {"cublaslt": "cuBLASLt", "cusparselt": "cuSPARSELt"}
-"""Backends whose kernel files the layout knows."""
+"""Backends for which the layout has kernel files."""
 
 DTYPES = {"FP8": "FP8E4M3"}
 
 
 def export(root, hardware, output, caches="hot"):
-    """Write what `root` holds of one hardware key, in our layout, below `output` in the published one.
+    """Write the results of one hardware key below `root`, which has our layout, to `output` in the published layout.
 
-    caches: hot, as the published kernels were timed, or cold. Returns one sentence for everything that the layout
-    cannot hold or that was refused. Raises RecordError if nothing was found.
+    caches: hot, as the published kernels were timed, or cold. Returns one sentence for each thing that was refused or
+    that the layout cannot hold. Raises RecordError if nothing was found.
     """
     source = read_source(root, hardware)
     if not source.rows:
@@ -49,7 +49,7 @@ def export(root, hardware, output, caches="hot"):
 
 
 def export_throughput(output, hardware, stage, name, rows):
-    """One throughput CSV and a JSON for each M; returns what was left out."""
+    """Write one throughput CSV and a JSON for each M; returns sentences on what was left out."""
     gpu, cc, rest = re.fullmatch(r"(.+)_(cc\d+)_(.+)", hardware).groups()
     dtype = DTYPES.get(name.dtype, name.dtype)
     folders = [f"{gpu}_{cc}_{dtype}_{rest}", name.backend, *([] if name.sparsity == "dense" else [name.sparsity])]
@@ -81,7 +81,7 @@ def export_throughput(output, hardware, stage, name, rows):
 
 
 def export_kernel(output, hardware, name, rows, caches, tuning):
-    """One kernel CSV and its JSON; returns what was left out."""
+    """Write one kernel CSV and its JSON; returns sentences on what was left out."""
     library = LIBRARIES.get(name.backend)
     if library is None:
         return [f"kernel {'/'.join(name)}: the published layout has no place for {name.backend}"]
@@ -135,7 +135,7 @@ def export_kernel(output, hardware, name, rows, caches, tuning):
 
 
 def kernel_head(hardware, name, rows, caches, library):
-    """The words at the head of a kernel CSV."""
+    """The lines at the head of a kernel CSV."""
     row = rows[0]
     lines = [
         f"GPU: {row.provenance.gpu_name}",
@@ -164,12 +164,12 @@ def shapes(rows, name):
 
 
 def published_K(K, sparsity):
-    """K' as the published programs compute it: K gamma, cut to a whole number, padded to 32."""
+    """K' as the published programs compute it: K gamma, rounded down, then padded to a multiple of 32."""
     return K if sparsity == "dense" else ceil(int(K * Pattern(sparsity).gamma) / 32) * 32
 
 
 def good_tuning(tuning, name, row):
-    """Rows of the tuning table for a linear and M with the same type of product, by rank."""
+    """Rows of the tuning table for a linear and M with the same output type, by rank."""
     entries = [
         item
         for item in tuning
@@ -180,7 +180,7 @@ def good_tuning(tuning, name, row):
 
 
 def candidates(row, table, latency, split):
-    """The algorithm of a point and, from its tuning table, the next ones, as the layout numbers them."""
+    """The algorithm of a point, then the next best ones from its tuning table, with the layout's numbers."""
     own = str(row.values["alg_id"])
     workspace = next((item["workspace"] for item in table if item["algorithm"] == own), 0)
     algorithms = [(own, latency, workspace)]
@@ -194,7 +194,7 @@ def candidates(row, table, latency, split):
 
 
 def numbered(stored, split):
-    """{id, split} of an algorithm as it is stored: `id:split`, a cuBLASLt algorithm in base64, or a number."""
+    """{id, split} of a stored algorithm: a number, `id:split`, or a cuBLASLt algorithm in base64."""
     id, _, parts = stored.partition(":")
     if id.lstrip("-").isdigit():
         return {"id": int(id), "split": int(parts) if split and parts.lstrip("-").isdigit() else 1}
@@ -205,7 +205,7 @@ def numbered(stored, split):
 
 
 def tops(row, us, name):
-    """Operations/s as the layout counts them: with K', in 10^12."""
+    """10^12 operations/s as the layout counts them, with K'."""
     return 2 * row.M * row.values["N"] * published_K(row.values["K"], name.sparsity) / us / 1e6
 
 
@@ -226,7 +226,7 @@ def kernel_line(row, algorithms, name, split):
 
 
 def export_status(output, hardware, source):
-    """The status of the eight tasks, if the source has a task table."""
+    """Write the status of the eight tasks, if the source has a task table."""
     if not source.tasks:
         return
     results = {}

@@ -1,4 +1,4 @@
-"""The points of one configuration -> its CSV, one row a point (kernel: a row for every linear)."""
+"""The points of one configuration -> its CSV, with a row for each point, or for each linear of a kernel point."""
 
 import csv
 import io
@@ -17,16 +17,17 @@ from slidesparse.report.sources.rows import HARDWARE, linear_order
 from slidesparse.report.tables.columns import COLUMNS, CUBLASLT, M_COLUMN, STEP, cell
 
 SHOWN = 5
-"""Refused points that one sentence names."""
+"""Most refused points that one sentence names."""
 
 
 def gather(point_paths, output_csv, expected=None):
-    """Write the CSV of the points of one configuration, atomically; same points, same bytes.
+    """Write the CSV of the points of one configuration, atomically. The same points give the same bytes.
 
     point_paths: files `{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.json`, in any order.
-    expected: M -> request digest (hex, None unchecked) that the points must answer, all of them and no others; None
-    skips that.
-    Returns the number of rows. Raises RecordError, naming every refused point, and then writes nothing.
+    expected: M -> request digest (hex) that the point must answer; None is not checked. The points must have exactly
+    these M. Without `expected`, neither is checked.
+
+    Returns the number of rows. If a point is refused, it writes nothing and raises RecordError that names the points.
     """
     points, refused = read_points(point_paths, expected)
     if refused:
@@ -44,7 +45,7 @@ def gather(point_paths, output_csv, expected=None):
 
 
 def read_points(paths, expected=None):
-    """(valid points of one configuration sorted by M, one sentence per refused file)."""
+    """(valid points of one configuration sorted by M, one sentence for each refused file)."""
     points, refused = {}, []
     for path in sorted(paths, key=str):
         try:
@@ -54,7 +55,7 @@ def read_points(paths, expected=None):
                 raise RecordError(f"{path} is of another configuration than the points beside it")
             if point["key"]["M"] in points:
                 raise RecordError(f"{path} is a second point for M={point['key']['M']}")
-            to_csv([point])  # a point of the right form may still hold what no row can be made of
+            to_csv([point])  # a point of the right form may still give no row
             points[point["key"]["M"]] = point
         except RecordError as error:
             refused.append(str(error))
@@ -83,7 +84,7 @@ def to_csv(points):
 
 
 def tail(point):
-    """The columns that every stage has: status, when, from which commit, on what."""
+    """The columns that all stages have: status, time, commit, machine and versions."""
     run, request = point["run"], point["request"]
     return {
         "status": point["status"],
@@ -135,12 +136,12 @@ def throughput_row(point):
 
 
 def repeats_of(results):
-    """How often a prefill or decode point repeated its steps, or None."""
+    """Number of repeats of a prefill or decode point, or None."""
     return len(results["repeats_s"]) if results.get("repeats_s") else None
 
 
 def kernel_rows(point):
-    """The CSV rows of a kernel point: one per linear, or one without a linear if nothing was measured."""
+    """The CSV rows of a kernel point: one for each linear, or one without a linear if nothing was measured."""
     shared = {"M": point["key"]["M"], "process": point["request"].get("process"), **tail(point)}
     gemms = point["results"].get("gemms") or []
     if not gemms or point["status"] != "ok":
@@ -180,9 +181,9 @@ def gemm_columns(gemm):
 
 
 def rival_columns(gemm):
-    """What was measured in turn with a linear: its INT32 product, the dense rivals, and the fastest of these.
+    """Columns of what was measured in turn with a linear: its INT32 product, the dense rivals, and the fastest rival.
 
-    The best dense library is the fastest one with the output type of the product itself; the ratio is the paired one.
+    The best dense library is the fastest one with the product's own output type. Its ratio is the paired one.
     """
     columns = {}
     for other in gemm.get("other_outputs", ()):
@@ -208,7 +209,7 @@ def rival_columns(gemm):
 
 
 def whole_columns(linears):
-    """The whole linear of the backend (the first of `linears`), of its dense rivals, and of the fastest of these."""
+    """Columns of whole linears: the backend's (the first of `linears`), the dense rivals', and the fastest rival's."""
     if not linears:
         return {}
     own, rivals = linears[0], linears[1:]
@@ -241,10 +242,10 @@ def as_float(value, factor=1.0):
 
 
 def gather_all(results, hardware):
-    """Gather every configuration of one hardware key that has points, rewriting only CSVs whose content changes.
+    """Gather all configurations of one hardware key that have points; only CSVs whose content changes are rewritten.
 
-    Planned points that answer another request than the plan's are refused, like damaged ones. Returns one sentence
-    per refused file; the other points are gathered.
+    A point is refused if it is damaged, or if it is planned but answers another request than the plan's. All other
+    points are gathered. Returns one sentence for each refused file.
     """
     refused = []
     try:
@@ -276,12 +277,12 @@ def gather_all(results, hardware):
 
 
 def point_files(directory):
-    """Files of a configuration's folder that are called like points."""
+    """Files in a configuration's folder that have the name of a point."""
     return sorted(path for path in directory.glob("M*.json") if re.fullmatch("M[0-9]{1,12}", path.stem))
 
 
 def is_usable(directory):
-    """Whether a folder of a configuration is named as one, so that its CSV can be named after it."""
+    """Whether the path of a configuration's folder has valid names, so that its CSV can be named after it."""
     _, model, dtype, _, sparsity = directory.parts[-5:]
     return is_pattern(sparsity) and is_plain(f"{model}-{dtype}_prefill.csv")
 
@@ -289,21 +290,21 @@ def is_usable(directory):
 def configuration_directories(root, hardware, variants=False):
     """Sorted directories `{stage}/{model}/{dtype}/{backend}/{sparsity}` of one hardware key below a root.
 
-    Of variants of stock vLLM, whose points are parts of its own, or of all other backends.
+    variants: those of the variants of stock vLLM, or else those of all other backends.
     """
     directories = [d for stage in STAGES for d in sorted(Path(root, hardware, stage).glob("*/*/*/*")) if d.is_dir()]
     return [directory for directory in directories if (directory.parts[-2] in stock.VARIANTS) == variants]
 
 
 def hardware_directories(root):
-    """Hardware keys of which something lies directly below a root, sorted; a report alone does not count."""
+    """Hardware keys that have results directly below a root, sorted; a report alone does not count."""
     names = (*STAGES, "tuning", "tasks.csv", "plan.json")
     held = {path.parent.name for name in names for path in Path(root).glob(f"*/{name}")}
     return sorted(name for name in held if HARDWARE.fullmatch(name))
 
 
 def write_if_changed(path, text):
-    """Write a file atomically unless it holds exactly this text; returns whether it was written."""
+    """Write a file atomically unless it already has exactly this text; returns whether it was written."""
     path = Path(path)
     data = text.encode()
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:

@@ -1,7 +1,7 @@
-"""What each of the eight tasks of a run took and how it ended: results/{hardware}/tasks.csv.
+"""How long each of the eight tasks of a run took, and how it ended: results/{hardware}/tasks.csv.
 
-Durations come from the points (`run.seconds`) and, for the other rules, from the TSV files of Snakemake's
-`benchmark:`. A duration that nobody recorded stays empty.
+Durations come from the points (`run.seconds`) and, for all other rules, from the TSV files of Snakemake's
+`benchmark:`. A duration that was not recorded stays empty.
 """
 
 import csv
@@ -31,7 +31,7 @@ HIGH_SPARSITY = 10
 """Largest L of task 7."""
 
 STATUS = ("ok", "out_of_memory", "in_flight", "failed")
-"""What may become of a point, from good to bad."""
+"""The states of a point, from good to bad."""
 
 
 def task_of(stage, configuration):
@@ -46,8 +46,8 @@ def task_of(stage, configuration):
 def tasks_table(results_dir, hardware):
     """The rows of tasks.csv of one hardware key, from the gathered CSVs, manifests and benchmark files below a root.
 
-    What was asked for stands in plan.json; without one, a task's items are those that are there. Returns eight
-    dictionaries with the columns of tasks.csv; status is success, failed, skipped (nothing asked for it) or missing.
+    The items of a task come from plan.json, or without a plan from what exists. Returns eight dictionaries with the
+    columns of tasks.csv. status is success, failed, skipped (not asked for) or missing.
     """
     source = Source(str(results_dir))
     measured.read(source, hardware)
@@ -81,7 +81,7 @@ def entry(index, status, seconds=None, note="", ok=None, failed=None, expected=N
 
 
 def engine_checkpoints(source):
-    """(model, dtype, sparsity) of every checkpoint that measured or planned prefill and decode points need."""
+    """(model, dtype, sparsity) of every checkpoint that prefill and decode points, measured or planned, need."""
     stages = ("prefill", "decode")
     names = {row.configuration for stage in stages for row in source.stage(stage)}
     names |= {name for stage in stages for name in source.planned(stage)}
@@ -111,13 +111,13 @@ def conversions(source, keys):
 
 
 def held(source, dense):
-    """(model, dtype, sparsity) of the checkpoint manifests that are there."""
+    """(model, dtype, sparsity) of the existing checkpoint manifests."""
     keys = {(item["model"], item["dtype"], item["sparsity"]) for item in source.checkpoints}
     return {key for key in keys if (key[2] == "dense") == dense}
 
 
 def tune(source, hardware):
-    """Task 3: the tuning tables of this hardware, one for all models of a shape. Stock vLLM has none."""
+    """Task 3: the tuning tables of this hardware. Models of one shape share a table; stock vLLM has none."""
     folder = Path(source.root, hardware, "tuning")
     tables = sorted(folder.glob("*/*/*/*.json"))
     there = {path.relative_to(folder).with_suffix("").parts for path in tables}
@@ -127,7 +127,7 @@ def tune(source, hardware):
 
 
 def made(index, there, asked, files):
-    """The row of a task that makes things: those `there`, those asked for, and files that say how long each took."""
+    """The row of a task that makes things. there, asked: the made and the requested ones. files: benchmark files."""
     needed = asked | there
     if not needed:
         return entry(index, "skipped", note="nothing asked for it")
@@ -142,7 +142,7 @@ def made(index, there, asked, files):
 
 
 def benchmark_seconds(path):
-    """Seconds in a benchmark file of Snakemake (column `s`, all repeats), or None if there is no such file.
+    """Seconds in a benchmark file of Snakemake (column `s`, sum of all repeats), or None if there is no such file.
 
     Raises RecordError if the file is damaged.
     """
@@ -157,7 +157,7 @@ def benchmark_seconds(path):
 
 
 def measure(source, index):
-    """Tasks 4 to 8: the points of one stage, kernels by kind."""
+    """Tasks 4 to 8: the points of one stage; kernel points are divided into dense, sparse, and high sparsity."""
     stage = {3: "prefill", 4: "decode"}.get(index, "kernel")
     rows = [row for row in source.stage(stage) if task_of(stage, row.configuration) == index]
     points = point_status(rows)
@@ -188,7 +188,7 @@ def measure(source, index):
 
 
 def point_status(rows):
-    """(configuration, M) -> the worst status of any of its rows."""
+    """(configuration, M) -> the worst status among its rows."""
     points = {}
     for row in rows:
         key = row.configuration, row.M

@@ -1,4 +1,4 @@
-"""Sentences in other languages: `{language}.yaml` maps the English form of a sentence to its translation."""
+"""Translations of the report: `{language}.yaml` maps the English form of a sentence to its translation."""
 
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ def catalogue(language):
 
 
 def speaker(language):
-    """A function that says anything in a language: a Text with its values, a word of the catalogue, else itself."""
+    """A function that translates a Text, with its values, or a word of the catalogue. Anything else stays as it is."""
     known = catalogue(language)
 
     def said(value):
