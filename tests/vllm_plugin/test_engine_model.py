@@ -6,7 +6,7 @@ import torch
 from engines import LINEARS
 from slidesparse import models
 from slidesparse.files import read_json, write_json
-from slidesparse.models import checkpoints
+from slidesparse.models import bitnet, checkpoints
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.slide import unslide
 from slidesparse.tuning.choices import SCHEMA
@@ -117,7 +117,7 @@ def transformers_logits(directory, dtype, sparsity):
     reference = BitNetForCausalLM(BitNetConfig(**config)).to(torch.float32).eval()
     state = {}
     for name in reference.state_dict():
-        if checkpoints.LINEAR.fullmatch(name):
+        if bitnet.LINEAR.fullmatch(name):
             codes = checkpoints.read_tensor(directory, name)
             K = reference.state_dict()[name].shape[1]
             dense = unslide(codes.view(torch.int8), Pattern(sparsity), K).view(codes.dtype)
