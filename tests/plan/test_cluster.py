@@ -75,6 +75,26 @@ def test_a_job_that_does_not_end_is_named(queue, tmp_path, monkeypatch):
         cluster.cancel_left_over(tmp_path)
 
 
+def test_a_queue_that_does_not_answer_is_not_taken_for_empty(queue, tmp_path, monkeypatch):
+    queue.write_text(f"17|slidesparse_a|{tmp_path}\n")
+    (queue.parent / "bin/squeue").write_text(f"""#!/bin/sh
+if [ ! -e {tmp_path}/asked ]; then touch {tmp_path}/asked; exit 1; fi
+cat {queue}
+""")
+    (tmp_path / cluster.SUBMITTED).mkdir(parents=True)
+    cluster.cancel_left_over(tmp_path)
+    assert not queue.read_text()
+    (queue.parent / "bin/squeue").write_text("#!/bin/sh\nexit 1\n")
+    monkeypatch.setattr(cluster, "PATIENCE_S", 0)
+    with pytest.raises(SlideSparseError, match="squeue does not say whether jobs of an earlier run"):
+        cluster.cancel_left_over(tmp_path)
+
+
+def test_where_no_job_was_submitted_slurm_need_not_answer(queue, tmp_path):
+    (queue.parent / "bin/squeue").write_text("#!/bin/sh\nexit 1\n")
+    cluster.cancel_left_over(tmp_path)
+
+
 def test_profiles_of_clusters_differ_in_their_commands_only():
     read = {name: yaml.safe_load((ROOT / f"profiles/{name}/profile.yaml").read_text()) for name in ("slurm", "generic")}
     common = [

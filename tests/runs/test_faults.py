@@ -216,10 +216,10 @@ def test_a_clock_that_goes_back_measures_nothing_again(finished):
 
 def test_workflows_in_two_directories_take_turns_on_a_device(finished, tmp_path, monkeypatch):
     other = finished.copy(tmp_path / "other")
-    other.variables["XDG_RUNTIME_DIR"] = str(finished.beside)  # one user has one
+    other.variables["SLIDESPARSE_LOCKS"] = str(finished.beside)
     for clone in (finished, other):
         clone.remove(*clone.points())
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(finished.beside))
+    monkeypatch.setenv("SLIDESPARSE_LOCKS", str(finished.beside))
     with devices.host(shared=False):
         calls = [clone.start("--cores", "1", "kernel", config=TINY) for clone in (finished, other)]
         for clone in (finished, other):
@@ -364,11 +364,25 @@ def test_nobody_else_is_answered():
         os.waitpid(stranger, 0)
 
 
-def test_a_stranger_cannot_enter_the_directory(tmp_path, monkeypatch, capsys):
+def test_a_stranger_cannot_enter_the_directory_of_sockets(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert resident.user_directory() == tmp_path / "slidesparse"
+    assert resident.user_directory().stat().st_mode & 0o777 == 0o700
+
+
+def test_a_device_is_one_for_programs_of_any_environment(tmp_path, monkeypatch, capsys):
+    """Sessions of cron or sudo have no run-time directory, or another TMPDIR; they take turns all the same."""
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("SLIDESPARSE_LOCKS", raising=False)
+    plain = devices.lock_directory()
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+        assert devices.lock_directory() == plain
+    monkeypatch.setenv("SLIDESPARSE_LOCKS", str(tmp_path))
     with devices.host(shared=False):
-        folder = tmp_path / "slidesparse"
-        assert folder.stat().st_mode & 0o777 == 0o700
+        (lock,) = tmp_path.glob("slidesparse-host.lock")
+        assert lock.stat().st_mode & 0o777 == 0o666
         second = threading.Thread(target=take_turn)
         second.start()
         wait_until(lambda: devices.WAITING in capsys.readouterr().err)

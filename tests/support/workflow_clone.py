@@ -102,7 +102,11 @@ class Call:
     def points(self):
         """Paths of the points that it measures, or has begun to measure, or would measure (dry run)."""
         return set(
-            re.findall(r"^(?:local)?rule measure_\w+:\n(?:    .*\n)*?    output: (.+)$", self.output, re.MULTILINE)
+            re.findall(
+                r"^(?:local)?rule measure_\w+:\n(?:    .*\n)*?    output: (.+?)(?: \(update\))?$",
+                self.output,
+                re.MULTILINE,
+            )
         )
 
 
@@ -176,7 +180,11 @@ class Clone:
         if self.standin:
             kept["XDG_STANDIN"] = str(self.standin)
             library = f"{self.directory / 'tests/support/standin'}{os.pathsep}{library}"
-        return kept | {"PATH": path, "PYTHONPATH": library, "XDG_RUNTIME_DIR": sockets} | self.variables
+        return (
+            kept
+            | {"PATH": path, "PYTHONPATH": library, "XDG_RUNTIME_DIR": sockets, "SLIDESPARSE_LOCKS": sockets}
+            | self.variables
+        )
 
     def start(self, *arguments, config=()):
         """Start `snakemake ARGUMENTS`; `config` has files, or YAML text, to lay over config.yaml."""

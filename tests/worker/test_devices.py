@@ -21,6 +21,7 @@ RTX4090 = "RTX4090_cc89_py312_cu130_x86_64"
 
 @pytest.fixture(autouse=True)
 def own_locks(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLIDESPARSE_LOCKS", str(tmp_path))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 

@@ -1,5 +1,6 @@
 # Checks the configuration and makes the table of all planned points.
 import gc
+import shutil
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -11,6 +12,8 @@ from slidesparse.machine.hardware import KEY_PATTERN
 from slidesparse.plan import cluster, matrix, stock
 from slidesparse.plan.table import Table, options
 from slidesparse.points import request, status
+from slidesparse.points.stale import Stale
+from slidesparse.report.tables.gather import rows_of
 from slidesparse.tuning import choices
 
 # Nearly all objects that planning makes stay alive. Looking for garbage among them takes a quarter of its time.
@@ -26,6 +29,7 @@ try:
 except SlideSparseError as error:
     raise WorkflowError(str(error))
 workflow.global_resources.update(dict.fromkeys(table.seats, 1))
+stale = Stale(table)
 
 LANGUAGES = config["report"]["languages"]
 REPORTS = expand("results/{key}/report.{language}.md", key=table.plans, language=LANGUAGES)
@@ -34,7 +38,7 @@ REPORTS = expand("results/{key}/report.{language}.md", key=table.plans, language
 # The command of every measured point. plan.json tells the worker what else it will be asked for. The braces put the
 # shell's message about a killed program into the log.
 MEASURE = (
-    "{{ python3 workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
+    "rm -f .snakemake/backups/{output}; {{ python3 workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
     " --parameters {params.parameters:q} --peers {params.peers:q} --plan results/{wildcards.hardware}/plan.json"
     " --log {log} --owner $PPID --seat {resources.seat}; }} 2> {log}"
 )
@@ -51,6 +55,7 @@ onstart:
         refuse_links_out("results", ".snakemake")
     except SlideSparseError as error:
         raise WorkflowError(str(error))
+    shutil.rmtree(".snakemake/backups", ignore_errors=True)  # of a run that was killed; our outputs are whole
     none_from_the_future("results")
     cluster.cancel_left_over(".")
     table.write_plans()

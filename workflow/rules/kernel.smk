@@ -6,8 +6,9 @@ rule measure_kernel:
         basis="results/models/{model}/shape.json",
         tuning="results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json",
         peers=lambda w: [path for path in table.peers(w).values() if path],
+        stale=stale.point(stage="kernel"),
     output:
-        "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
+        update("results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.json"),
     log:
         "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
     priority: lambda w: table.count + 1 + (w.sparsity == "dense")  # dense first, in a process without sparse products

@@ -3,17 +3,18 @@
 
 rule gather_points:
     input:
-        table.points,
+        points=table.points,
+        stale=stale.csv(rows_of),
     output:
-        "results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/{model}-{dtype}_{stage}.csv",
+        update("results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/{model}-{dtype}_{stage}.csv"),
     log:
         "results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/gather.log",
     localrule: True
     params:
         parameters=lambda w: table.measuring(w.hardware, w.stage),
     shell:
-        "python3 workflow/scripts/gather_points.py --points {input} --parameters {params.parameters:q}"
-        " --output {output} --owner $PPID 2> {log}"
+        "rm -f .snakemake/backups/{output}; python3 workflow/scripts/gather_points.py --points {input.points}"
+        " --parameters {params.parameters:q} --output {output} --owner $PPID 2> {log}"
 
 
 # `update` keeps the folder's content, so only figures whose data changed are drawn again.
@@ -44,6 +45,7 @@ rule write_report:
         "results/{hardware}/report.log",
     localrule: True
     params:
+        csvs=lambda w: table.csvs(w.hardware),
         sources=config["report"]["sources"],
         languages=LANGUAGES,
         left_out=lambda w: table.left_out[w.hardware],
@@ -72,6 +74,7 @@ rule write_comparison:
         "results/comparison.log",
     localrule: True
     params:
+        reports=REPORTS,
         sources=config["report"]["sources"],
         languages=LANGUAGES,
     shell:

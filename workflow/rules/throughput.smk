@@ -5,8 +5,9 @@ rule measure_prefill:
     input:
         basis="results/checkpoints/{model}/{dtype}/{sparsity}.json",
         tuning=table.tuned,
+        stale=stale.point(stage="prefill"),
     output:
-        "results/{hardware}/prefill/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
+        update("results/{hardware}/prefill/{model}/{dtype}/{backend}/{sparsity}/M{m}.json"),
     log:
         "results/{hardware}/prefill/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
     wildcard_constraints:
@@ -23,8 +24,12 @@ rule measure_prefill:
 
 
 use rule measure_prefill as measure_decode with:
+    input:
+        basis="results/checkpoints/{model}/{dtype}/{sparsity}.json",
+        tuning=table.tuned,
+        stale=stale.point(stage="decode"),
     output:
-        "results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
+        update("results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.json"),
     log:
         "results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
     params:
@@ -38,8 +43,9 @@ rule measure_stock:
     input:
         basis="results/checkpoints/{model}/{dtype}/{sparsity}.json",
         tuning=[],
+        stale=stale.point(),
     output:
-        "results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.json",
+        update("results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.json"),
     log:
         "results/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
     wildcard_constraints:
@@ -62,8 +68,9 @@ rule choose_stock:
     input:
         variants=table.variants,
         basis="results/checkpoints/{model}/{dtype}/dense.json",
+        stale=stale.point(backend=stock.BACKEND, sparsity="dense"),
     output:
-        f"results/{{hardware}}/{{stage}}/{{model}}/{{dtype}}/{stock.BACKEND}/dense/M{{m}}.json",
+        update(f"results/{{hardware}}/{{stage}}/{{model}}/{{dtype}}/{stock.BACKEND}/dense/M{{m}}.json"),
     log:
         f"results/{{hardware}}/{{stage}}/{{model}}/{{dtype}}/{stock.BACKEND}/dense/M{{m}}.log",
     wildcard_constraints:
@@ -74,5 +81,5 @@ rule choose_stock:
         protocol=lambda w: request.PROTOCOL[w.stage],
         parameters=lambda w: table.measuring(w.hardware, w.stage),
     shell:
-        "python3 workflow/scripts/choose_stock.py --output {output} --basis {input.basis}"
+        "rm -f .snakemake/backups/{output}; python3 workflow/scripts/choose_stock.py --output {output} --basis {input.basis}"
         " --parameters {params.parameters:q} --log {log} --owner $PPID 2> {log}"

@@ -3,10 +3,11 @@
 
 rule tune_backend:
     input:
-        "results/models/{model}/shape.json",
+        shape="results/models/{model}/shape.json",
+        stale=stale.tuned,
     output:
-        json="results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json",
-        csv="results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.csv",
+        json=update("results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json"),
+        csv=update("results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.csv"),
     log:
         "results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.log",
     benchmark:
@@ -20,7 +21,8 @@ rule tune_backend:
         M=lambda w: table.plan(w.hardware)["tune"]["M"],
         parameters=lambda w: table.measuring(w.hardware, "tune"),
     shell:
-        "python3 workflow/scripts/tune_backend.py --output {output.json} --basis {input} --M {params.M}"
+        "rm -f .snakemake/backups/{output.json} .snakemake/backups/{output.csv};"
+        " python3 workflow/scripts/tune_backend.py --output {output.json} --basis {input.shape} --M {params.M}"
         " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --owner $PPID"
         " --seat {resources.seat} 2> {log}"
 
@@ -39,6 +41,7 @@ rule choose_kernels:
     localrule: True
     params:
         schema=choices.SCHEMA,
+        points=table.compared,
         candidates=lambda w: options(table.auto_backends(w)),
         parameters=lambda w: table.measuring(w.hardware, "kernel"),
     shell:

@@ -293,8 +293,11 @@ def open_lock(path):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     if os.path.islink(path):
         raise OSError(errno.ELOOP, "it is a link", str(path))
-    how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path, how, 0o644)
+    how = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:  # in a folder that all users share, O_CREAT is refused for a file of another user
+        descriptor = os.open(path, how)
+    except FileNotFoundError:
+        descriptor = os.open(path, how | os.O_CREAT, 0o644)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no regular file", str(path))

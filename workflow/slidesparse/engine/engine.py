@@ -319,7 +319,8 @@ def _measure(request, manifest, needed, size):
         directory = checkpoints.ensure(manifest, request["root"])
         _kept["engine"] = Engine(directory, request["backend"], tuning, size)
         _kept["key"] = key
-    return getattr(throughput, request["stage"])(_kept["engine"], request["M"], request["parameters"])
+    stages = {"prefill": throughput.prefill, "decode": throughput.decode}
+    return stages[request["stage"]](_kept["engine"], request["M"], request["parameters"])
 
 
 def close():

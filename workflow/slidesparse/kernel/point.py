@@ -167,10 +167,10 @@ class _Contest:
             if run.own:
                 row["hot"] = protocol.summarize(samples["hot", i]).as_dict()
             else:
-                same = (j for j, own in enumerate(self.runs) if own.own and own.product.output == run.product.output)
-                rival = next(same, None)
+                same = [j for j, one in enumerate(self.runs) if one.own and one.product.output == run.product.output]
+                own = same[0] if same else None
                 row |= {"backend": run.product.backend.name, "library": run.product.backend.version()}
-                row["speedup"] = None if rival is None else _ratio(samples["cold", i], samples["cold", rival])
+                row["speedup"] = None if own is None else _ratio(samples["cold", i], samples["cold", own])
             rows.append(row)
         own = [row for row in rows if "hot" in row]
         peers = [row for row in rows if "hot" not in row]

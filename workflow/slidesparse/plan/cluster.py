@@ -42,6 +42,9 @@ JOB_NAME = "slidesparse_"
 
 PATIENCE_S = 60
 
+SUBMITTED = ".snakemake/slurm"
+"""The folder of logs that the first job submitted from a directory makes (profiles/slurm)."""
+
 
 def resources(config, hardware_key=None):
     """Resources of a job, from a validated configuration; without a hardware key it runs on any machine."""
@@ -87,17 +90,24 @@ def further_options(options, key="cluster.….options"):
 def cancel_left_over(directory):
     """Cancel the Slurm jobs that a killed run in `directory` left, and wait until they have ended.
 
-    Raises SlideSparseError if they do not end. Does nothing on a machine without Slurm.
+    Raises SlideSparseError if they do not end, or if Slurm does not say whether there are any although jobs have been
+    submitted from here. Does nothing on a machine without Slurm.
     """
     if not shutil.which("squeue"):
         return
+    submitted = Path(directory, SUBMITTED).is_dir()
     deadline = time.monotonic() + PATIENCE_S
-    while left := _jobs(directory):
+    while (left := _jobs(directory)) or (left is None and submitted):
         if time.monotonic() > deadline:
+            if left is None:
+                raise SlideSparseError(
+                    "squeue does not say whether jobs of an earlier run are in the queue: wait until Slurm answers"
+                )
             raise SlideSparseError(
                 f"jobs of an earlier run do not end: wait until squeue no longer lists {', '.join(left)}"
             )
-        subprocess.run(["scancel", *left], capture_output=True)
+        if left:
+            subprocess.run(["scancel", *left], capture_output=True)
         time.sleep(0.5)
     for marker in Path(directory, ".snakemake/incomplete").glob("**/*"):
         if marker.is_file():  # because of it Snakemake would wait for those jobs
@@ -105,9 +115,12 @@ def cancel_left_over(directory):
 
 
 def _jobs(directory):
-    """Ids of our jobs in the queue that work in `directory`; none if Slurm does not answer."""
+    """Ids of our jobs in the queue that work in `directory`; None if Slurm does not say."""
     command = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%j|%Z"]
-    lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return None
     jobs = [line.split("|", 2) for line in lines if line.count("|") >= 2]
     here = os.path.realpath(directory)
     return [id for id, name, place in jobs if name.startswith(JOB_NAME) and os.path.realpath(place) == here]

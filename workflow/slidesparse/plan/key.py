@@ -117,6 +117,11 @@ class Key(NamedTuple):
             return f"{root}/models/{self.model}/shape.json"
         return f"{root}/checkpoints/{self.model}/{self.dtype}/{self.sparsity}.json"
 
+    @property
+    def untuned(self):
+        """True for stock vLLM and its variants, which have no tuning table."""
+        return self.backend == stock.BACKEND or self.backend in stock.VARIANTS
+
     def tuning(self, root, shape=None):
         """Path of its tuning table or choices, as text; shape: the model that has its dimensions, by default itself."""
         return f"{root}/{self.hardware}/tuning/{shape or self.model}/{self.dtype}/{self.backend}/{self.sparsity}.json"

@@ -91,6 +91,15 @@ class Table:
         key = Key(w.hardware, "prefill", w.model, w.dtype, w.backend, w.sparsity, 0)
         return key.tuning(self.root, self._shapes[w.model])
 
+    def asked(self, key):
+        """(parameters, basis, tuning table or None, peers) of a point's request; see points.request."""
+        shape = self._shapes.get(key.model, key.model)
+        tuning = None if key.untuned else key.tuning(self.root, shape)
+        peers = {}
+        if key.stage == "kernel":
+            peers = backends.peers(self.root, key.hardware, key.model, key.dtype, key.backend)
+        return self.plan(key.hardware)["measure"][key.stage], key.basis(self.root), tuning, peers
+
     def peers(self, w):
         """Dense backends that take turns with a kernel point, and their tuning tables."""
         return backends.peers(self.root, w.hardware, w.model, w.dtype, w.backend)

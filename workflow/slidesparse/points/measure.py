@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 from slidesparse.errors import OutOfMemoryError, RecordError, SlideSparseError
-from slidesparse.files import read_json, write_atomic, write_json
+from slidesparse.files import write_atomic, write_json
 from slidesparse.machine import hardware
 from slidesparse.plan.key import Key, tuning_key
-from slidesparse.points import records, request
+from slidesparse.points import answers, records, request
 from slidesparse.tuning import table as tables
 from slidesparse.worker import devices, resident
 
@@ -45,21 +45,29 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
     worker: program.Worker; its plan decides the size of an engine that is started for this point.
     """
     key = Key.of(output)
-    with _device(hardware.check(key.hardware), key.stage, worker):
-        _measure(output, key, basis, table, parameters, peers, resources, log, worker)
-
-
-def _measure(output, key, basis, table, parameters, peers, resources, log, worker):
-    start = time.monotonic()
-    records.write_failure(output, UNFINISHED, log, unless=os.getpid())
+    machine = hardware.check(key.hardware)
     try:
         asked = request.request(key, parameters, basis, table, peers)
+    except SlideSparseError as error:
+        records.write_failure(output, str(error), log)
+        raise
+    if answers.is_point(output, asked):
+        return
+    with _device(machine, key.stage, worker):
+        if not answers.is_point(output, asked):  # another run may have measured it meanwhile
+            _measure(output, key, asked, basis, table, parameters, peers, resources, log, worker)
+
+
+def _measure(output, key, asked, basis, table, parameters, peers, resources, log, worker):
+    start, git = time.monotonic(), records.code()
+    records.write_failure(output, UNFINISHED, log, unless=os.getpid())
+    try:
         limit = worker.plan.get("parameters", {}).get(key.stage, {}).get("time_limit_s", LIMIT_S)
         parameters = {"time_limit_s": limit} | parameters
         message = key._asdict() | {"parameters": parameters, "tuning": str(table) if table else None}
         if key.stage == "kernel":
             kind = "kernel"
-            message |= {"linears": _linears(basis), "peers": peers}
+            message |= {"linears": request.linears(basis), "peers": peers}
         else:
             kind = "engine"
             message |= {"manifest": str(basis), "root": str(resources), "others": _others(worker.plan, key)}
@@ -72,16 +80,7 @@ def _measure(output, key, basis, table, parameters, peers, resources, log, worke
         records.write_failure(output, str(error), log)
         raise
     seconds = time.monotonic() - start
-    records.write_point(output, asked, results, seconds=seconds, resident=worker.resident, reason=reason)
-
-
-def _linears(shape):
-    """The linears in a model's shape.json."""
-    described = read_json(shape, RecordError)
-    try:
-        return [{"name": str(each["name"]), "N": int(each["N"]), "K": int(each["K"])} for each in described["linears"]]
-    except (KeyError, TypeError, ValueError):
-        raise RecordError(f"{shape} does not describe the linears of a model: delete it to make it again") from None
+    records.write_point(output, asked, results, seconds=seconds, resident=worker.resident, git=git, reason=reason)
 
 
 def _others(plan, key):
@@ -99,8 +98,12 @@ def tune(output, basis, Ms, parameters, *, worker):
 
     The path names the backend: …/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json.
     """
-    path, start = Path(output), time.monotonic()
+    path, start, git = Path(output), time.monotonic(), records.code()
     hardware_key, _, dtype, backend, sparsity = tuning_key(path)
+    machine, linears = hardware.check(hardware_key), request.linears(basis)
+    asked = request.of_table(path, linears, Ms, parameters)
+    if _is_table(path, asked):
+        return
     message = {
         "stage": "tune",
         "hardware": hardware_key,
@@ -108,15 +111,24 @@ def tune(output, basis, Ms, parameters, *, worker):
         "backend": backend,
         "sparsity": sparsity,
         "M": Ms,
-        "linears": _linears(basis),
+        "linears": linears,
         "parameters": parameters,
     }
-    with _device(hardware.check(hardware_key), "tune", worker):
-        table = _ask("kernel", message, None, worker, hardware.parse(hardware_key).processor)
+    with _device(machine, "tune", worker):
+        if _is_table(path, asked):  # another run may have searched meanwhile
+            return
+        table = {"request": asked} | _ask("kernel", message, None, worker, hardware.parse(hardware_key).processor)
     table |= {"protocol": request.PROTOCOL["tune"], "parameters": parameters}
-    table |= records.provenance(time.monotonic() - start, worker.resident, table.pop("capacity"))
+    table |= records.provenance(time.monotonic() - start, worker.resident, git, table.pop("capacity"))
     write_atomic(path.with_suffix(".csv"), tables.to_csv(table))
     write_json(path, table)
+
+
+def _is_table(path, asked):
+    try:
+        return answers.is_table(path, asked)
+    except RecordError:  # a damaged table is replaced
+        return False
 
 
 def _device(machine, stage, worker):
@@ -124,17 +136,17 @@ def _device(machine, stage, worker):
     return devices.taken(machine, worker.owner, worker.seat, stage in worker.plan.get("share_host", SHARE_HOST))
 
 
-def _ask(kind, request, limit, worker, processor):
-    """Results of a request, from the resident worker or from this process."""
+def _ask(kind, job, limit, worker, processor):
+    """Results of a job, from the resident worker or from this process."""
     # A GPU has one worker, so that no idle engine holds memory that a point needs. On a CPU, workers of both kinds fit.
-    name = request["hardware"] if processor == "gpu" else f"{request['hardware']}/{kind}"
-    request = request | {"worker": name}
+    name = job["hardware"] if processor == "gpu" else f"{job['hardware']}/{kind}"
+    job = job | {"worker": name}
     if not worker.resident:
-        return resident.here(f"slidesparse.worker.handlers:{kind}", request)
+        return resident.here(f"slidesparse.worker.handlers:{kind}", job)
     Path(LOGS).mkdir(parents=True, exist_ok=True)
     return resident.ask(
         f"slidesparse.worker.handlers:{kind}",
-        request,
+        job,
         worker.owner,
         idle=worker.plan.get("idle_s", IDLE_S),
         log=f"{LOGS}/{kind}.log",

@@ -13,13 +13,13 @@ from slidesparse.program import start_time
 SCHEMA = 1
 
 
-def write_point(path, asked, results, *, seconds, resident, reason=None):
+def write_point(path, asked, results, *, seconds, resident, git, reason=None):
     """Write the point at `path` atomically, with its provenance, and remove the record of an earlier failure.
 
     `results` None means out of memory, for the `reason` given. results["capacity"], if present, is moved into the
     block `hardware`.
     """
-    made = provenance(seconds, resident, (results or {}).pop("capacity", {}))
+    made = provenance(seconds, resident, git, (results or {}).pop("capacity", {}))
     failure = failure_of(path)
     write_json(
         path,
@@ -36,7 +36,12 @@ def write_point(path, asked, results, *, seconds, resident, reason=None):
     failure.unlink(missing_ok=True)
 
 
-def provenance(seconds, resident, capacity=None):
+def code():
+    """State of the repository with this library; asked before a measurement, for a checkout may change meanwhile."""
+    return git_state(Path(__file__).parent)
+
+
+def provenance(seconds, resident, git, capacity=None):
     """The blocks `hardware`, `software` and `run` of a measurement made just now; capacity: the GPU's, if known."""
     return {
         "hardware": machine() | (capacity or {}),
@@ -45,7 +50,7 @@ def provenance(seconds, resident, capacity=None):
             "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": round(seconds, 3),
             "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "git": git_state(Path(__file__).parent),
+            "git": git,
             "resident": resident,
         },
     }

@@ -8,14 +8,15 @@ the model's shape (kernel), and the tuning table. Some requests have more:
 - A point of stock vLLM has the digests of its variants' requests.
 """
 
-from functools import cache
+import os
+from functools import cache, lru_cache
 from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.files import digest, is_plain, read_json, sha256_file
 from slidesparse.machine import hardware
-from slidesparse.plan import backends, stock
-from slidesparse.plan.key import Key, root_of
+from slidesparse.plan import backends
+from slidesparse.plan.key import Key, root_of, tuning_key
 from slidesparse.points.plan import Plan, read_plan
 
 PROTOCOL = {"tune": 3, "kernel": 5, "prefill": 9, "decode": 7}
@@ -61,13 +62,13 @@ def request(key, parameters, basis, tuning=None, peers=None):
         "key": key._asdict(),
         "protocol": PROTOCOL[key.stage],
         "parameters": backends.deciding(key.stage, parameters),
-        "basis": digest(read_json(basis, RecordError)),
-        "tuning": sha256_file(tuning) if tuning else None,
+        "basis": _basis(basis),
+        "tuning": _sha256(tuning) if tuning else None,
         **best,
         **apart,
     }
     if peers:
-        asked["peers"] = {name: path and sha256_file(path) for name, path in peers.items()}
+        asked["peers"] = {name: path and _sha256(path) for name, path in peers.items()}
     return {
         "digest": digest(asked),
         "protocol": asked["protocol"],
@@ -78,6 +79,63 @@ def request(key, parameters, basis, tuning=None, peers=None):
         **best,
         **apart,
     }
+
+
+def _basis(path):
+    """The digest of the JSON in a file. Planning asks for the same file thousands of times."""
+    return _of_content("basis", str(path), *_state(path))
+
+
+def _sha256(path):
+    """sha256 of a file, likewise."""
+    return _of_content("sha256", str(path), *_state(path))
+
+
+def _state(path):
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror})") from None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+@lru_cache(maxsize=4096)
+def _of_content(what, path, *state):
+    return digest(_placeless(read_json(path, RecordError))) if what == "basis" else sha256_file(path)
+
+
+def _placeless(basis):
+    """A basis without the folder in which a local model lies: its files are known by their sha256."""
+    try:
+        source = basis["model_manifest"]["source"]
+        if source["kind"] != "local":
+            return basis
+        bare = {name: value for name, value in source.items() if name != "path"}
+        return basis | {"model_manifest": basis["model_manifest"] | {"source": bare}}
+    except (KeyError, TypeError):
+        return basis
+
+
+def linears(shape):
+    """[{"name", "N", "K"}] of the linears in a model's shape.json."""
+    described = read_json(shape, RecordError)
+    try:
+        return [{"name": str(each["name"]), "N": int(each["N"]), "K": int(each["K"])} for each in described["linears"]]
+    except (KeyError, TypeError, ValueError):
+        raise RecordError(f"{shape} does not describe the linears of a model: delete it to make it again") from None
+
+
+def of_table(path, linears, Ms, parameters, protocol=PROTOCOL["tune"]):
+    """The request of the tuning table that belongs at `path`, with its digest: what was searched, and how."""
+    hardware_key, _, *searched = tuning_key(path)
+    asked = {
+        "searched": [hardware_key, *searched],
+        "shapes": sorted({(each["N"], each["K"]) for each in linears}),
+        "M": sorted(set(Ms)),
+        "parameters": parameters,
+        "protocol": protocol,
+    }
+    return {"digest": digest(asked)}
 
 
 def expected_digests(point_paths, parameters):
@@ -94,7 +152,7 @@ def expected_digests(point_paths, parameters):
         shape = plan.shapes.get(key.model, key.model)
         if not is_plain(shape):
             raise RecordError(f"the plan of {key.hardware} names the model {shape!r:.80}, which cannot be")
-        basis, tuning = key.basis(root), None if key.backend == stock.BACKEND else key.tuning(root, shape)
+        basis, tuning = key.basis(root), None if key.untuned else key.tuning(root, shape)
         where = (root, key.hardware, shape, key.dtype, key.backend)
         peers = backends.peers(*where) if key.stage == "kernel" else {}
         known = all(Path(file).is_file() for file in filter(None, (basis, tuning, *peers.values())))

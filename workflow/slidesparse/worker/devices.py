@@ -8,10 +8,15 @@ import os
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
-from slidesparse.worker import resident
+from slidesparse.files import open_lock
 
 WAITING = "another program of this user is measuring on this device: waiting until it has finished its point"
+
+TMP = Path("/tmp")
+LOCKS = ("/run/lock", TMP)
+"""Folders in which every user of a host may make files; the first that is there has the locks."""
 
 PAUSE_S = 0.1
 """Seconds between two attempts while all GPUs are taken."""
@@ -19,13 +24,13 @@ PAUSE_S = 0.1
 
 @contextmanager
 def taken(devices, owner=None, seat=None, share_host=False):
-    """Hold one device of this machine with the hardware key `hardware_key` alone, until the block ends. Waits for it.
+    """Hold one of the `devices` of this machine alone, until the block ends. Waits for it.
 
     A GPU is then the only one in CUDA_VISIBLE_DEVICES. So this process and what it starts see no other.
+    devices: [Hardware] of one hardware key, see `hardware.check`.
     owner, seat: who takes the device. They get the GPU that they had before, where a resident worker may still be
     useful.
     share_host: whether others may measure, or convert, on this host meanwhile. On a CPU they never may.
-    Raises HardwareError naming both machines if no device has this key.
     """
     with ExitStack() as stack:
         if devices[0].gpu:
@@ -78,5 +83,19 @@ def _sign(stream, name):
     stream.flush()
 
 
+def lock_directory():
+    """The folder of the devices' locks. It is the same for all programs of a host, whatever their environment says.
+
+    Programs in containers have their own. SLIDESPARSE_LOCKS names another one, for tests.
+    """
+    own = os.environ.get("SLIDESPARSE_LOCKS")
+    return Path(own) if own else next(path for path in map(Path, LOCKS) if os.access(path, os.W_OK) or path == TMP)
+
+
 def _open(name):
-    return open(resident.user_directory() / f"{name}.lock", "a+")
+    """A stream of a lock that every user of this host may lock; anything but a regular file is refused."""
+    path = lock_directory() / f"slidesparse-{name}.lock"
+    stream = open_lock(path)
+    with suppress(PermissionError):  # it is another user's
+        os.fchmod(stream.fileno(), 0o666)
+    return stream

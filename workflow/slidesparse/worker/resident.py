@@ -54,7 +54,7 @@ def ask(kind, request, owner, *, idle, log, timeout=None):
     """Return what handler `kind` of the resident worker answers to `request`, a dict. Starts a worker if there is none.
 
     There is one worker for each owner, request["worker"] (which names the device) and CUDA_VISIBLE_DEVICES. A request
-    with another kind, interpreter, working directory or environment replaces it.
+    with another kind, interpreter, working directory, environment or code replaces it.
     owner: pid of a process. When it ends, the worker and this call end, too (exit status 1). None: this process.
     idle: seconds without a request after which a worker ends.
     log: the log file of a worker that this call starts.
@@ -65,7 +65,7 @@ def ask(kind, request, owner, *, idle, log, timeout=None):
     owner, environment, log = owner or os.getpid(), _environment(), os.path.abspath(log)
     started, devices = start_time(owner), environment.get("CUDA_VISIBLE_DEVICES")
     name = digest([os.uname().nodename, owner, started, request["worker"], devices])[:32] + ".sock"
-    identity = digest([kind, sys.executable, os.getcwd(), environment])
+    identity = digest([kind, sys.executable, os.getcwd(), environment, code_state()])
     message = _encode({"identity": identity, "timeout": timeout, "request": request})
     options = {"kind": kind, "owner": owner, "idle": idle, "log": log, "identity": identity}
     while not _ended(owner, started):
@@ -104,6 +104,13 @@ def _environment():
     kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(("XDG_", "HF_"))}
     path = [str(Path(__file__).resolve().parents[2]), *filter(None, [kept.get("PYTHONPATH")])]
     return kept | {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def code_state():
+    """What changes with this library's code: the sizes and times of its files. A worker runs the code of its start."""
+    root = Path(__file__).resolve().parents[1]
+    files = ((path, path.stat()) for path in sorted(root.rglob("*.py")))
+    return [[str(path.relative_to(root)), status.st_size, status.st_mtime_ns] for path, status in files]
 
 
 def user_directory():

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.files import canonical_json, inside, is_plain, leads_out, write_atomic
+from slidesparse.files import canonical_json, inside, is_plain, leads_out, read_text, write_atomic
 from slidesparse.plan import stock
 from slidesparse.plan.backends import STAGES
 from slidesparse.plan.key import Configuration, Key, is_pattern
@@ -42,6 +42,15 @@ def gather(point_paths, output_csv, expected=None):
     text = to_csv(points)
     write_atomic(output_csv, text)
     return text.count("\n") - 1
+
+
+def rows_of(path):
+    """The M of the rows of a gathered CSV; empty if it cannot be read."""
+    try:
+        rows = list(csv.DictReader(read_text(path).splitlines()))
+        return {int(row[column]) for row in rows for column in M_COLUMN.values() if column in row}
+    except (OSError, ValueError, TypeError, csv.Error):
+        return set()
 
 
 def read_points(paths, expected=None):

@@ -1,0 +1,65 @@
+"""What makes a point stale, and what does not: contents count, places do not."""
+
+import json
+
+import pytest
+
+import synthetic
+from slidesparse.files import write_json
+from slidesparse.plan.key import Key
+from slidesparse.points import answers, request
+
+KEY = Key(synthetic.HARDWARE, "prefill", "Mine", "INT8", "cublaslt", "dense", 512)
+
+
+def manifest(place, **source):
+    """A checkpoint's manifest of a model from `source`."""
+    files = {"model.safetensors": {"size": 1, "sha256": "0" * 64}}
+    write_json(place, {"files": files, "model_manifest": {"source": source, "files": files}})
+    return place
+
+
+def digest(basis):
+    return request.request(KEY, {"steps": 24}, basis)["digest"]
+
+
+def test_a_local_model_may_move(tmp_path):
+    here = manifest(tmp_path / "a.json", kind="local", path="/somewhere")
+    there = manifest(tmp_path / "b.json", kind="local", path="/elsewhere")
+    assert digest(here) == digest(there)
+
+
+@pytest.mark.parametrize("change", [{"revision": "1" * 40}, {"repository": "c/d"}])
+def test_another_commit_of_a_hub_is_another_model(tmp_path, change):
+    source = {"kind": "hub", "repository": "a/b", "revision": "0" * 40}
+    assert digest(manifest(tmp_path / "a.json", **source)) != digest(manifest(tmp_path / "b.json", **source | change))
+
+
+def test_a_basis_that_changes_in_place_is_read_again(tmp_path):
+    path = tmp_path / "a.json"
+    first = digest(manifest(path, kind="hub", repository="a/b", revision="0" * 40))
+    assert digest(manifest(path, kind="hub", repository="a/b", revision="1" * 40)) != first
+
+
+def test_the_head_of_a_point_says_what_it_answers(tmp_path):
+    (path,) = synthetic.write(tmp_path, "prefill", [512])
+    asked = answers.stored_digest(path)
+    assert asked and answers.is_point(path, {"digest": asked})
+    assert not answers.is_point(path, {"digest": "1" * 64})
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], whole[:-40], b"", b"{}\n", whole.replace(b'"digest"', b'"digits"', 1)):
+        path.write_bytes(damaged)
+        assert answers.stored_digest(path) is None
+    path.write_bytes(whole.replace(b'"results"', b'"resultt"', 1))
+    assert answers.stored_digest(path) == asked and not answers.is_point(path, {"digest": asked})
+    path.unlink()
+    assert answers.stored_digest(path) is None
+
+
+def test_a_text_in_a_point_is_not_its_digest(tmp_path):
+    (path,) = synthetic.write(tmp_path, "prefill", [512])
+    asked = answers.stored_digest(path)
+    evil = '\n "request": {\n  "digest": "' + "f" * 64 + '"'
+    point = json.loads(path.read_text())
+    write_json(path, {"reason": evil} | {name: value for name, value in point.items() if name != "reason"})
+    assert answers.stored_digest(path) == asked

@@ -1,0 +1,99 @@
+"""Finished points stay: what answers is not measured again, and nothing is deleted before it is replaced."""
+
+import re
+import shutil
+
+import pytest
+
+from workflow_clone import KEY, ON_CPU, TINY, Clone, point
+
+pytestmark = ON_CPU
+
+OTHER = "cpu: {measure: {kernel: {max_samples: 6}}}"
+"""A change of parameters that makes the kernel points stale."""
+
+KERNEL = {point("kernel", "reference", "2_8", 16), point("kernel", "onednn", "dense", 16)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A clone in which the shortest way is finished."""
+    clone = Clone.of_working_tree(tmp_path_factory.mktemp("finished") / "clone")
+    clone.run("all", config=[TINY])
+    return clone
+
+
+@pytest.fixture
+def clone(finished, tmp_path):
+    copy = finished.copy(tmp_path / "clone")
+    yield copy
+    copy.stop()
+
+
+def contents(clone):
+    """Path -> content of what took measuring: points and tuning tables."""
+    files = clone.points() | clone.files(f"results/{KEY}/tuning/**/*.json")
+    return {name: content for name, (_, content) in files.items()}
+
+
+def test_a_second_call_does_nothing(clone):
+    assert not clone.dry_run("all", config=[TINY]).jobs
+
+
+def test_an_input_that_is_made_again_measures_nothing_again(clone):
+    before = contents(clone)
+    for path in [*clone.directory.glob("results/models/*/*.json"), *clone.directory.glob("results/checkpoints/*/*/*")]:
+        path.unlink()
+    clone.run("all", config=[TINY])
+    assert contents(clone) == before
+    assert not clone.dry_run("all", config=[TINY]).jobs
+
+
+def test_stale_points_are_found_without_records_of_snakemake(clone):
+    shutil.rmtree(clone.directory / ".snakemake")
+    assert not clone.dry_run("all", config=[TINY]).points
+    assert clone.dry_run("all", config=[TINY, OTHER]).points == KERNEL
+
+
+def test_a_failure_costs_no_finished_point_and_is_not_forgotten(clone):
+    before = contents(clone)
+    clone.edit(
+        "workflow/slidesparse/kernel/point.py", r"^def measure\(request\):\n", "def measure(request):\n    1 / 0\n"
+    )
+    clone.run("kernel", config=[TINY, OTHER], status=1)
+    assert contents(clone) == before
+    assert clone.dry_run("kernel", config=[TINY, OTHER]).points == KERNEL
+    clone.git("checkout", "--quiet", "workflow")
+    assert not clone.dry_run("kernel", config=[TINY]).points
+    clone.run("kernel", config=[TINY, OTHER])
+    assert not clone.dry_run("kernel", config=[TINY, OTHER]).jobs
+    changed = {name for name, content in contents(clone).items() if before[name] != content}
+    assert changed == KERNEL
+
+
+def test_a_damaged_table_costs_no_finished_point(clone):
+    table = clone.only(f"results/{KEY}/tuning/BitNet-tiny/INT8/reference/2_8.json")
+    before = contents(clone)
+    table.write_bytes(table.read_bytes()[:-40])
+    call = clone.run("kernel", config=[TINY], status=1)
+    assert re.search(r"2_8\.json is not a tuning table .*; delete it to tune again", call.output)
+    after = contents(clone)
+    name = table.relative_to(clone.directory).as_posix()
+    assert {path for path in before if after[path] != before[path]} == {name}
+
+
+def test_a_backup_that_a_killed_run_left_is_no_obstacle(clone):
+    left = clone.directory / ".snakemake" / "backups" / "results" / KEY / "report"
+    left.mkdir(parents=True)
+    (left / "old.svg").write_text("old")
+    (clone.directory / "results" / KEY / "report.en.md").unlink()
+    clone.run("all", config=[TINY])
+    assert not left.exists()
+
+
+def test_a_csv_follows_the_configuration(clone):
+    wider = "cpu: {kernel: {M: [16, 24]}}"
+    clone.run("kernel", config=[TINY, wider])
+    assert clone.dry_run("kernel", config=[TINY]).jobs == {"gather_points": 2, "kernel": 1}
+    clone.run("kernel", config=[TINY])
+    assert not clone.dry_run("kernel", config=[TINY]).jobs

@@ -1,0 +1,58 @@
+"""Whether a stored point or tuning table answers a request, told from the head and the end of its file."""
+
+import os
+import re
+
+from slidesparse.errors import RecordError
+from slidesparse.files import open_regular, read_json
+from slidesparse.points import request
+
+HEAD, END = 16 << 10, b"}\n"
+"""Bytes at the head of a file in which its digest stands, and how a whole file ends."""
+
+DIGEST = re.compile(rb'\n "request": \{\n  "digest": "([0-9a-f]{64})"')
+
+
+def stored_digest(path):
+    """The digest (hex) of the request that a file says it answers; None if it says nothing, is cut or is no file."""
+    try:
+        with open_regular(path) as stream:
+            head = stream.read(HEAD)
+            stream.seek(-min(len(head), len(END)), os.SEEK_END)
+            whole = stream.read() == END
+    except OSError:
+        return None
+    match = DIGEST.search(head)
+    return match[1].decode() if match and whole else None
+
+
+def is_point(path, asked):
+    """Whether a whole and valid point that answers the request `asked` lies at `path`."""
+    if stored_digest(path) != asked["digest"]:
+        return False
+    from slidesparse.points.validate import read_point  # costs the time of a client's start, and few come here
+
+    try:
+        read_point(path, asked["digest"])
+    except RecordError:
+        return False
+    return True
+
+
+def is_table(path, asked):
+    """Whether a tuning table that answers the request `asked` lies at `path`. RecordError if it is damaged.
+
+    A table without a digest, from before tables had one, is read as a whole.
+    """
+    if not os.path.exists(path):
+        return False
+    stored = stored_digest(path)
+    if stored:
+        return stored == asked["digest"]
+    table = read_json(path, RecordError)
+    try:
+        linears = [{"N": N, "K": K} for N, K in {(entry["N"], entry["K"]) for entry in table["entries"]}]
+        Ms = {entry["M"] for entry in table["entries"]}
+        return asked == request.of_table(path, linears, Ms, table["parameters"], table["protocol"])
+    except (KeyError, TypeError):
+        raise RecordError(f"{path} is no tuning table; delete it to tune again") from None
