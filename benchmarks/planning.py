@@ -8,17 +8,23 @@ also planned with all outputs present.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import yaml
 
-from slidesparse.plan import matrix as configuration
+from slidesparse.files import write_atomic, write_json
+from slidesparse.models import describe
+from slidesparse.plan import matrix
+from slidesparse.plan.table import Table
+from slidesparse.points import request
 
 ROOT = Path(__file__).parents[1]
 KEY = "H200_cc90_py312_cu130_x86_64"
@@ -33,6 +39,9 @@ onstart:
     os._exit(0)
 """
 """A Snakefile that records all jobs as finished and runs none. Making 5,000 points, or --touch, takes an hour."""
+
+SIZE = 20_000
+"""Bytes of a point's results."""
 
 CONFIGURATIONS = 2 * 3 * (1 + len(PATTERNS))
 
@@ -58,18 +67,44 @@ def call(directory, *arguments):
     return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
 
 
-def finish(directory, points, models):
-    """Make every output, without real content, and let Snakemake record it as made."""
+def finish(directory, points, config):
+    """Make every output, with the heads and the sizes of real ones, and let Snakemake record it as made."""
     results = directory / "results"
-    files = [results / "models" / model / name for model in models for name in ("manifest.json", "shape.json")]
-    files += [results / KEY / name for name in ("report.md", "tasks.csv")]
+    table = Table(config, root=results)
+    for model in config["models"]:
+        write_json(results / "models" / model / "manifest.json", {})
+        write_json(results / "models" / model / "shape.json", describe(model, json.loads(table.entry(model))))
+    for language in config["report"]["languages"]:
+        for place in (results / KEY / f"report.{language}", results / f"comparison.{language}"):
+            for suffix in (".md", ".html"):
+                write_atomic(place.with_name(place.name + suffix), "")
+    for folder in (results / KEY / "report", results / "comparison"):
+        folder.mkdir()
+    write_atomic(results / KEY / "tasks.csv", "")
+    tune = table.plans[KEY]["tune"]["M"], table.plans[KEY]["measure"]["tune"]
     for key in points:
-        table = Path(key.tuning(results))
-        files += [table, table.with_suffix(".csv"), *map(Path, (key.path(results), key.csv(results)))]
-        files.append(results / "checkpoints" / key.model / key.dtype / f"{key.sparsity}.json")
-    for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("{}")
+        if key.stage != "kernel":
+            write_json(key.basis(results), {})
+        tuning = Path(key.tuning(results))
+        if not tuning.exists():
+            linears = request.linears(results / "models" / key.model / "shape.json")
+            write_json(tuning, {"schema": 3, "request": request.of_table(tuning, linears, *tune)})
+            write_atomic(tuning.with_suffix(".csv"), "")
+    rows = defaultdict(list)
+    for key in points:
+        asked = request.request(key, *table.asked(key))
+        point = {
+            "schema": 1,
+            "key": key._asdict(),
+            "status": "ok",
+            "reason": None,
+            "request": asked,
+            "results": "0" * SIZE,
+        }
+        write_json(key.path(results), point)
+        rows[key.csv(results)].append(key.M)
+    for csv, Ms in rows.items():
+        write_atomic(csv, "\n".join(["M", *map(str, Ms), ""]))
     (directory / "record.smk").write_text(RECORD)
     call(directory, "--snakefile", "record.smk", "--forceall", "--cores", "1", "--", "all")
 
@@ -83,18 +118,18 @@ def measure(directory, points, done):
     config = sweep(points)
     (directory / "sweep.yaml").write_text(yaml.safe_dump(config))
     plain = yaml.safe_load((ROOT / "config" / "config.yaml").read_text()) | config
-    full = configuration.validated(plain)
-    matrix = configuration.matrix(full, KEY)
-    asked = {"everything": "all", "one point": matrix[-1].path("results")}
+    full = matrix.validated(plain)
+    keys = matrix.matrix(full, KEY)
+    asked = {"everything": "all", "one point": keys[-1].path("results")}
     for what, target in asked.items():
-        show(matrix, what, *call(directory, "--dry-run", "--quiet", "all", "--", target))
+        show(keys, what, *call(directory, "--dry-run", "--quiet", "all", "--", target))
     if done:
-        finish(directory, matrix, full["models"])
-        show(matrix, "all there", *call(directory, "--dry-run", "--quiet", "all", "--", "all"))
+        finish(directory, keys, full)
+        show(keys, "all there", *call(directory, "--dry-run", "--quiet", "all", "--", "all"))
 
 
-def show(matrix, what, seconds, processor, gib):
-    print(f"{len(matrix):>7}  {what:<11}{seconds:8.1f}{processor:11.1f}{gib:7.2f}", flush=True)
+def show(keys, what, seconds, processor, gib):
+    print(f"{len(keys):>7}  {what:<11}{seconds:8.1f}{processor:11.1f}{gib:7.2f}", flush=True)
 
 
 def main():

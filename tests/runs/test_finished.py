@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from workflow_clone import KEY, ON_CPU, TINY, Clone, point
+from workflow_clone import KEY, ON_CPU, TINY, Clone, point, wait_until
 
 pytestmark = ON_CPU
 
@@ -89,6 +89,18 @@ def test_a_backup_that_a_killed_run_left_is_no_obstacle(clone):
     (clone.directory / "results" / KEY / "report.en.md").unlink()
     clone.run("all", config=[TINY])
     assert not left.exists()
+
+
+def test_a_run_whose_lock_is_deleted_ends(clone):
+    lock = clone.directory / "results" / ".lock"
+    held = lock.stat().st_mtime_ns
+    shutil.rmtree(clone.directory / ".snakemake")
+    call = clone.start("--cores", "1", "kernel", config=[TINY, OTHER])
+    wait_until(lambda: lock.stat().st_mtime_ns != held)
+    lock.unlink()
+    assert call.process.wait(60) != 0
+    assert "results/.lock, the lock of this run, is gone" in call.output
+    clone.run("kernel", config=[TINY, OTHER])
 
 
 def test_a_csv_follows_the_configuration(clone):

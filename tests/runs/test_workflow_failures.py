@@ -89,7 +89,7 @@ def test_a_kill_costs_the_point_in_flight_only(finished, planned, victim, reason
 def test_a_second_run_in_the_same_directory_is_refused(finished, planned):
     before = finished.points()
     first = finished.start("--cores", "1", "all", config=[TINY, MANY])
-    lock = finished.directory / ".snakemake/slidesparse.lock"
+    lock = finished.directory / "results/.lock"
     wait_until(lambda: lock.read_text() == str(first.pid))
     second = finished.start("--cores", "1", "all", config=[TINY, MANY]).wait(1)
     sentence = f"another run (process {first.pid}) is working in this directory: wait for it, or stop it"

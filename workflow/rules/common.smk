@@ -50,7 +50,7 @@ sys.stderr.writelines(f"{note}\n" for note in table.notes())
 onstart:
     gc.freeze()
     gc.enable()
-    program.hold_lock(".snakemake/slidesparse.lock")
+    program.hold_lock("results/.lock")
     try:
         refuse_links_out("results", ".snakemake")
     except SlideSparseError as error:

@@ -15,6 +15,9 @@ from typing import NamedTuple
 from slidesparse.errors import RecordError, SlideSparseError
 from slidesparse.files import open_lock, printable, read_json
 
+LOOK_S = 1.0
+"""Seconds between two looks at the file of a lock."""
+
 
 def start_time(pid):
     """Start time of a process in clock ticks since boot (proc(5), field 22), or None if there is no such process."""
@@ -54,6 +57,7 @@ def end_with(pid, group=False):
 def hold_lock(path):
     """Hold an exclusive lock on `path` until this process ends. The kernel frees it, even after kill -9.
 
+    If the file is deleted, another run could begin beside this one, so this process ends.
     Raises SlideSparseError if another process holds it.
     """
     try:
@@ -73,6 +77,22 @@ def hold_lock(path):
     stream.write(str(os.getpid()))
     stream.flush()
     _locks.append(stream)
+    threading.Thread(target=_guard, args=(path, stream), name="lock", daemon=True).start()
+
+
+def _guard(path, stream):
+    """End this process when the file of its lock is gone."""
+    own = os.fstat(stream.fileno()).st_ino
+    while True:
+        time.sleep(LOOK_S)
+        try:
+            there = os.stat(path).st_ino == own
+        except OSError:
+            there = False
+        if not there:
+            print(f"{path}, the lock of this run, is gone: the run ends; call it again", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
 
 
 _locks = []
