@@ -1,6 +1,9 @@
 """Points as a measurement would write them, for the tests of gathering and reporting."""
 
 from slidesparse.files import write_json
+from slidesparse.plan.backends import BACKENDS
+from slidesparse.plan.key import is_pattern
+from slidesparse.sparsity.patterns import Pattern
 
 HARDWARE = "RTX4090_cc89_py312_cu129_x86_64"
 LINEARS = {"qkv": (3840, 2560), "o": (2560, 2560), "gate_up": (13824, 2560), "down": (2560, 6912)}
@@ -19,9 +22,10 @@ def seconds_of(value, suffix=""):
     }
 
 
-def results(stage, M, step_s):
+def results(stage, M, step_s, sparsity="dense"):
     """Results of an ok point whose step (kernel: largest product) takes `step_s` seconds."""
     if stage == "kernel":
+        pattern = Pattern(sparsity)
         return {
             "zero_rate": 0.42,
             "gemms": [
@@ -29,7 +33,7 @@ def results(stage, M, step_s):
                     "name": name,
                     "N": N,
                     "K": K,
-                    "K_slid": K,
+                    "K_slid": pattern.K_slid(K),
                     "algorithm": 3,
                     "algorithms": 5,
                     "output": "INT32",
@@ -61,6 +65,12 @@ def results(stage, M, step_s):
     }
 
 
+def slid(key):
+    """The pattern in which a point's weights are slid: dense for a dense backend."""
+    known = BACKENDS.get(key["backend"])
+    return key["sparsity"] if known and known.sparse and is_pattern(key["sparsity"]) else "dense"
+
+
 def point(file, step_s=0.01, driver="580.95", commit="a" * 40, digest="0" * 64, seconds=2.5, protocol=1):
     """The point that belongs at `file`."""
     names = ("hardware", "stage", "model", "dtype", "backend", "sparsity")
@@ -71,7 +81,7 @@ def point(file, step_s=0.01, driver="580.95", commit="a" * 40, digest="0" * 64, 
         "status": "ok",
         "reason": None,
         "request": {"digest": digest, "protocol": protocol, "parameters": {}, "checkpoint": None, "tuning": None},
-        "results": results(key["stage"], key["M"], step_s),
+        "results": results(key["stage"], key["M"], step_s, slid(key)),
         "hardware": {"name": "NVIDIA GeForce RTX 4090", "driver": driver},
         "software": {"torch": "2.11.0", "vllm": "0.26.0"},
         "run": {

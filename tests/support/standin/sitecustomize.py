@@ -71,7 +71,9 @@ def measure(request):
         if listed("large", what):
             raise OutOfMemoryError(f"{what} is too large on purpose")
         journal.write(f"end {what} {os.environ['CUDA_VISIBLE_DEVICES']}\n")
-    return synthetic.results(request["stage"], request["M"], 0.005 if listed("fast", what) else 0.01)
+    return synthetic.results(
+        request["stage"], request["M"], 0.005 if listed("fast", what) else 0.01, synthetic.slid(request)
+    )
 
 
 if PLACE.is_dir():

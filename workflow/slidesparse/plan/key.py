@@ -11,7 +11,7 @@ from slidesparse.plan.backends import BACKENDS, DENSE_BACKENDS
 
 PATH = re.compile(
     r"(?:^|/)(?P<hardware>[^/]+)/(?P<stage>kernel|prefill|decode)/(?P<model>[^/]+)/(?P<dtype>[^/]+)/(?P<backend>[^/]+)"
-    r"/(?P<sparsity>[^/]+)/M(?P<M>[0-9]{1,12})\.json"
+    r"/(?P<sparsity>[^/]+)/M(?P<M>[1-9][0-9]{0,11})\.json"
 )
 
 

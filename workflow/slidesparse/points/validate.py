@@ -8,6 +8,7 @@ from jsonschema import Draft202012Validator
 
 from slidesparse.errors import RecordError
 from slidesparse.plan.key import Key, is_pattern
+from slidesparse.points.consistent import contradiction
 from slidesparse.points.strict import read_json
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "point.schema.yaml"
@@ -40,6 +41,9 @@ def read_point(path, expected_digest=None):
             raise RecordError(
                 f"{path} does not belong there: its key says {name} {said}, its path says {value}; {AGAIN}"
             )
+    wrong = contradiction(point)
+    if wrong:
+        raise RecordError(f"{path} contradicts itself: {wrong}; {AGAIN}")
     digest = point["request"]["digest"]
     if expected_digest is not None and digest != expected_digest:
         raise RecordError(

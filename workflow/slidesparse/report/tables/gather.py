@@ -280,14 +280,21 @@ def gather_all(results, hardware):
             digests, refused = {}, [*refused, str(error)]
         points, sentences = read_points(paths, digests)
         refused += sentences
+        refused += [f"{path} has no name of a point, such as M16.json: remove it" for path in stray_files(directory)]
         if points:
             write_if_changed(inside(directory, f"{names[0]}-{names[1]}_{stage}.csv"), to_csv(points))
     return refused
 
 
 def point_files(directory):
-    """Files in a configuration's folder that have the name of a point."""
-    return sorted(path for path in directory.glob("M*.json") if re.fullmatch("M[0-9]{1,12}", path.stem))
+    """Files in a configuration's folder that have the name of a point, which has no zeros in front."""
+    return sorted(path for path in directory.glob("M*.json") if re.fullmatch("M[1-9][0-9]{0,11}", path.stem))
+
+
+def stray_files(directory):
+    """Files in a configuration's folder that look like points and have no name of one, such as M016.json."""
+    named = {*point_files(directory), *directory.glob("*.failed.json")}
+    return sorted(path for path in directory.glob("[Mm]*.json") if path not in named)
 
 
 def is_usable(directory):
