@@ -12,6 +12,7 @@ import torch
 from places import SUPPORT
 from slidesparse import gemm
 from slidesparse.errors import HardwareError, MeasurementError, RecordError
+from slidesparse.files import sha256_file
 from slidesparse.gemm import build, cublaslt, cusparselt, library
 from slidesparse.kernel.products import Problem, Product, Weight
 from slidesparse.sparsity.patterns import Pattern
@@ -80,9 +81,18 @@ def test_a_record_says_what_a_library_is_made_of(compiled):
     record = json.loads(ours.with_suffix(".json").read_text())
     assert record["headers"] == "13.1.0" and record["cc"] == 90 and record["nvcc"][0].isdigit()
     assert library._is_current("cublaslt", ours)
-    ours.with_suffix(".json").write_text(json.dumps(record | {"sources": "0" * 64}))
+
+
+def test_a_library_that_somebody_else_compiled_is_not_loaded(compiled, tmp_path, monkeypatch):
+    """It would run their code when it is loaded; a record beside it is theirs, too."""
+    ours, _ = compiled("cublaslt")
+    theirs = tmp_path / ours.name
+    theirs.write_bytes(ours.read_bytes() + b"\0")
+    record = json.loads(ours.with_suffix(".json").read_text()) | {"sha256": sha256_file(theirs)}
+    theirs.with_suffix(".json").write_text(json.dumps(record))
+    assert not library._is_current("cublaslt", theirs)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another user's"))
     assert not library._is_current("cublaslt", ours)
-    ours.with_suffix(".json").write_text(json.dumps(record))
 
 
 @pytest.mark.parametrize(("name", "version", "shown"), [("cusparselt", 701, "0.7.1"), ("cublaslt", 130002, "13.0.2")])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,16 @@ def test_an_endless_refusal_has_a_limit_too(place, monkeypatch):
     place.server.endless[WEIGHTS] = 0
     place.server.status[WEIGHTS] = 403
     place.refuse("sent more than the 3000000 bytes")
+
+
+@pytest.mark.parametrize("name", ["api", WEIGHTS])
+def test_a_redirection_is_not_read_and_does_not_go_on(place, name):
+    """Its body never ends, and it leads to itself."""
+    place.server.endless[name] = 0
+    place.server.status[name] = 302
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    place.refuse("redirected more than 10 times")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 @pytest.mark.parametrize("size", [-1, 10**30, None, "12", 1.5, True])

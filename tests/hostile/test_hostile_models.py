@@ -195,6 +195,51 @@ def test_a_pipe_where_a_download_lies_is_taken_away(at_hub):
     at_hub.fetch()
 
 
+def endless(path):
+    """A file that says it has 15 TB, of which nothing is on the disk."""
+    path.unlink()
+    with open(path, "wb") as stream:
+        stream.truncate(15 << 40)
+
+
+def test_a_file_of_another_size_is_not_hashed(tmp_path, at_hub):
+    manifest = at_hub.fetch()
+    endless(at_hub.root / "models" / "ours" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors (is not what|was damaged)"):
+        models.ensure(manifest, at_hub.root)
+    checkpoint = checkpoints.convert(forged(tmp_path / "other"), "INT8", "2_8", tmp_path / "other", progress=False)
+    endless(checkpoints.directory(checkpoint, tmp_path / "other") / "model.safetensors")
+    checkpoints.ensure(checkpoint, tmp_path / "other")
+
+
+@pytest.mark.skipif(not os.access("/proc/self/pagemap", os.R_OK), reason="there is no file here that is longer")
+@pytest.mark.parametrize("size", [0, 5])
+def test_a_file_that_is_longer_than_it_says_is_not_read_on(tmp_path, size):
+    files_of = {"pagemap": {"size": size, "sha256": SHA}}
+    source = {"kind": "local", "path": "/proc/self"}
+    with pytest.raises(CheckpointError):
+        models.ensure({"schema": 1, "model": "mine", "source": source, "files": files_of}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sparsity": "2_1000000"},
+        {"sparsity": "2_999999998"},
+        {"sparsity": ["2_8"]},
+        {"dtype": ["INT8"]},
+        {"layers": [{"name": "a", "N": 1, "K": "128"}]},
+        {"layers": [{"name": "a", "N": 1, "K": 10**30}]},
+        {"layers": [{"name": "a", "N": True, "K": 128}]},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_that_cannot_be_is_refused_at_once(tmp_path, change):
+    made = checkpoints.convert(forged(tmp_path), "INT8", "dense", tmp_path, progress=False)
+    with pytest.raises(CheckpointError):
+        checkpoints.ensure(made | change, tmp_path)
+
+
 def test_only_files_of_the_manifest_become_a_checkpoint(tmp_path):
     folder = tmp_path / "local"
     folder.mkdir()

@@ -85,6 +85,14 @@ def test_text_of_ours_stays_as_it_is():
     assert markdown_cell(text) == markdown_block(text) == text
 
 
+@pytest.mark.parametrize("text", ["y;=1+1", "y\t@x", "a;b;-2", "=1;=2"])
+def test_a_text_is_no_formula_behind_another_separator(text):
+    table = Table("x", ("a",), [(text,)], "l")
+    for separator in (",", ";", "\t"):
+        for row in csv.reader(to_csv(table).splitlines(), delimiter=separator):
+            assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row)
+
+
 def test_heads_of_tables_are_no_formulas_either():
     table = Table("x", ("M", "=cmd|x!a1/dense", "＝1"), [(1, "@x", "-1")])
     assert to_csv(table).splitlines() == ["M,'=cmd|x!a1/dense,'＝1", "1,'@x,'-1"]

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import time
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +14,11 @@ from places import ROOT
 from reports import gathered, ours
 from slidesparse import files, program
 from slidesparse.errors import RecordError, SlideSparseError
+from slidesparse.plan.key import Configuration
 from slidesparse.points import records, status
 from slidesparse.points.plan import read_plan
-from slidesparse.report.tables.export import export
+from slidesparse.report.sources import measured
+from slidesparse.report.tables.export import export, numbered
 from slidesparse.report.write import write_reports
 from slidesparse.tuning.choices import SCHEMA, Choices
 
@@ -220,6 +224,36 @@ def test_a_name_that_files_cannot_have_ends_no_report(tmp_path):
     (root / synthetic.HARDWARE / "prefill" / ("a" * 240) / "INT8" / "cublaslt" / "dense").mkdir(parents=True)
     (refused,) = write_reports(root, [root])
     assert "does not belong there" in refused
+
+
+def test_deep_folders_and_long_cells_end_no_status(tmp_path):
+    root = ours(tmp_path / "results")
+    files.write_json(root / synthetic.HARDWARE / "plan.json", {"points": {}})
+    place = root / "tasks" / "m"
+    place.mkdir(parents=True)
+    (place / "fetch_model.tsv").write_text("s\th\n" + "1" * 140_000 + "\t1\n")
+    assert status.screen(root)
+    Path(root, "tasks", *["d"] * 40).mkdir(parents=True)
+    assert status.screen(root)
+    for look in (files.refuse_links_out, files.none_from_the_future):
+        with pytest.raises(RecordError, match="nests deeper than 32 folders"):
+            look(root)
+
+
+def test_many_rows_take_no_square_of_time(tmp_path):
+    """A bound on work, not a speed: with a scan of the table for each M this would take minutes."""
+    root = ours(tmp_path / "results")
+    (path,) = (root / synthetic.HARDWARE / "kernel").glob("*/*/cublaslt/dense/*.csv")
+    head, first, *_ = path.read_text().splitlines()
+    path.write_text("\n".join([head, *(f"{M}{first[first.index(',') :]}" for M in range(1, 20_001)), ""]))
+    begun = time.process_time()
+    measured.read_configuration(path, synthetic.HARDWARE, "kernel", Configuration("a", "INT8", "cublaslt", "dense"))
+    assert time.process_time() - begun < 60
+
+
+@pytest.mark.parametrize("stored", ["²", "--5", "1:²", "1:--2", "9" * 5000, "-", ":"], ids=lambda text: text[:5])
+def test_an_odd_algorithm_ends_no_export(stored):
+    assert numbered(stored, True).keys() == {"id", "split"}
 
 
 def test_the_status_counts_no_nonsense(tmp_path):

@@ -140,11 +140,14 @@ def change(path, name, **values):
     ("damage", "sentence"),
     [
         (lambda path: path.unlink(), "cannot be read"),
-        (lambda path: path.write_text("{"), "is not JSON"),
-        (lambda path: path.write_text("[]"), "is damaged; delete it and it is measured again"),
-        (lambda path: change(path, "results", step_s=None), "is damaged; delete it and it is measured again"),
-        (lambda path: change(path, "request", digest="0" * 64), "answers another request; delete it"),
-        (lambda path: change(path, "key", M=7), "answers another request; delete it"),
+        (lambda path: path.write_text("{"), "is damaged"),
+        (lambda path: path.write_text("[]"), "is damaged: it holds no JSON object"),
+        (
+            lambda path: change(path, "results", step_s=None),
+            "is not a valid point: .*; delete it and it is measured again",
+        ),
+        (lambda path: change(path, "request", digest="0" * 64), "answers another request: .*; delete it"),
+        (lambda path: change(path, "key", M=7), "does not belong there: .*; delete it"),
     ],
 )
 def test_a_candidate_that_cannot_be_used_is_named_and_recorded(tmp_path, damage, sentence):

@@ -165,6 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(self.hub.status.get(name, 200))
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")
+        if self.hub.status.get(name) == 302:
+            self.send_header("Location", self.path)
         self.end_headers()
         seconds = self.hub.endless[name]
         piece = b"[" * (1 if seconds else PIECE)

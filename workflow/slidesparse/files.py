@@ -23,6 +23,9 @@ from slidesparse.errors import CheckpointError, RecordError
 READ_LIMIT = 32 << 20
 """Bytes of the largest file that is read whole, such as a point, a table or an index."""
 
+FOLDERS_LIMIT = 32
+"""Deepest nesting of folders below results."""
+
 NESTING_LIMIT = 64
 """Deepest nesting of a JSON file."""
 
@@ -81,16 +84,27 @@ def refuse_links_out(*roots):
     """
     for root in roots:
         top = os.path.realpath(root)
-        for folder, folders, files in os.walk(top):
-            for path in (os.path.join(folder, name) for name in (*folders, *files)):
-                with suppress(FileNotFoundError):  # deleted in the meantime
-                    mode = os.lstat(path).st_mode
-                    if stat.S_ISLNK(mode) and leads_out(top, path):
-                        raise RecordError(
-                            f"{path} is a link that leads out of {root}: remove it, or link all of {root}"
-                        )
-                    if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                        raise RecordError(f"{path} is neither a file nor a folder: remove it")
+        for path in everything_below(top):
+            with suppress(FileNotFoundError):  # deleted in the meantime
+                mode = os.lstat(path).st_mode
+                if stat.S_ISLNK(mode) and leads_out(top, path):
+                    raise RecordError(f"{path} is a link that leads out of {root}: remove it, or link all of {root}")
+                if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise RecordError(f"{path} is neither a file nor a folder: remove it")
+
+
+def everything_below(root):
+    """Paths of all that lies below a folder, without following links. RecordError for folders nested too deeply."""
+    folders = [(str(root), 0)]
+    while folders:
+        folder, depth = folders.pop()
+        if depth > FOLDERS_LIMIT:
+            raise RecordError(f"{folder:.200} nests deeper than {FOLDERS_LIMIT} folders: remove it")
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            for entry in entries:
+                yield entry.path
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((entry.path, depth + 1))
 
 
 def open_own(path, mode="ab"):
@@ -264,7 +278,7 @@ def none_from_the_future(root):
     Otherwise Snakemake refuses outputs that are older than their inputs.
     """
     now = time.time_ns()
-    for path in Path(root).rglob("*"):
+    for path in map(Path, everything_below(root)):
         with suppress(OSError):  # deleted meanwhile, or the disk is read-only
             status = path.lstat()
             if stat.S_ISREG(status.st_mode) and status.st_mtime_ns > now:
@@ -272,10 +286,14 @@ def none_from_the_future(root):
 
 
 def sha256_file(path, chunk=1 << 22):
-    """sha256 (hex) of a file, read in pieces of `chunk` bytes."""
+    """sha256 (hex) of a file, read in pieces of `chunk` bytes. OSError for one that is longer than it says."""
     state = hashlib.sha256()
     with open_regular(path) as stream:
+        left = os.fstat(stream.fileno()).st_size
         while piece := stream.read(chunk):
+            left -= len(piece)
+            if left < 0:
+                raise OSError(errno.EFBIG, "it is longer than it says", str(path))
             state.update(piece)
     return state.hexdigest()
 
@@ -283,6 +301,23 @@ def sha256_file(path, chunk=1 << 22):
 def cache_directory():
     """The folder of files that can be made again; only this user writes there. It may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "slidesparse")
+
+
+def note(kind, name, content=""):
+    """Note in the user's cache that this user made something, as `content` under `name`; without room nothing is noted.
+
+    A folder of results or resources may be somebody else's, so what lies beside a file proves nothing of its origin.
+    """
+    with suppress(OSError):
+        write_atomic(cache_directory() / kind / name, content)
+
+
+def noted(kind, name):
+    """The content of a note, or None if there is none."""
+    try:
+        return read_text(cache_directory() / kind / name)
+    except (OSError, ValueError):
+        return None
 
 
 def open_lock(path):

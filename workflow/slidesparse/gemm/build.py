@@ -13,8 +13,11 @@ import tempfile
 from pathlib import Path
 
 from slidesparse.errors import HardwareError, MeasurementError
-from slidesparse.files import digest, sha256_file, write_atomic, write_json
+from slidesparse.files import digest, note, sha256_file, write_atomic, write_json
 from slidesparse.machine import hardware
+
+BUILT = "built"
+"""The kind of notes, by sha256, of the libraries that this user compiled."""
 
 SOURCES = Path(__file__).parents[3] / "csrc"
 
@@ -79,6 +82,7 @@ def build(library, cc, output, cuda=None):
         "flags": flags,
     }
     write_json(Path(output).with_suffix(".json"), record)
+    note(BUILT, record["sha256"], record["sources"])
     return record
 
 

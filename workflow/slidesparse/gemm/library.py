@@ -4,14 +4,13 @@ One process uses one GPU: the vendor's handle belongs to the GPU that was curren
 """
 
 import ctypes
-import json
 from ctypes import byref, c_char_p, c_int32, c_int64
 from functools import cache, lru_cache
 
 import torch
 
 from slidesparse.errors import HardwareError, MeasurementError
-from slidesparse.files import sha256_file
+from slidesparse.files import noted, sha256_file
 from slidesparse.gemm import build
 
 TYPES = {torch.int8: 3, torch.float8_e4m3fn: 28, "INT32": 10, "BF16": 14}
@@ -105,11 +104,10 @@ def load(name, signatures):
 
 
 def _is_current(name, path):
-    """True if a library was compiled from the present sources and was not changed since."""
+    """True if this user compiled a library from the present sources; one that others made would run their code."""
     try:
-        record = json.loads(path.with_suffix(".json").read_text())
-        return record["sources"] == build.sources_digest(name) and record["sha256"] == sha256_file(path)
-    except (OSError, ValueError, KeyError):
+        return noted(build.BUILT, sha256_file(path)) == build.sources_digest(name)
+    except OSError:
         return False
 
 

@@ -37,6 +37,7 @@ from slidesparse.files import (
     write_json,
 )
 from slidesparse.models import bitnet, safetensors_io
+from slidesparse.plan.key import is_pattern
 from slidesparse.sparsity.patterns import ALIGNMENT, WINDOW, Pattern
 from slidesparse.sparsity.prune import prune
 from slidesparse.sparsity.quantize import absmean_scale, store_as, ternary
@@ -138,12 +139,15 @@ def check(manifest):
     try:
         dtype, converter, model = manifest["dtype"], manifest["converter"], manifest["model_manifest"]
         named, sparsity, files = manifest["model"], manifest["sparsity"], manifest["files"]
-        layers = [(each["name"], int(each["N"]), int(each["K"])) for each in manifest["layers"]]
-    except (KeyError, TypeError, ValueError, OverflowError):
+        layers = [(each["name"], each["N"], each["K"]) for each in manifest["layers"]]
+        if not all(type(number) is int and 0 < number < 1 << 24 for _, *shape in layers for number in shape):
+            raise ValueError("a shape")
+    except (KeyError, TypeError, ValueError):
         raise CheckpointError("a checkpoint's manifest lacks a key: delete it to convert again") from None
     models.check(model)
     models.check_files(files, f"the manifest of checkpoint {named} {dtype} {sparsity}")
-    if named != model["model"] or dtype not in STORED or not isinstance(converter, int) or not layers:
+    known = isinstance(dtype, str) and dtype in STORED and isinstance(converter, int)
+    if named != model["model"] or not known or not layers:
         raise CheckpointError(
             f"a checkpoint's manifest names model {named!r}, dtype {dtype!r} and converter {converter!r}, which do not"
             " fit: delete it to convert again"
@@ -173,10 +177,9 @@ def _check_weights(path, manifest):
 
 
 def _pattern(name):
-    try:
-        return Pattern(name)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"no such checkpoint: {error}") from None
+    if not isinstance(name, str) or not is_pattern(name):
+        raise CheckpointError(f"no such checkpoint: {name!r:.80} is not one of dense, 2_inf, and 2_L with an even L")
+    return Pattern(name)
 
 
 def content_digest(manifest):

@@ -144,7 +144,11 @@ def obtain(model, repository, commit, name, expected, staging, nearby, authority
     with _explained(model, repository, commit, name):
         cached = try_to_load_from_cache(repository, name, revision=commit)
         for candidate in (target, nearby, Path(cached) if isinstance(cached, str) else None):
-            if candidate and candidate.exists() and expected.agrees(candidate, facts := measure(candidate)):
+            if candidate is None or not candidate.exists():
+                continue
+            if expected.size not in (None, os.path.getsize(candidate)):
+                continue
+            if expected.agrees(candidate, facts := measure(candidate)):
                 if candidate != target:
                     _link(candidate, partial)
                     os.replace(partial, target)
@@ -235,6 +239,10 @@ def _http_error():
     return errors.HfHubHTTPError.__bases__[0]
 
 
+HOPS = 10
+"""Most redirections of one request."""
+
+
 class _Pace:
     """Counts bytes received over time; raises _Unbounded if there are too few."""
 
@@ -263,7 +271,7 @@ def _received(url, headers, timeout, limit, pace, whole=None):
     A thread of its own reads the connection. Otherwise a server that sends the head of its answer byte by byte would
     never reach a time limit of the HTTP library.
     """
-    from huggingface_hub.utils import get_session, hf_raise_for_status
+    from huggingface_hub.utils import hf_raise_for_status
 
     items, left = queue.Queue(16), threading.Event()
 
@@ -277,7 +285,7 @@ def _received(url, headers, timeout, limit, pace, whole=None):
 
     def read():
         try:
-            with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+            with closing(_final(url, headers, timeout)) as response:
                 hand_over(response)
                 for piece in response.iter_raw():
                     hand_over(piece)
@@ -318,6 +326,24 @@ def _received(url, headers, timeout, limit, pace, whole=None):
         yield from body(limit if response.status_code == 206 or whole is None else whole)
     finally:
         left.set()
+
+
+def _final(url, headers, timeout):
+    """The answer to a GET after at most HOPS redirections, whose bodies are not read, and which lose the token.
+
+    The HTTP library would read the body of a redirection whole, and unpack it.
+    """
+    from huggingface_hub.utils import get_session
+
+    session = get_session()
+    request = session.build_request("GET", url, headers=headers, timeout=timeout)
+    for _ in range(HOPS + 1):
+        response = session.send(request, stream=True, follow_redirects=False)
+        request = response.next_request
+        if request is None:
+            return response
+        response.close()
+    raise _Unbounded(f"redirected more than {HOPS} times")
 
 
 @contextmanager

@@ -134,7 +134,8 @@ def _hold(place, expected, authority, shape=None):
     Files of another source (commit, seed, shape) are replaced. A wrong file of this source is an error. `expected` may
     be empty for a generated model about which nothing is known yet.
     """
-    held = verified.measured(place.directory, expected, place.record)
+    sizes = {file: facts.size for file, facts in expected.items()}
+    held = verified.measured(place.directory, sizes, place.record)
     if not place.is_stale():
         for file, facts in held.items():
             if not expected[file].agrees(place.directory / file, facts):
@@ -252,8 +253,9 @@ class _Place:
             return CheckpointError(
                 f"model {self.name}: {path} has changed: restore it, or delete results/models/{self.name} to accept it"
             )
-        known = verified.recall(self.record)[1].get(file, facts)
-        if not is_own(self.directory) or facts["sha256"] == known["sha256"]:
+        known = verified.recall(self.record)[1].get(file)
+        unchanged = known is None or known["sha256"] == facts["sha256"] or known.get("state") == verified.state(path)
+        if not is_own(self.directory) or unchanged:
             return CheckpointError(
                 f"model {self.name}: {path} is not what {authority} says; delete results/models/{self.name} to accept"
                 f" the file, or move it away to have it made anew"

@@ -51,6 +51,8 @@ def choose(output, points, candidates, parameters):
             algorithms = {peer["backend"]: peer["algorithm"] for peer in linear.get("peers", [])}
             costs = entries.setdefault((linear["name"], linear["N"], linear["K"], M), {})
             for backend, us in _costs(linear).items():
+                if us <= 0:
+                    raise RecordError(f"{path} contradicts itself: {linear['name']} costs {us:g} µs on {backend}")
                 if backend in candidates:
                     costs[backend] = us, None if candidates[backend] else algorithms[backend]
     entries = {key: costs for key, costs in sorted(entries.items()) if costs}

@@ -1,9 +1,10 @@
 """The point of stock vLLM at one M: its fastest variant. Each variant is measured as a point of its own."""
 
 from slidesparse.errors import RecordError, SlideSparseError
-from slidesparse.files import read_json, write_json
+from slidesparse.files import write_json
 from slidesparse.plan.key import Key
 from slidesparse.points import records, request
+from slidesparse.points.validate import read_point
 
 
 def choose(output, basis, parameters, *, log=None):
@@ -52,15 +53,7 @@ def _best(output, basis, parameters):
 
 def _variant(path, digest):
     """The point at `path`, which must answer the request with that digest (hex)."""
-    point = read_json(path, RecordError)
-    try:
-        point["results"].get("step_s")
-        if point["key"] != Key.of(path)._asdict() or point["request"]["digest"] != digest:
-            raise RecordError(f"{path} answers another request; delete it and it is measured again")
-        if point["status"] == "ok":
-            float(point["results"]["step_s"]["median"])
-        float(point["run"]["seconds"])
-        str(point["reason"])
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        raise RecordError(f"{path} is damaged; delete it and it is measured again") from None
+    point = read_point(path, digest)
+    if point["status"] == "ok" and "step_s" not in point["results"]:
+        raise RecordError(f"{path} is damaged: it has no step_s; delete it and it is measured again")
     return point

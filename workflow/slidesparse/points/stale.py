@@ -37,8 +37,8 @@ class Stale:
     def _differs(self, key, path):
         try:
             asked = request.request(key, *self._table.asked(key))
-        except (SlideSparseError, OSError):  # an input is missing or damaged: who makes or reads it says so
-            return False
+        except (SlideSparseError, OSError):  # an input is missing or damaged, so nobody knows what the point answers
+            return True
         return answers.stored_digest(path) != asked["digest"]
 
     def tuned(self, w):

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from slidesparse.errors import RecordError
-from slidesparse.files import inside, printable, read_json, read_text
+from slidesparse.files import everything_below, inside, printable, read_json, read_text
 from slidesparse.points import records
 from slidesparse.points.request import variant_paths
 
@@ -223,18 +223,26 @@ def _grouped(paths):
 def durations(results, key):
     """{rule: (number of its jobs, their seconds)} for one hardware key, without the rules that measure points."""
     sums = {}
-    tables = Path(results, key, "tuning").rglob("*.tsv")
+    tables = _below(Path(results, key, "tuning"))
     files = [("choose_kernels" if path.parent.name == "auto" else "tune_backend", path) for path in tables]
-    files += [(path.stem, path) for path in Path(results, "tasks").rglob("*.tsv")]
+    files += [(path.stem, path) for path in _below(Path(results, "tasks"))]
     for rule, path in files:
         try:
             rows = csv.DictReader(read_text(path).splitlines(), delimiter="\t")
             seconds = [_seconds(row["s"]) for row in rows]
-        except (OSError, ValueError, KeyError, TypeError):  # it is being written, or damaged: only a duration is lost
-            continue
+        except (OSError, ValueError, KeyError, TypeError, csv.Error):
+            continue  # it is being written, or damaged: only a duration is lost
         n, total = sums.get(rule, (0, 0.0))
         sums[rule] = (n + 1, total + sum(seconds))
     return dict(sorted(sums.items()))
+
+
+def _below(folder):
+    """The TSV files below a folder; none where folders nest too deeply."""
+    try:
+        return [Path(path) for path in sorted(everything_below(folder)) if path.endswith(".tsv")]
+    except (RecordError, OSError):
+        return []
 
 
 def duration(seconds):

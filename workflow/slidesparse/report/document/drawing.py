@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from slidesparse.files import cache_directory, read_text, sha256_file, write_atomic
+from slidesparse.files import note, noted, read_text, sha256_file, write_atomic
 
 INK = "#1b1f24"
 """Colour of text. In a figure inside a page, the page's own colour replaces it."""
@@ -70,13 +70,12 @@ def drawn(figure, path):
     else's, and a script in it would run in the page.
     """
     key, svg, png = key_of(figure), Path(path), Path(path).with_suffix(".png")
-    note = cache_directory() / "figures" / hashlib.sha256(f"{key} {svg.stem}".encode()).hexdigest()
+    name = hashlib.sha256(f"{key} {svg.stem}".encode()).hexdigest()
     with suppress(OSError):
-        if note.read_text() == _sums(svg, png):
+        if noted("figures", name) == _sums(svg, png):
             return read_text(svg)
     draw(figure.panels, svg, key)
-    with suppress(OSError):  # on a full or read-only disk it is only drawn again
-        write_atomic(note, _sums(svg, png))
+    note("figures", name, _sums(svg, png))
     return read_text(svg)
 
 

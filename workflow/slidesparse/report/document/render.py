@@ -181,7 +181,8 @@ def raw(value):
     if isinstance(value, Number):
         return cell(value.value)
     text = "" if value in (None, "—") else plain(value)
-    return f"'{text}" if text[:1] in FORMULA else text
+    # A spreadsheet may take another separator than ours, and begin a cell behind it.
+    return re.sub(f"(^|[;\t])(?=[{re.escape(''.join(FORMULA))}])", r"\1'", text)
 
 
 def check_languages(languages):

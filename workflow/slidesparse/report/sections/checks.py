@@ -39,15 +39,17 @@ def check_blocks(source):
         if not counts:
             blocks.append(say("{stage}: nothing measured.", stage=stage))
             continue
-        groups = list(dict.fromkeys(name[:2] for name in counts))
-        totals = [(group, add(counts[n] for n in counts if n[:2] == group)) for group in groups]
+        groups = {}
+        for name in counts:
+            groups.setdefault(name[:2], []).append(name)
+        totals = [(group, add(counts[name] for name in names)) for group, names in groups.items()]
         summary = [f"{' '.join(group)} {ratio(total)}" for group, total in totals]
         total = ratio(add(counts.values()))
         blocks.append(say("{stage}: {summary}; total {total}", stage=stage, summary=summary, total=total))
         columns = list(dict.fromkeys(name.column for name in counts))
         rows = []
         for group, total in totals:
-            cells = {name.column: ratio(counts[name]) for name in counts if name[:2] == group}
+            cells = {name.column: ratio(counts[name]) for name in groups[group]}
             rows.append((" ".join(group), *(cells.get(column) for column in columns), ratio(total)))
         blocks.append(Table(f"passed_{stage}", (stage, *columns, "total"), rows, "l"))
     return blocks

@@ -118,8 +118,11 @@ def read_configuration(path, hardware, stage, configuration):
 def refuse_partial(path, table):
     """Raise RecordError unless every M that was measured has every linear."""
     linears = {row["linear"] for row in table if row["status"] == "ok"}
+    there = {}
+    for row in table:
+        there.setdefault(row["M"], set()).add(row["linear"])
     for M in sorted({row["M"] for row in table if row["status"] == "ok"}):
-        missing = linears - {row["linear"] for row in table if row["M"] == M}
+        missing = linears - there[M]
         if missing:
             raise RecordError(f"{path} is truncated: M={M} lacks {', '.join(sorted(missing))}")
 

@@ -193,11 +193,14 @@ def candidates(row, table, latency, split):
     ]
 
 
+NUMBER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+
+
 def numbered(stored, split):
     """{id, split} of a stored algorithm: a number, `id:split`, or a cuBLASLt algorithm in base64."""
     id, _, parts = stored.partition(":")
-    if id.lstrip("-").isdigit():
-        return {"id": int(id), "split": int(parts) if split and parts.lstrip("-").isdigit() else 1}
+    if NUMBER.fullmatch(id):
+        return {"id": int(id), "split": int(parts) if split and NUMBER.fullmatch(parts) else 1}
     try:
         return {"id": struct.unpack("<I", b64decode(id, validate=True)[:4])[0], "split": 1}
     except (Base64Error, struct.error, ValueError):
