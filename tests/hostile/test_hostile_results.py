@@ -226,6 +226,20 @@ def test_a_name_that_files_cannot_have_ends_no_report(tmp_path):
     assert "does not belong there" in refused
 
 
+def test_a_damaged_plan_hides_no_other(tmp_path):
+    root = ours(tmp_path / "results")
+    files.write_json(root / synthetic.HARDWARE / "plan.json", {"points": {"prefill": {"a/b/c/d": [1]}}})
+    for name, text in (
+        ("A100_cc80_py312_cu130_x86_64", "{"),
+        ("L40_cc89_py312_cu130_x86_64", '{"points": {"x": {"..": [1]}}}'),
+    ):
+        (root / name).mkdir()
+        (root / name / "plan.json").write_text(text)
+    said = status.screen(root)
+    assert f"{synthetic.HARDWARE}: 0 of 1 points are there" in said
+    assert "A100_cc80_py312_cu130_x86_64: " in said and "L40_cc89_py312_cu130_x86_64: " in said
+
+
 def test_deep_folders_and_long_cells_end_no_status(tmp_path):
     root = ours(tmp_path / "results")
     files.write_json(root / synthetic.HARDWARE / "plan.json", {"points": {}})

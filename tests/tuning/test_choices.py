@@ -65,10 +65,11 @@ def measured(wholes):
     for name, us in wholes.items():
         us, folded = us if isinstance(us, tuple) else (us, None)
         scales = "in the epilogue" if name in ("cutlass", "torch") else "a pass of their own"
-        row = {"backend": name, "output": "BF16", "scales": scales, "cold": synthetic.seconds_of(us / 1e6, "_s")}
+        taken = {"cold": synthetic.seconds_of(us / 1e6, "_s"), "samples_us": synthetic.samples_of(us)}
+        row = {"backend": name, "output": "BF16", "scales": scales, **taken}
         rows.append(row | ({"folded": synthetic.seconds_of(folded / 1e6, "_s")} if folded else {}))
         product = {"output": "BF16", "algorithm": f"{name}'s", "error_max_abs": 0.0, "exact": True}
-        peers.append({"backend": name, **product, "cold": row["cold"]})
+        peers.append({"backend": name, **product, **taken})
     return {"whole": rows, "peers": peers[1:]}
 
 

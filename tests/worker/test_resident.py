@@ -304,6 +304,27 @@ def test_when_the_owner_is_killed_all_end(place, then, reaped):
     assert place.sockets() == []
 
 
+@pytest.mark.parametrize("stopped", [0, 1], ids=["worker", "guard"])
+def test_a_stopped_process_does_not_outlive_its_owner(place, stopped):
+    client, pids = place.in_flight()
+    os.kill(pids[stopped], signal.SIGSTOP)
+    place.owner.kill()
+    assert client.communicate(timeout=DEADLINE) == ("", "")
+    wait_gone(*pids)
+    wait_until(lambda: not place.processes())
+    assert place.sockets() == []
+
+
+@pytest.mark.parametrize("stopped", [0, 1], ids=["worker", "guard"])
+def test_a_stopped_process_holds_no_client(place, stopped):
+    client, pids = place.in_flight()
+    os.kill(pids[stopped], signal.SIGSTOP)
+    _, error = client.communicate(timeout=DEADLINE)
+    assert "the resident worker was stopped (SIGSTOP) during the measurement" in error
+    wait_gone(*pids)
+    assert place.ask("gated")["served"] == 1
+
+
 def test_nothing_is_started_for_an_owner_that_is_gone(place):
     place.end_owner()
     with pytest.raises(SystemExit) as end:

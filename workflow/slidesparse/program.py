@@ -148,6 +148,7 @@ def run(main, parser=None, argv=None):
     parser = parser or argparse.ArgumentParser()
     parser.add_argument("--owner", type=int, metavar="PID", help="end as soon as this process is gone")
     arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one would find no handler, and print a traceback
     if arguments.owner:
         end_with(arguments.owner)
     try:
@@ -160,5 +161,3 @@ def run(main, parser=None, argv=None):
             f"{Path(sys.argv[0]).name}: {printable(f'{what}{error.strerror or error}')}; make room or correct the"
             " permissions, then run again: what is finished is kept"
         )
-    except KeyboardInterrupt:
-        sys.exit(130)

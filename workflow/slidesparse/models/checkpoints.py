@@ -142,6 +142,8 @@ def check(manifest):
         layers = [(each["name"], each["N"], each["K"]) for each in manifest["layers"]]
         if not all(type(number) is int and 0 < number < 1 << 24 for _, *shape in layers for number in shape):
             raise ValueError("a shape")
+        if not all(isinstance(name, str) and len(name) <= 200 and name.isprintable() for name, *_ in layers):
+            raise ValueError("a name")
     except (KeyError, TypeError, ValueError):
         raise CheckpointError("a checkpoint's manifest lacks a key: delete it to convert again") from None
     models.check(model)

@@ -94,8 +94,7 @@ def _sentence(error):
     if error.validator == "maximum":
         return f"{path} is {shown(value)}, but must be at most {error.validator_value}"
     if error.validator == "uniqueItems":
-        seen = {}
-        again = next(i for i, item in enumerate(value) if seen.setdefault(json.dumps(item), i) != i)
+        again = next(i for i, item in enumerate(value) if item in value[:i])  # 1 and true are one to a schema
         return f"{path}[{again}] is {shown(value[again])}, but {path}[{value.index(value[again])}] is too: name it once"
     if error.validator == "enum":
         allowed = error.validator_value
@@ -137,6 +136,8 @@ def _advice(value, schema, parent):
     """Advice on what to write instead of a value of the wrong type or form, or nothing."""
     kinds = _kinds(schema)
     text = str(value).strip()
+    if len(text) > LONGEST_NAME:
+        return ""
     if parent == "hardware":
         return "auto stands alone, hardware: auto" if value == "auto" else nearest(value, ["auto"]).lstrip("; ")
     if parent == "sparsity":

@@ -5,7 +5,6 @@ second are M over the time of a step.
 """
 
 import math
-from statistics import median, median_high, median_low
 
 from slidesparse.plan.backends import BACKENDS
 from slidesparse.points.request import PROTOCOL
@@ -15,21 +14,28 @@ RELATIVE = 1e-6
 """How much a figure may differ from what others say, relatively: floats are stored as they are."""
 
 ROUNDED_US = 2e-3
-"""How much the median of samples may differ from the stored one, in microseconds: samples have three decimals."""
+"""How much a statistic of samples may differ from the stored one, in microseconds: samples have three decimals."""
+
+ROUNDED_PARTS = 1e-3
+"""How much the parts of a step may differ from its GPU time, relatively: kernels may overlap."""
+
+ROUNDED_RATIO = 2e-3
+"""How much the median of ratios of samples may differ from the stored one, relatively."""
 
 
 def contradiction(point):
     """What of a valid point contradicts the rest of it, as a sentence without a full stop; None if nothing does."""
-    if point["status"] != "ok":
-        return None
+    if point["status"] != "ok":  # stock vLLM's point says what became of its variants
+        more = point["results"].keys() - {"variants"}
+        return f"its status is {point['status']}, but it has results" if more else None
     key, results = point["key"], point["results"]
-    if key["stage"] == "kernel":
-        return next(filter(None, _kernel(key, results)), None)
     today = point["request"]["protocol"] == PROTOCOL[key["stage"]]
-    return next(filter(None, _throughput(key, results, today)), None)
+    check = _kernel if key["stage"] == "kernel" else _throughput
+    return next(filter(None, check(key, results, today)), None)
 
 
-def _kernel(key, results):
+def _kernel(key, results, today):
+    """today: whether today's protocol measured the point; earlier ones kept less."""
     sparse = key["backend"] in BACKENDS and BACKENDS[key["backend"]].sparse
     for gemm in results["gemms"]:
         name = gemm["name"]
@@ -41,9 +47,12 @@ def _kernel(key, results):
         for what, product in _products(gemm):
             for statistic in ("cold", "hot", "folded", "speedup"):
                 if product.get(statistic):
-                    yield _statistics(f"{name}: {what}, {statistic}", product[statistic])
+                    yield _ordered(f"{name}: {what}, {statistic}", product[statistic])
             if "samples_us" in product:
-                yield _samples(f"{name}: {what}", product["samples_us"], product["cold"])
+                yield _summarises(f"{name}: {what}", product["cold"], product["samples_us"], 1e6, ROUNDED_US)
+            elif today:
+                yield f"{name}: {what} has no samples"
+        yield from _speedups(name, gemm)
 
 
 def _products(gemm):
@@ -54,17 +63,33 @@ def _products(gemm):
             yield f"{block} {product.get('backend', '')}".strip(), product
 
 
+def _speedups(name, gemm):
+    """Sentences on speed-ups that the samples do not show: statistics of paired ratios, rival over own."""
+    own = {product["output"]: product for product in (gemm, *gemm.get("other_outputs", ()))}
+    pairs = [(peer, own.get(peer["output"])) for peer in gemm.get("peers", ())]
+    first, *others = gemm.get("whole", ()) or (None,)
+    pairs += [(other, first) for other in others]
+    for rival, ours in pairs:
+        said = rival.get("speedup")
+        if said and ours and "samples_us" in rival and "samples_us" in ours:
+            ratios = [theirs / mine for theirs, mine in zip(rival["samples_us"], ours["samples_us"], strict=False)]
+            what = f"{name}: the speed-up over {rival.get('backend')}"
+            yield _summarises(what, said, ratios, 1, ROUNDED_RATIO * said["median"])
+
+
 def _throughput(key, results, today):
-    """today: whether today's protocol measured it; earlier ones took the median of all steps."""
-    step = results.get("step_s")
+    """today: whether today's protocol measured the point; earlier ones took the median of all steps."""
+    step, repeats, samples = (results.get(name) for name in ("step_s", "repeats_s", "samples_s"))
     if step:
-        yield _statistics("step_s", step, percentiles_of_median=False)
+        yield _ordered("step_s", step, percentiles_of_median=False)
         yield _same("steady_tokens_per_s", results.get("steady_tokens_per_s"), key["M"] / step["median"])
-        repeats = results.get("repeats_s")
-        if today and repeats and not median_low(repeats) <= step["median"] <= median_high(repeats):
-            yield f"step_s: the median is {step['median']:g}, but that of the repeats is {median(repeats):g}"
-        if results.get("samples_s") and len(results["samples_s"]) != step["n"]:
-            yield f"step_s has {step['n']} samples, but {len(results['samples_s'])} are there"
+        if today and repeats:
+            yield _summarises("step_s", {"median": step["median"], **_ends(step, "ci")}, repeats, 1, 0, len(repeats))
+        if today and samples:
+            yield _summarises("step_s", _ends(step, "p"), samples, 1, 1e-8, step["n"])
+    parts = [results.get(f"{part}_ms") for part in ("gemm", "attention", "fused", "rest")]
+    if results.get("gpu_step_ms") and None not in parts:
+        yield _same("gpu_step_ms", results["gpu_step_ms"], sum(parts), ROUNDED_PARTS)
     requests, tokens, elapsed = (results.get(name) for name in ("requests_per_s", "tokens_per_s", "elapsed_s"))
     if requests and tokens:
         yield _same("tokens_per_s", tokens, requests * (results["prompt_len"] + results["output_len"]))
@@ -75,7 +100,11 @@ def _throughput(key, results, today):
             yield f"{name}: the smallest, {results[name][0]}, exceeds the largest, {results[name][1]}"
 
 
-def _statistics(what, block, percentiles_of_median=True):
+def _ends(block, kind):
+    return {name: value for name, value in block.items() if name.startswith(kind)}
+
+
+def _ordered(what, block, percentiles_of_median=True):
     """A sentence if a median lies outside its interval or its percentiles, or these are the wrong way round."""
     figures = {name.removesuffix("_s"): value for name, value in block.items()}
     middle, ends = figures["median"], [("ci_low", "ci_high")]
@@ -89,16 +118,39 @@ def _statistics(what, block, percentiles_of_median=True):
     return None
 
 
-def _samples(what, samples_us, cold):
-    if len(samples_us) != cold["n"]:
-        return f"{what}: {cold['n']} samples are said, but {len(samples_us)} are there"
-    middle, said = median(samples_us), 1e6 * cold["median_s"]
-    if abs(middle - said) > ROUNDED_US + RELATIVE * said:
-        return f"{what}: the median is {said:.3f} µs, but that of its samples is {middle:.3f} µs"
+def _summarises(what, block, samples, unit, rounded, n=None):
+    """A sentence if statistics are not those of their samples, which are stored in 1/`unit` and `rounded`."""
+    n = block.get("n") if n is None else n
+    if len(samples) != n:
+        return f"{what}: {n} samples are said, but {len(samples)} are there"
+    figures = {name.removesuffix("_s"): value for name, value in block.items()}
+    for name, follows in _summary(samples).items():
+        if name in figures and abs(unit * figures[name] - follows) > rounded + RELATIVE * follows:
+            return f"{what}: {name} is {unit * figures[name]:g}, but {follows:g} by its samples"
     return None
 
 
-def _same(what, said, follows):
-    if said is None or math.isclose(said, follows, rel_tol=RELATIVE):
+def _summary(samples):
+    """The statistics of samples as `timing.protocol.summarize` makes them, without NumPy."""
+    ordered, n = sorted(samples), len(samples)
+    half = 0.98 * math.sqrt(n)
+
+    def percentile(share):
+        at = share * (n - 1)
+        low = math.floor(at)
+        high = min(low + 1, n - 1)
+        return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+
+    return {
+        "median": percentile(0.5),
+        "p5": percentile(0.05),
+        "p95": percentile(0.95),
+        "ci_low": ordered[max(0, math.floor(n / 2 - half))],
+        "ci_high": ordered[min(n - 1, math.ceil(n / 2 + half))],
+    }
+
+
+def _same(what, said, follows, tolerance=RELATIVE):
+    if said is None or math.isclose(said, follows, rel_tol=tolerance):
         return None
     return f"{what} is {said:g}, but {follows:g} follows from the point's other figures"

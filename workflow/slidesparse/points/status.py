@@ -62,10 +62,20 @@ class Stage:
 
 
 def plans(results, hardware=None):
-    """{hardware key: content of its plan.json} below a folder of results; RecordError if there is no plan."""
-    contents = {path.parent.name: _plan(path) for path in sorted(Path(results).glob(f"{hardware or '*'}/plan.json"))}
+    """{hardware key: the content of its plan.json, or the RecordError that says why it cannot be read}.
+
+    Raises RecordError if no plan can be read.
+    """
+    contents = {}
+    for path in sorted(Path(results).glob(f"{hardware or '*'}/plan.json")):
+        try:
+            contents[path.parent.name] = _plan(path)
+        except RecordError as error:
+            contents[path.parent.name] = error
     if not contents:
         raise RecordError(f"{Path(results, hardware or '*', 'plan.json')} is not there: nothing has been run yet")
+    if all(isinstance(plan, RecordError) for plan in contents.values()):
+        raise next(iter(contents.values()))
     return contents
 
 
@@ -141,7 +151,16 @@ def _seconds(value):
 
 def screen(results="results", hardware=None):
     """The text of the screen, for one hardware key or for all that have a plan."""
-    parts = [_of_one(results, key, plan) for key, plan in plans(results, hardware).items()]
+    parts, planned = [], plans(results, hardware)
+    for key, plan in planned.items():
+        try:
+            if isinstance(plan, RecordError):
+                raise plan
+            parts.append(_of_one(results, key, plan))
+        except RecordError as error:
+            if len(planned) == 1:
+                raise
+            parts.append([printable(f"{key}: {error}")])
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
@@ -277,7 +296,7 @@ def follow(results, keys, stream=sys.stderr):
     shown, pause = {}, EVERY_S[stream.isatty()]
     while True:
         for key, plan in plans(results).items():
-            text = line(read(results, key, plan)) if key in keys else None
+            text = line(read(results, key, plan)) if key in keys and not isinstance(plan, RecordError) else None
             if text and shown.get(key) != text:
                 print(f"{key}: {text}" if len(keys) > 1 else text, file=stream, flush=True)
                 shown[key] = text

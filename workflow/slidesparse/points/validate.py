@@ -7,6 +7,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from slidesparse.errors import RecordError
+from slidesparse.files import printable
 from slidesparse.plan.key import Key, is_pattern
 from slidesparse.points.consistent import contradiction
 from slidesparse.points.strict import read_json
@@ -38,6 +39,7 @@ def read_point(path, expected_digest=None):
     for name, value in expected.items():
         said = point["key"][name]
         if said != value:
+            said = f"{printable(said):.80}"
             raise RecordError(
                 f"{path} does not belong there: its key says {name} {said}, its path says {value}; {AGAIN}"
             )

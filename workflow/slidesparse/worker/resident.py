@@ -42,6 +42,7 @@ KEPT = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PATH", "LD_LIBRARY_PATH", 
 KEPT |= {"HOME", "USER", "LOGNAME", "LANG", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE"}
 
 GRACE_SECONDS = 2  # after a time limit, in which the worker logs where it was stuck
+LOOK_SECONDS = 5  # between two looks at a worker that measures
 PATIENCE_SECONDS = 60  # for the rest of a message, and for a worker to close
 CLOSING = contextlib.ExitStack()  # the close() of the handlers in use
 
@@ -174,15 +175,43 @@ def _ended(pid, started):
 
 def _outcome(connection, timeout, accepted, begun, log):
     """Return the reply to the request that process group `accepted` has accepted, or an error if none comes."""
+    ended, stopped = threading.Event(), threading.Event()
+    threading.Thread(target=_watch, args=(accepted, ended, stopped), daemon=True).start()
     connection.settimeout(timeout and timeout + GRACE_SECONDS)
     with contextlib.suppress(ConnectionError, ProcessLookupError):
         try:
             return _receive(connection)
         except TimeoutError:
             os.killpg(accepted, signal.SIGKILL)
+        finally:
+            ended.set()
+    if stopped.is_set():
+        return _failure(f"the resident worker was stopped (SIGSTOP) during the measurement; see {log} and run again")
     if timeout and time.monotonic() - begun >= timeout:
         return _failure(f"the measurement was stopped at its time limit of {timeout:g} s; see {log}")
     return _failure(f"the resident worker was lost during the measurement; see its log {log} and run again")
+
+
+def _watch(group, ended, stopped):
+    """Kill a process group of which a process stays stopped: it would answer nothing, and end with nobody."""
+    looks = 0
+    while not ended.wait(LOOK_SECONDS):
+        looks = looks + 1 if _is_stopped(group) else 0
+        if looks == 2:
+            stopped.set()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+            return
+
+
+def _is_stopped(group):
+    """Whether a process of a group is stopped (proc(5): state T, and the group in field 5)."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if fields[0] == "T" and int(fields[2]) == group:
+                return True
+    return False
 
 
 def _failure(sentence):
@@ -284,7 +313,19 @@ def main():
     listener = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what the worker starts must not hold the socket
     worker = os.fork()
+
+    def end(*_):
+        Path(arguments.socket).unlink(missing_ok=True)  # the guard listens, too, so no client has replaced it yet
+        os.killpg(0, signal.SIGKILL)
+
+    def follow(grace):
+        wait_for_end(int(arguments.owner))
+        time.sleep(grace)
+        end()
+
     if not worker:
+        # The guard ends all. It may have been stopped, though, and then the worker does.
+        threading.Thread(target=follow, args=(GRACE_SECONDS,), daemon=True).start()
         try:
             _serve(listener, arguments)
         finally:
@@ -292,12 +333,8 @@ def main():
             CLOSING.close()
         return
 
-    def end(*_):
-        Path(arguments.socket).unlink(missing_ok=True)  # the guard listens, too, so no client has replaced it yet
-        os.killpg(0, signal.SIGKILL)
-
     signal.signal(signal.SIGTERM, end)
-    threading.Thread(target=lambda: (wait_for_end(int(arguments.owner)), end()), daemon=True).start()
+    threading.Thread(target=follow, args=(0,), daemon=True).start()
     os.waitpid(worker, 0)
     end()
 
