@@ -17,7 +17,9 @@ from slidesparse.errors import RecordError, SlideSparseError
 from slidesparse.plan.key import Configuration
 from slidesparse.points import records, status
 from slidesparse.points.plan import read_plan
+from slidesparse.report.sections import checks
 from slidesparse.report.sources import measured
+from slidesparse.report.sources.rows import Source
 from slidesparse.report.tables.export import export, numbered
 from slidesparse.report.write import write_reports
 from slidesparse.tuning.choices import SCHEMA, Choices
@@ -262,6 +264,17 @@ def test_many_rows_take_no_square_of_time(tmp_path):
     path.write_text("\n".join([head, *(f"{M}{first[first.index(',') :]}" for M in range(1, 20_001)), ""]))
     begun = time.process_time()
     measured.read_configuration(path, synthetic.HARDWARE, "kernel", Configuration("a", "INT8", "cublaslt", "dense"))
+    assert time.process_time() - begun < 60
+
+
+def test_a_plan_of_many_configurations_takes_no_square_of_time(tmp_path):
+    """A bound on work, not a speed: with a scan of all configurations for each this would take minutes."""
+    names = {f"m{i}/INT8/cublaslt/dense": [64] for i in range(20_000)}
+    files.write_json(tmp_path / synthetic.HARDWARE / "plan.json", {"points": {"prefill": names}})
+    source = Source(str(tmp_path))
+    measured.read(source, synthetic.HARDWARE)
+    begun = time.process_time()
+    assert checks.check_blocks(source)
     assert time.process_time() - begun < 60
 
 

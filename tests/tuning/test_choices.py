@@ -163,6 +163,21 @@ def test_without_a_measured_kernel_there_is_no_choice(results):
     assert not results.output.exists()
 
 
+@pytest.mark.parametrize(
+    "costs",
+    [
+        {"cusparselt": 30.0, "cutlass": 1e-5},
+        {"cusparselt": (100.0, 1.0), "cublaslt": 10.0},
+    ],
+    ids=["a cost that rounds to zero", "a pass that costs more than a whole linear"],
+)
+def test_a_linear_that_costs_nothing_is_refused(results, costs):
+    """Points of others may say so, and a ratio of such costs is none."""
+    results.point(64, {"qkv": costs})
+    with pytest.raises(RecordError, match="costs .* µs on"):
+        results.chosen()
+
+
 def test_points_that_do_not_answer_the_present_request_are_refused(results, monkeypatch):
     path = results.point(64, {"qkv": {"cusparselt": 30, "cublaslt": 20}})
     with pytest.raises(RecordError, match="answers another request"):
