@@ -1,5 +1,4 @@
-# Does structured sparsity make a BitNet model faster here, and by how much?
-# The way: models -> checkpoints -> tuning -> kernel, prefill and decode points -> CSV -> report.
+# Does sparsity make a BitNet model faster here? models -> checkpoints -> tuning -> points -> CSVs -> report
 from snakemake.utils import min_version
 
 min_version("9.20")

@@ -1,0 +1,93 @@
+"""A point must agree with itself: what follows from its other figures, and from its samples, is what it says."""
+
+import random
+
+import pytest
+
+import synthetic
+from slidesparse.errors import RecordError
+from slidesparse.files import write_json
+from slidesparse.points.consistent import _summary, contradiction
+from slidesparse.points.request import PROTOCOL
+from slidesparse.points.validate import read_point
+from slidesparse.timing.protocol import summarize
+
+SLID = {"backend": "cusparselt", "sparsity": "2_8"}
+
+
+@pytest.fixture
+def point(tmp_path):
+    """A function that makes a point of today's protocol, and where it lies."""
+
+    def make(stage, **place):
+        path = synthetic.path(tmp_path, stage, 64, **place)
+        return path, synthetic.point(path, protocol=PROTOCOL[stage])
+
+    return make
+
+
+@pytest.mark.parametrize("stage", ["kernel", "prefill", "decode"])
+@pytest.mark.parametrize("place", [{}, SLID])
+def test_a_point_as_it_is_measured_agrees(point, stage, place):
+    assert contradiction(point(stage, **place)[1]) is None
+
+
+CONTRADICTIONS = {
+    "tokens a second": ("decode", ("steady_tokens_per_s",), 2.0, "steady_tokens_per_s"),
+    "tokens of the published protocol": ("prefill", ("tokens_per_s",), 1.1, "tokens_per_s"),
+    "requests a second": ("decode", ("requests_per_s",), 0.5, "tokens_per_s|requests_per_s"),
+    "elapsed time": ("decode", ("elapsed_s",), 3, "requests_per_s"),
+    "a median outside its interval": ("prefill", ("step_s", "ci_low"), 1.5, "lies outside"),
+    "an interval on one side": ("prefill", ("step_s", "ci_high"), 0.5, "lies outside"),
+    "percentiles": ("decode", ("step_s", "p95"), 0.5, "p5 .* exceeds|p95 is"),
+    "a number of samples": ("decode", ("step_s", "n"), 2, "samples are said"),
+    "K'": ("kernel", ("gemms", 0, "K_slid"), 2, "K' is"),
+    "operations a second": ("kernel", ("gemms", 1, "effective_tops"), 1.1, "effective_tops"),
+    "a latency": ("kernel", ("gemms", 2, "cold", "median_s"), 1.005, "effective_tops|by its samples"),
+    "a percentile of latencies": ("kernel", ("gemms", 3, "cold", "p5_s"), 0.9, "by its samples"),
+    "an interval of latencies": ("kernel", ("gemms", 0, "cold", "ci_high_s"), 1.1, "by its samples"),
+    "a hot latency": ("kernel", ("gemms", 0, "hot", "median_s"), 5, "lies outside"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_a_contradiction_is_named(point, case):
+    stage, (*parents, last), factor, sentence = CONTRADICTIONS[case]
+    path, content = point(stage, **SLID)
+    block = content["results"]
+    for name in parents:
+        block = block[name]
+    block[last] = type(block[last])(block[last] * factor)
+    write_json(path, content)
+    with pytest.raises(RecordError, match=f"contradicts itself: .*({sentence})") as error:
+        read_point(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_speed_up_must_be_that_of_the_samples(point):
+    path, content = point("kernel", **SLID)
+    gemm = content["results"]["gemms"][0]
+    ratio = {"median": 2.0, "p5": 2.0, "p95": 2.0, "ci_low": 2.0, "ci_high": 2.0, "n": 100}
+    slower = {
+        "cold": synthetic.seconds_of(0.02, "_s"),
+        "samples_us": synthetic.samples_of(0.02 * 1e6),
+        "speedup": ratio,
+    }
+    gemm["peers"] = [{name: gemm[name] for name in ("output", "algorithm", "error_max_abs", "exact")} | slower]
+    gemm["peers"][0]["backend"] = "cublaslt"
+    assert contradiction(content) is None
+    gemm["peers"][0]["speedup"] = ratio | dict.fromkeys(("median", "p5", "p95", "ci_low", "ci_high"), 2.2)
+    assert "the speed-up over cublaslt" in contradiction(content)
+
+
+def test_a_point_without_memory_has_no_results(point):
+    _, content = point("prefill")
+    assert "but it has results" in contradiction(content | {"status": "out_of_memory"})
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 16, 40, 101])
+def test_statistics_are_made_as_when_they_were_measured(n):
+    draw = random.Random(n)
+    samples = [draw.uniform(1, 2) for _ in range(n)]
+    there = summarize(samples).as_dict()
+    assert _summary(samples) == pytest.approx({name.removesuffix("_s"): there[name] for name in there if name != "n"})
