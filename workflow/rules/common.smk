@@ -50,13 +50,13 @@ sys.stderr.writelines(f"{note}\n" for note in table.notes())
 onstart:
     gc.freeze()
     gc.enable()
-    program.hold_lock("results/.lock")
     try:
+        program.hold_lock("results/.lock")
         refuse_links_out("results", ".snakemake")
-    except SlideSparseError as error:
-        raise WorkflowError(str(error))
-    shutil.rmtree(".snakemake/backups", ignore_errors=True)  # of a run that was killed; our outputs are whole
-    none_from_the_future("results")
-    cluster.cancel_left_over(".")
-    table.write_plans()
-    status.accompany("workflow/scripts/show_status.py", "results", table.plans)
+        shutil.rmtree(".snakemake/backups", ignore_errors=True)  # of a run that was killed; our outputs are whole
+        none_from_the_future("results")
+        cluster.cancel_left_over(".")
+        table.write_plans()
+        status.accompany("workflow/scripts/show_status.py", "results", table.plans)
+    except (SlideSparseError, OSError) as error:
+        raise WorkflowError(program.sentence(error))

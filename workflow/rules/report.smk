@@ -17,30 +17,23 @@ rule gather_points:
         " --parameters {params.parameters:q} --output {output} --owner $PPID 2> {log}"
 
 
-# `update` keeps the folder's content, so only figures whose data changed are drawn again.
+# Programs write these files only where their content changes. contents.csv stands for the folder of tables and figures.
 rule write_report:
     input:
         lambda w: table.csvs(w.hardware),
     output:
-        expand("results/{{hardware}}/report.{language}.md", language=LANGUAGES),
+        *[update(f"results/{{hardware}}/report.{language}.md") for language in LANGUAGES],
         *[
             report(
-                f"results/{{hardware}}/report.{language}.html",
+                update(f"results/{{hardware}}/report.{language}.html"),
                 caption="../report/report.rst",
                 category="Reports",
                 labels={"hardware": "{hardware}", "language": language},
             )
             for language in LANGUAGES
         ],
-        report(
-            update(directory("results/{hardware}/report")),
-            patterns=["{figure}.svg"],
-            caption="../report/figure.rst",
-            category="Figures",
-            subcategory="{hardware}",
-            labels={"figure": "{figure}"},
-        ),
-        "results/{hardware}/tasks.csv",
+        update("results/{hardware}/report/contents.csv"),
+        update("results/{hardware}/tasks.csv"),
     log:
         "results/{hardware}/report.log",
     localrule: True
@@ -59,17 +52,17 @@ rule write_comparison:
     input:
         [path for path in REPORTS if path.endswith(f"report.{LANGUAGES[0]}.md")],
     output:
-        expand("results/comparison.{language}.md", language=LANGUAGES),
+        *[update(f"results/comparison.{language}.md") for language in LANGUAGES],
         *[
             report(
-                f"results/comparison.{language}.html",
+                update(f"results/comparison.{language}.html"),
                 caption="../report/comparison.rst",
                 category="Reports",
                 labels={"hardware": "all", "language": language},
             )
             for language in LANGUAGES
         ],
-        update(directory("results/comparison")),
+        update("results/comparison/contents.csv"),
     log:
         "results/comparison.log",
     localrule: True

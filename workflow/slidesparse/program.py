@@ -153,11 +153,14 @@ def run(main, parser=None, argv=None):
         end_with(arguments.owner)
     try:
         main(arguments)
-    except SlideSparseError as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {printable(error)}")
-    except OSError as error:  # the disk is full, read-only or broken, or a file belongs to somebody else
-        what = f"{error.filename}: " if error.filename else ""
-        sys.exit(
-            f"{Path(sys.argv[0]).name}: {printable(f'{what}{error.strerror or error}')}; make room or correct the"
-            " permissions, then run again: what is finished is kept"
-        )
+    except (SlideSparseError, OSError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {sentence(error)}")
+
+
+def sentence(error):
+    """What a SlideSparseError or an OSError says to a user, in one line of printable text."""
+    if not isinstance(error, OSError):
+        return printable(error)
+    # the disk is full, read-only or broken, or a file belongs to somebody else
+    what = printable(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error)
+    return f"{what}; make room or correct the permissions, then run again: what is finished is kept"

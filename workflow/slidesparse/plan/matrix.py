@@ -4,6 +4,7 @@ Planning runs in the workflow's main process, so nothing heavy is imported here.
 """
 
 import copy
+import os
 
 from slidesparse.errors import ConfigurationError
 from slidesparse.machine import hardware
@@ -205,6 +206,9 @@ def _entry(name, entry, registry):
         _check_other(f"registry.{name}.shape", name, shape, registry)
     else:
         _check_dimensions(name, shape)
+    path = entry.get("path", "")
+    if path.startswith("~") and os.path.expanduser(path) == path:
+        raise ConfigurationError(f"registry.{name}.path is {shown(path)}, but there is no such user here: write it out")
     return {key: value for key, value in entry.items() if key in ("source", "shape", *SOURCES[entry["source"]])}
 
 

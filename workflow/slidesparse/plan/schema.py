@@ -179,7 +179,8 @@ def _pattern_advice(value):
         return f'L is {L}, and the smallest pattern is "2_4"'
     if L != "inf" and int(L) % 2:
         return f'L is odd, and the nearest patterns are "2_{int(L) - 1}" and "2_{int(L) + 1}"'
-    return f'write "2_{L.lstrip("0")}"'
+    written = f"2_{L.lstrip('0')}"
+    return f'write "{written}"' if written != text else ""
 
 
 def _unquoted(number):

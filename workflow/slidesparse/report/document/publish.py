@@ -3,7 +3,7 @@
 from slidesparse.errors import RecordError
 from slidesparse.files import inside, is_own, leads_out, mark_own
 from slidesparse.report.document import drawing
-from slidesparse.report.document.model import Figure, Table, file_name
+from slidesparse.report.document.model import Figure, Section, Table, file_name
 from slidesparse.report.document.render import to_csv, to_html, to_markdown
 from slidesparse.report.tables.gather import write_if_changed
 
@@ -14,7 +14,7 @@ def publish(document, directory, stem, languages):
     A figure that already lies in the folder is kept only if this user's programs drew exactly these bytes. Raises
     RecordError if the folder is a link, or if it holds files to be replaced that this program did not make.
     """
-    texts = {f"{table.name}.csv": to_csv(table) for table in tables(document)}
+    texts = {f"{table.name}.csv": to_csv(table) for table in [*tables(document), contents(document)]}
     names = {figure.name for figure in document.walk(Figure)}
     folder = own_folder(directory / stem, {*texts, *(f"{name}.{kind}" for name in names for kind in ("svg", "png"))})
     for name, text in texts.items():
@@ -42,6 +42,19 @@ def own_folder(folder, names):
     folder.mkdir(parents=True, exist_ok=True)
     mark_own(folder)
     return folder
+
+
+def contents(document):
+    """The table of the files in a document's folder, each with the titles of its sections."""
+    return Table("contents", ("File", "Section"), [*_named(document, [])])
+
+
+def _named(section, titles):
+    for block in section.blocks:
+        if isinstance(block, Section):
+            yield from _named(block, [*titles, str(block.title)])
+        elif isinstance(block, Figure | Table):
+            yield f"{block.name}.{'svg' if isinstance(block, Figure) else 'csv'}", " / ".join(titles)
 
 
 def tables(document):
