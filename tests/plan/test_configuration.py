@@ -257,6 +257,10 @@ def test_partial_section_keeps_the_other_defaults():
             "registry.BitNet-2B.path is missing, which source local needs: add it",
         ),
         (
+            "registry: {BitNet-2B: {source: local, path: ~no-such-user/weights}}",
+            'registry.BitNet-2B.path is "~no-such-user/weights", but there is no such user here: write it out',
+        ),
+        (
             "registry: {BitNet-2B: {repository: bitnet}}",
             'registry.BitNet-2B.repository is "bitnet", but must be the name of',
         ),
@@ -284,6 +288,11 @@ def test_wrong_configuration(change, sentence):
     message = str(error.value)
     assert sentence in message
     assert "\n" not in message
+
+
+def test_no_advice_repeats_the_value():
+    with pytest.raises(ConfigurationError, match='at most 9998, or "2_inf"$'):
+        validated(with_change("prefill: {sparsity: ['2_99999998']}"))
 
 
 def test_unused_keys_of_a_model_are_dropped():

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -327,3 +328,21 @@ def test_program(tmp_path):
 
 
 # tasks.csv
+
+
+@pytest.mark.parametrize("field", ["N", "K"])
+def test_a_kernel_point_of_another_shape_is_refused(tmp_path, field):
+    """It agrees with itself; the model's shape.json says otherwise."""
+    other, good = synthetic.write(tmp_path, "kernel", [64, 128])
+    linears = [{"name": name, "N": N, "K": K} for name, (N, K) in synthetic.LINEARS.items()]
+    write_json(tmp_path / "models" / "BitNet-2B" / "shape.json", {"linears": linears})
+    point = json.loads(other.read_text())
+    gemm = point["results"]["gemms"][0]
+    for name, value in gemm.items():
+        if name in (field, "effective_tops") or (name, field) == ("K_slid", "K"):
+            gemm[name] = 2 * value
+    write_json(other, point)
+    (sentence,) = gather_all(tmp_path, synthetic.HARDWARE)
+    says = rf".*/M64\.json: qkv has .*{field}={gemm[field]}.*, but .*/shape\.json says N=3840, K=2560; .*"
+    assert re.fullmatch(says, sentence)
+    assert [row["M"] for row in table(next(good.parent.glob("*.csv")))] == ["128"] * 4

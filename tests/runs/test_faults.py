@@ -137,6 +137,14 @@ def disk(directory, **options):
         subprocess.run(["umount", "--lazy", directory], check=True)
 
 
+def fill(path):
+    """Let a file take all room of its disk."""
+    with open(path, "wb", buffering=0) as stream, contextlib.suppress(OSError):
+        while True:
+            stream.write(bytes(1 << 12))
+    return path
+
+
 def written(directory):
     return {path for path in directory.rglob("*") if path.is_file() and not path.name.endswith((".lock", "lock"))}
 
@@ -159,10 +167,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half(finished, tmp_path,
             for table in place.rglob("*.csv"):
                 table.unlink()
         before = written(place)
-        filler = place / "filler"
-        with open(filler, "wb", buffering=0) as stream, contextlib.suppress(OSError):
-            while True:
-                stream.write(bytes(1 << 16))
+        filler = fill(place / "filler")
         sentence = only_sentence(getattr(programs, name)())
         assert "No space left on device" in sentence or "no room" in sentence
         left = {path for path in written(place) - before - {filler} if path.stat().st_size}
@@ -185,9 +190,7 @@ def test_a_workflow_whose_disk_fills_up_or_is_read_only_says_so_and_goes_on_late
         call = finished.run("kernel", config=TINY, status=1)
         assert re.search("Write-protected output files|Read-only file system", call.output)
         again("rw")
-        with open(results / "filler", "wb", buffering=0) as stream, contextlib.suppress(OSError):
-            while True:
-                stream.write(bytes(1 << 12))
+        fill(results / "filler")
         call = finished.run("kernel", config=TINY, status=1)
         assert "No space left on device" in call.output
         assert finished.points() == before
@@ -197,6 +200,26 @@ def test_a_workflow_whose_disk_fills_up_or_is_read_only_says_so_and_goes_on_late
         after = finished.points()
         assert {path: after[path] for path in before} == before
         finished.wait_until_alone()
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_checkout_on_a_full_disk_is_one_sentence(measured, tmp_path, stale):
+    config = [TINY, "cpu: {measure: {kernel: {max_samples: 6}}}"] if stale else [TINY]
+    with disk(tmp_path / "disk", size="160m"):
+        clone = measured.copy(tmp_path / "disk" / "clone")
+        clone.beside = tmp_path / "beside"  # its logs have room
+        clone.beside.mkdir(mode=0o700)
+        if not stale:
+            (clone.directory / "results" / POINT).unlink()
+        before = clone.points()
+        filler = fill(clone.directory / "filler")
+        call = clone.run("kernel", config=config, status=1)
+        assert call.output.count("No space left on device") == 1
+        assert "Traceback" not in call.output and "Errno" not in call.output
+        assert clone.points() == before
+        filler.unlink()
+        clone.run("kernel", config=config)
+        assert clone.points().keys() > before.keys() or stale
 
 
 def test_a_clock_that_goes_back_measures_nothing_again(finished):

@@ -63,6 +63,21 @@ def test_after_a_killed_workflow_the_next_call_finishes(finished, planned):
     finish(finished, before, planned)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_signals_end_a_run_without_a_traceback(finished, planned, number):
+    """Twice, as somebody who is in a hurry does, to all of the run's processes, as a terminal does."""
+    before = finished.points()
+    call = finished.start("--cores", "1", "all", config=[TINY, MANY])
+    InFlight(finished, call)
+    for _ in range(2):
+        os.killpg(call.pid, number)
+        call.let_pass(0.3)
+    assert call.process.wait(30) != 0
+    assert "Traceback" not in call.output
+    finished.wait_until_alone()
+    finish(finished, before, planned)
+
+
 @pytest.mark.parametrize(
     ("victim", "reason", "logged"),
     [

@@ -1,10 +1,12 @@
-"""Fault drills: a run is killed at a seeded moment, and what must then hold is counted.
+"""Fault drills: a run is killed or stopped at a seeded moment, and what must then hold is counted.
 
 All drills of a session share one clone with a small model from a hub on this machine. A drill deletes some of what is
-finished, starts the workflow, kills a process of it, and lets the next call finish: nothing that was finished may have
-changed, nothing may be measured twice, and no process may be left.
+finished, or makes all of it stale, starts the workflow, kills or stops a process of it, and lets the next call finish.
+Nothing that was finished may have changed, nothing may be measured twice, a stale point stays until it is replaced, and
+no process may be left.
 """
 
+import json
 import os
 import random
 import secrets
@@ -21,7 +23,7 @@ from slidesparse.models import generate
 from slidesparse.plan.key import Key
 from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
-from workflow_clone import TINY, wait_until
+from workflow_clone import KEY, TINY, wait_until
 
 MODEL, REPOSITORY = "BitNet-drill", "owner/bitnet-drill"
 TOKEN = f"hf_{secrets.token_hex(16)}"  # not to be seen anywhere
@@ -40,14 +42,24 @@ report: {{sources: [results]}}
 """
 CHECKPOINTS = [f"results/checkpoints/{MODEL}/INT8/{sparsity}.json" for sparsity in ("dense", "2_8")]
 TARGETS = ["kernel", *CHECKPOINTS]
+REPORTS = [f"results/{KEY}/report.en.md", f"results/{KEY}/report/contents.csv"]
 MODEL_MANIFEST = f"results/models/{MODEL}/manifest.json"
 
-VICTIMS = ("workflow", "everything", "shell", "program", "worker", "guard", "download", "conversion")
+VICTIMS = ("workflow", "everything", "shell", "program", "worker", "guard", "download", "conversion", "report")
 """What is killed: Snakemake; all processes at once; a job's shell; a job's program; the resident worker or its guard;
-who downloads, while a file arrives; who converts, while a checkpoint is being written."""
+who downloads, while a file arrives; who converts, while a checkpoint is being written; who writes the report."""
 
-LONGEST = {"shell": 0.5, "program": 0.5, "worker": 2.5, "guard": 2.5, "download": 0.4, "conversion": 0.15}
-"""Seconds after a victim was first seen within which it is killed."""
+STOPPED = ("stopped worker", "stopped guard", "stopped program")
+"""What is stopped (SIGSTOP), before Snakemake is told to end (SIGTERM), or is killed."""
+
+LONGEST = {"shell": 0.5, "program": 0.5, "worker": 2.5, "guard": 2.5, "download": 0.4, "conversion": 0.15, "report": 2}
+"""Seconds after a victim was first seen within which it is killed or stopped."""
+
+SAMPLES = (5, 6)
+"""Values of a parameter of the kernel points. With the one, points that were measured with the other are stale."""
+
+HANG = 30
+"""Seconds within which everything must have ended after something was stopped and Snakemake was told to end."""
 
 START, STEP = 4.0, 0.6
 """Seconds within which Snakemake is killed when no job has ended yet, and after one has ended."""
@@ -64,7 +76,7 @@ def publish(hub, directory):
 class Tally:
     """What drills added up to."""
 
-    kills: Counter = field(default_factory=Counter)
+    hits: Counter = field(default_factory=Counter)
     kept: int = 0
     lost: int = 0
     wrong: int = 0
@@ -72,9 +84,9 @@ class Tally:
     seconds: float = 0.0
 
     def __str__(self):
-        victims = ", ".join(f"{victim} {count}" for victim, count in sorted(self.kills.items()))
+        victims = ", ".join(f"{victim} {count}" for victim, count in sorted(self.hits.items()))
         return (
-            f"{self.kills.total()} kills in {self.seconds:.0f} s ({victims}): {self.kept} finished points seen again,"
+            f"{self.hits.total()} hits in {self.seconds:.0f} s ({victims}): {self.kept} finished points seen again,"
             f" {self.lost} lost, {self.wrong} wrong, {self.orphans} orphans"
         )
 
@@ -83,57 +95,77 @@ class Range:
     """The clone in which the drills take place, once finished, and their tally."""
 
     def __init__(self, clone, endpoint):
-        self.clone, self.tally = clone, Tally()
+        self.clone, self.tally, self.samples = clone, Tally(), SAMPLES[0]
         clone.variables |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(clone.beside / "home"), "HF_TOKEN": TOKEN}
-        self.call(TARGETS).wait()
-        self.planned = frozenset(clone.points())
+        self.call([*TARGETS, *REPORTS]).wait()
+        self.planned = frozenset(clone.points("kernel"))
+        self.engine_points = self.contents_of_engine_points()
         self.manifests = clone.files("results/checkpoints/**/*.json")
         assert len(self.planned) == 6
 
     def call(self, targets):
-        return self.clone.start("--cores", "1", *targets, config=[TINY, OVERLAY])
+        samples = f"cpu: {{measure: {{kernel: {{max_samples: {self.samples}}}}}}}"
+        return self.clone.start("--cores", "1", *targets, config=[TINY, OVERLAY, samples])
+
+    def answering(self, points):
+        """Those of the points that were measured with the parameters that are asked for now."""
+        return {path for path, (_, text) in points.items() if samples_of(text) == self.samples}
 
     def drill(self, seed):
-        """Kill one thing, then another in the next call, let the one after finish; assert that nothing is hurt."""
+        """Hit one thing, then another in the next call, let the one after finish; assert that nothing is hurt."""
         rng, begin = random.Random(seed), time.monotonic()
-        for victim in (VICTIMS[seed % len(VICTIMS)], rng.choice(VICTIMS)):
-            self.kill(rng, victim)
-        present = self.clone.points()
-        call = self.call(TARGETS).wait()
+        victims = VICTIMS + STOPPED
+        for victim in (victims[seed % len(victims)], rng.choice(victims)):
+            self.hit(rng, victim)
+        present = self.clone.points("kernel")
+        call = self.call([*TARGETS, *REPORTS]).wait()
         self.check_alone()
-        after = self.clone.points()
+        after = self.clone.points("kernel")
         self.check_kept(present, after)
         self.tally.lost += len(self.planned - after.keys())
-        assert after.keys() == self.planned
-        assert call.points == self.planned - present.keys()
+        assert after.keys() == self.planned == self.answering(after)
+        assert call.points & self.planned == self.planned - self.answering(present)
         assert self.clone.failures() == []
+        self.engine_points = self.contents_of_engine_points()
         self.check_right()
         self.tally.seconds += time.monotonic() - begin
 
-    def kill(self, rng, victim):
-        """Delete something, start the workflow, kill `victim` in it, and see what is left."""
+    def hit(self, rng, victim):
+        """Delete something or make it stale, start the workflow, hit `victim` in it, and see what is left."""
         for _ in range(10):
-            jobs = self.delete_some(rng, victim)
-            before = self.clone.points()
-            call, killed = self.run_and_kill(rng, victim, jobs)
-            if killed:
+            jobs = self.spoil_some(rng, victim)
+            before = self.clone.points("kernel")
+            call, hit = self.run_and_hit(rng, victim, jobs)
+            if hit:
                 break
             assert call.process.returncode == 0, call.output[-8000:]  # it was faster: nothing was hurt, try again
-        assert killed, f"the {victim} was never hit"
-        self.tally.kills[victim] += 1
+        assert hit, f"the {victim} was never hit"
+        self.tally.hits[victim] += 1
         self.check_alone()
-        self.check_kept(before, self.clone.points())
-        assert call.points <= self.planned - before.keys(), "a finished point was measured again"
+        self.check_kept(before, self.clone.points("kernel"))
+        again = call.points & self.answering(before)
+        assert not again, f"finished points were measured again: {again}"
+
+    def spoil_some(self, rng, victim):
+        """Delete some of what is finished or make all points stale; returns the number of jobs this costs.
+
+        What the victim is to make is among it.
+        """
+        if victim not in ("download", "conversion") and rng.random() < 0.4:
+            self.samples = next(samples for samples in SAMPLES if samples != self.samples)
+            return len(self.planned)
+        return self.delete_some(rng, victim)
 
     def delete_some(self, rng, victim):
         """Delete some finished things, among them what the victim is to make; returns the number of jobs this costs."""
         clone, gone = self.clone, set(rng.sample(sorted(self.planned), rng.randint(1, len(self.planned) - 1)))
         if victim not in ("download", "conversion") and rng.random() < 0.3:
             table = rng.choice(sorted(clone.files("results/*/tuning/**/*.json")))
-            gone |= {
-                table,
-                *(path for path in self.planned if Path(table).with_suffix("").parts[-2:] == Path(path).parts[-3:-1]),
-            }
+            of_table = Path(table).with_suffix("").parts[-2:]
+            gone |= {table, *(path for path in self.planned if Path(path).parts[-3:-1] == of_table)}
+            # another search may choose otherwise, which makes these stale
+            kept = {path: text for path, text in self.engine_points.items() if Path(path).parts[-3:-1] != of_table}
+            self.engine_points = kept
         if victim == "download":
             clone.remove("resources/models", MODEL_MANIFEST)
             if rng.random() < 0.5:
@@ -144,26 +176,26 @@ class Range:
         clone.remove(*gone)
         return len(gone)
 
-    def run_and_kill(self, rng, victim, jobs):
-        """Start the workflow and kill `victim` in it; returns the call, ended, and whether the victim was hit."""
-        ended, share, choice = rng.randrange(jobs), rng.random(), rng.random()
-        call = self.call(TARGETS)
+    def run_and_hit(self, rng, victim, jobs):
+        """Start the workflow and hit `victim` in it; returns the call, ended, and whether the victim was hit."""
+        ended, share, choice, softly = rng.randrange(jobs), rng.random(), rng.random(), rng.random() < 0.5
+        call = self.call(REPORTS if victim == "report" else TARGETS)
+        whom = victim.removeprefix("stopped ")
         if victim in ("workflow", "everything"):
             wait_until(lambda: call.output.count("Finished jobid:") >= ended or not call.running())
             call.let_pass(share * (STEP if ended else START))
         else:
-            wait_until(lambda: self.find(victim, call, choice) or not call.running())
-            call.let_pass(share * LONGEST[victim])
-        pids = self.find(victim, call, choice) if call.running() else []
-        hit = False
-        for pid in pids:
-            try:
-                os.kill(pid, signal.SIGKILL)
-                hit = True
-            except ProcessLookupError:
-                continue
+            wait_until(lambda: self.find(whom, call, choice) or not call.running())
+            call.let_pass(share * LONGEST[whom])
+        pids = self.find(whom, call, choice) if call.running() else []
+        hit = [send(pid, signal.SIGSTOP if victim in STOPPED else signal.SIGKILL) for pid in pids]
+        if victim in STOPPED and any(hit):
+            # a program that is stopped is one of Snakemake's own jobs, for which Snakemake waits
+            send(call.pid, signal.SIGTERM if softly and whom != "program" else signal.SIGKILL)
+            call.process.wait(HANG)
+            wait_until(lambda: not self.clone.processes(), HANG)
         call.process.wait(600)
-        return call, hit
+        return call, any(hit)
 
     def find(self, victim, call, choice):
         """Pids of what is to be killed now; empty if there is none at the moment."""
@@ -180,6 +212,8 @@ class Range:
             found = [pid for pid, command in processes.items() if command[:1] and command[0].endswith("bash")]
         elif victim == "program":
             found = list(programs)
+        elif victim == "report":
+            found = [pid for pid, program in programs.items() if "write_reports" in program]
         elif not any(self.clone.directory.glob(UNDER_WAY[victim])):
             return []
         else:
@@ -195,13 +229,21 @@ class Range:
             raise
 
     def check_kept(self, before, after):
-        """What was finished is as it was, to the byte and the time."""
+        """What was finished is as it was, to the byte and the time; what was stale may have been replaced."""
         lost = before.keys() - after.keys()
-        wrong = {path for path in before.keys() & after.keys() if before[path] != after[path]}
+        changed = {path for path in before.keys() & after.keys() if before[path] != after[path]}
+        finished, replaced = self.answering(before), self.answering(after)
+        wrong = {path for path in changed if path in finished or not (replaced & {path} or same(before, after, path))}
         self.tally.kept += len(before)
         self.tally.lost += len(lost)
         self.tally.wrong += len(wrong)
         assert not lost and not wrong, f"lost {lost}, changed {wrong}"
+        assert all((self.clone.directory / path).exists() for path in REPORTS), "a report is lost"
+        assert self.contents_of_engine_points().items() >= self.engine_points.items()
+
+    def contents_of_engine_points(self):
+        """Path -> content. No drill spoils these points; a checkpoint that is made again starts jobs that find them."""
+        return {path: text for path, (_, text) in self.clone.points().items() if "/kernel/" not in path}
 
     def check_right(self):
         """Every point is valid and answers what is asked for; checkpoints have the bytes that they had at first."""
@@ -226,6 +268,24 @@ UNDER_WAY = {
     "conversion": f"resources/checkpoints/{MODEL}/INT8/.*.partial-*/.*.tmp",
 }
 PROGRAM = {"download": "fetch_model", "conversion": "convert_checkpoint"}
+
+
+def samples_of(text):
+    """The parameter of which SAMPLES are values, in the text of a point."""
+    return json.loads(text)["request"]["parameters"]["max_samples"]
+
+
+def same(before, after, path):
+    return before[path][1] == after[path][1]
+
+
+def send(pid, number):
+    """Send a signal; returns whether there was such a process."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def is_program(command):

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,16 +43,42 @@ def wait_for_end(pid):
         select.select([descriptor], [], [])
 
 
-def end_with(pid, group=False):
-    """End this process (if `group`, its process group) as soon as process `pid` has ended, even by kill -9."""
+def end_with(pid):
+    """End this process as soon as process `pid` has ended, even by kill -9.
+
+    Another program with this owner may be stopped (SIGSTOP) and see nothing, so it is ended, too.
+    """
 
     def watch():
         wait_for_end(pid)
-        if group:
-            os.killpg(os.getpgrp(), signal.SIGKILL)
+        for stopped in stopped_programs(pid):
+            with suppress(OSError):  # it has ended meanwhile
+                os.kill(stopped, signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=watch, name="owner", daemon=True).start()
+
+
+def stopped_programs(owner):
+    """Pids of the stopped processes whose command line has `--owner` with this pid."""
+    found, words = [], f"\0--owner\0{owner}\0".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, IndexError):
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            if state == "T" and words in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def interrupt_once():
+    """Let a first SIGINT interrupt this process as usual, and a second one end it at once, without a traceback."""
+
+    def first(number, frame):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, first)
 
 
 def hold_lock(path):
@@ -148,7 +175,7 @@ def run(main, parser=None, argv=None):
     parser = parser or argparse.ArgumentParser()
     parser.add_argument("--owner", type=int, metavar="PID", help="end as soon as this process is gone")
     arguments = parser.parse_args(argv)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one would find no handler, and print a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends this process at once, without a traceback
     if arguments.owner:
         end_with(arguments.owner)
     try:

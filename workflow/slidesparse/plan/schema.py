@@ -180,7 +180,7 @@ def _pattern_advice(value):
     if L != "inf" and int(L) % 2:
         return f'L is odd, and the nearest patterns are "2_{int(L) - 1}" and "2_{int(L) + 1}"'
     written = f"2_{L.lstrip('0')}"
-    return f'write "{written}"' if written != text else ""
+    return f'write "{written}"' if written != str(value) else ""
 
 
 def _unquoted(number):

@@ -6,11 +6,13 @@ file that is stale gets one more input, the marker, which is newer than everythi
 """
 
 import os
+import sys
 
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import write_atomic
 from slidesparse.plan.key import Key
 from slidesparse.points import answers, request
+from slidesparse.program import sentence
 
 MARKER = ".snakemake/slidesparse/stale"
 """The input of everything stale. Its content is new at each planning that finds something."""
@@ -68,6 +70,9 @@ class Stale:
 
     def _mark(self):
         if not self._marked:
-            write_atomic(self._marker, os.urandom(16).hex())
+            try:
+                write_atomic(self._marker, os.urandom(16).hex())
+            except OSError as error:  # as an exit, because Snakemake prints a traceback for other exceptions here
+                sys.exit(sentence(error))
             self._marked = True
         return [self._marker]

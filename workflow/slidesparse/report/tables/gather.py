@@ -9,9 +9,9 @@ from slidesparse.errors import RecordError
 from slidesparse.files import canonical_json, inside, is_plain, leads_out, read_text, write_atomic
 from slidesparse.plan import stock
 from slidesparse.plan.backends import STAGES
-from slidesparse.plan.key import Configuration, Key, is_pattern
+from slidesparse.plan.key import Configuration, Key, is_pattern, root_of
 from slidesparse.points.plan import Plan, read_plan
-from slidesparse.points.request import expected_digests
+from slidesparse.points.request import expected_digests, linears
 from slidesparse.points.validate import AGAIN, read_point
 from slidesparse.report.sources.rows import HARDWARE, linear_order
 from slidesparse.report.tables.columns import COLUMNS, CUBLASLT, M_COLUMN, STEP, cell
@@ -60,6 +60,7 @@ def read_points(paths, expected=None):
         try:
             point = read_point(path, expected.get(Key.of(path).M) if expected else None)
             first = next(iter(points.values()), point)
+            check_shape(path, point)
             if configuration_of(point) != configuration_of(first):
                 raise RecordError(f"{path} is of another configuration than the points beside it")
             if point["key"]["M"] in points:
@@ -71,6 +72,24 @@ def read_points(paths, expected=None):
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             refused.append(f"{path} is damaged: no row can be made of it ({type(error).__name__}); {AGAIN}")
     return [points[M] for M in sorted(points)], refused
+
+
+def check_shape(path, point):
+    """Raise RecordError if the linears of a kernel point are not those of the model's shape.json in the same tree."""
+    gemms = point["results"].get("gemms") if point["key"]["stage"] == "kernel" else None
+    shape = Path(Key.of(path).basis(root_of(path)))
+    if not gemms or not shape.is_file():
+        return
+    try:
+        said = {each["name"]: (each["N"], each["K"]) for each in linears(shape)}
+    except RecordError:  # who needs the shape says so
+        return
+    for gemm in gemms:
+        known = said.get(gemm["name"])
+        if known != (gemm["N"], gemm["K"]):
+            says = f"N={known[0]}, K={known[1]}" if known else "nothing of it"
+            has = f"{gemm['name']:.80} has N={gemm['N']}, K={gemm['K']}"
+            raise RecordError(f"{path}: {has}, but {shape} says {says}; {AGAIN}")
 
 
 def configuration_of(point):
