@@ -43,12 +43,32 @@ def rules(rows, *others):
 def test_auto_gains_over_dense_by_choosing_and_has_the_bound_of_its_pattern():
     auto = SLID._replace(backend="auto")
     rows = kernel(DENSE, 64, 12.0) + kernel(SLID, 64, 11.0)
-    rows += [step("decode", name, 64, ms) for name, ms in ((DENSE, 12.0), (SLID, 11.0), (auto, 10.0))]
+    rows += [step("decode", name, 64, ms) for name, ms in ((DENSE, 12.0), (SLID, 11.0))]
+    rows.append(step("decode", auto, 64, 10.0, sparse_linears=4))
     found = rows_under(text_of(rows), "decode BitNet-2B INT8, steady-state step time, over cublaslt/dense")
     assert [cell.split(" ")[0] for cell in found[0]] == ["64", "1.20", "1.09"]
     assert found[1] == ["bound", "1.33", "1.33"]
-    above = [step("decode", name, 64, ms) for name, ms in ((DENSE, 14.0), (auto, 10.0))]
+    above = [step("decode", DENSE, 64, 14.0), step("decode", auto, 64, 10.0, sparse_linears=1)]
     assert [where for where, *_ in rules(above)["Above the bound"]] == ["decode BitNet-2B/INT8/auto/2_8"] * 2
+    chosen = [step("decode", DENSE, 64, 14.0), step("decode", auto, 64, 10.0, sparse_linears=0)]
+    assert "Above the bound" not in rules(chosen)
+
+
+def test_an_engine_of_auto_without_a_sparse_kernel_is_a_dense_one():
+    """What ran decides: it has no verdict of its pattern, and the report says what it is."""
+    auto = SLID._replace(backend="auto")
+    rows = [step("prefill", name, 512, ms) for name, ms in ((DENSE, 12.0), (DENSE._replace(backend="cutlass"), 11.0))]
+    text = text_of([*rows, step("prefill", auto, 512, 9.0, sparse_linears=0)])
+    assert "- prefill: no sparse kernel ran in INT8 auto/2_8. These are dense engines with pruned weights." in text
+    assert "An engine with the fastest dense library of each linear (auto/dense) was not measured" in text
+    assert "auto/2_8, of" not in text
+    found = rows_under(text, "prefill BitNet-2B INT8, steady-state step time, over cublaslt/dense")
+    assert found == [["512", "1.09 (1.08–1.11)", "1.33 (1.31–1.35)"]]
+    text = text_of([*rows, step("prefill", auto, 512, 9.0, sparse_linears=1)])
+    assert "no sparse kernel ran" not in text
+    assert "auto/2_8, of 1 M: faster at 1." in text
+    every = [*rows, step("prefill", DENSE._replace(backend="auto"), 512, 10.5), step("prefill", SLID, 512, 10.0)]
+    assert "was not measured, and could be faster" not in text_of(every)
 
 
 def test_products_of_different_types_are_not_compared():
@@ -129,8 +149,8 @@ def test_a_difference_inside_the_noise_is_shown_as_such():
     title = "prefill BitNet-2B INT8, steady-state step time, over cublaslt/dense"
     assert rows_under(text, title)[0] == ["512", "1.01 (1.00–1.02) ≈"]
     assert "≈ marks the 1 of 1 ratios whose interval holds 1" in text
-    assert "at none: cusparselt/2_8" in text
-    steps = "- prefill BitNet-2B INT8, steady-state step time, over cublaslt/dense: most at"
+    assert "cusparselt/2_8, of 1 M: even at 1." in text
+    steps = "- prefill BitNet-2B INT8, steady-state step time, over cublaslt/dense: the largest ratio is"
     assert steps in text and steps.replace("steady-state step time", "tokens/s of the published protocol") not in text
 
 

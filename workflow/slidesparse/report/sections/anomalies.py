@@ -2,14 +2,11 @@
 
 from slidesparse.plan.backends import STAGES
 from slidesparse.report.document.model import Bullets, Table, fixed, number, say
-from slidesparse.report.sections.performance import step_value
+from slidesparse.report.sections import unfit
 from slidesparse.report.sections.ratios import of_layers
 from slidesparse.report.sources.rows import by_configuration, caches_of, configuration_order, grouped
 from slidesparse.sparsity.patterns import Pattern
 
-FLAT = 1.15
-"""Step time counts as independent of M if `GROWTH` times the tokens, or more, take less than this factor longer."""
-GROWTH = 1.8
 DISAGREE = 0.10
 """Largest relative difference of two figures of one point that is not named."""
 OUT_OF_LINE = 1.25
@@ -31,10 +28,18 @@ def anomalies(source, comparisons, others=()):
         (
             say("Flat step time"),
             say("the time of a step does not depend on M, so a ratio there compares hosts, not kernels"),
-            flat_steps(source),
+            [*host_bound(source), *disqualified(unfit.flat_steps(source))],
         ),
-        (say("Decode window that did not hold M sequences"), say("no figure of M sequences at once"), windows(source)),
-        (say("Step that did not hold M tokens"), say("no figure of M tokens a step"), token_counts(source)),
+        (
+            say("Decode window that did not hold M sequences"),
+            say("no figure of M sequences at once"),
+            disqualified(unfit.windows(source)),
+        ),
+        (
+            say("Step that did not hold M tokens"),
+            say("no figure of M tokens a step"),
+            disqualified(unfit.token_counts(source)),
+        ),
         (
             say("Above the bound"),
             say("the dense side is not as efficient as the sparse one, or the figure is wrong"),
@@ -52,7 +57,11 @@ def anomalies(source, comparisons, others=()):
             say("part of a ratio of figures that did not take turns is the clock's"),
             clocks(source),
         ),
-        (say("Not exact where it should be"), say("INT32 products are exact or wrong"), inexact(source)),
+        (
+            say("Not exact where it should be"),
+            say("INT32 products are exact or wrong"),
+            disqualified(unfit.inexact(source)),
+        ),
     ]
     return [item for item in results if item[2]]
 
@@ -78,67 +87,27 @@ def at(M):
     return number(str(M), M)
 
 
-def flat_steps(source):
-    """Prefill steps that take no longer for twice the tokens, and steps that are recorded as bound by the host."""
-    findings = []
-    for stage in ("prefill", "decode"):
-        for name, rows in by_configuration(source.stage(stage)).items():
-            where = f"{stage} {'/'.join(name)}"
-            findings += [
-                (where, at(row.M), say("bound by the host: the GPU waited"))
-                for row in rows
-                if row.values.get("host_bound")
-            ]
-            steps = [(row.M, step_value(row)[0]) for row in rows if step_value(row)]
-            flat = []
-            for (M, step), (more, longer) in zip(steps, steps[1:], strict=False):
-                if stage == "prefill" and more / M >= GROWTH and longer / step < FLAT:
-                    flat += [(M, step), (more, longer)]
-            if flat:
-                flat = list(dict.fromkeys(flat))
-                values = ", ".join(fixed(step, 1) for _, step in flat)
-                Ms = ", ".join(str(M) for M, _ in flat)
-                findings.append((where, Ms, say("steps of {values} ms", values=values)))
-    return findings
+def host_bound(source):
+    """Steps that the host bounds, by their record."""
+    return [
+        (f"{stage} {'/'.join(row.configuration)}", at(row.M), say("bound by the host: the GPU waited"))
+        for stage in ("prefill", "decode")
+        for rows in by_configuration(source.stage(stage)).values()
+        for row in rows
+        if row.values.get("host_bound")
+    ]
 
 
-def windows(source):
-    """Decode points in which fewer than M sequences ran at once, by their record or by their elapsed times."""
-    findings = []
-    for name, rows in by_configuration(source.stage("decode")).items():
-        where = f"decode {'/'.join(name)}"
-        good = [row for row in rows if row.status == "ok"]
-        for row in good:
-            least = row.values.get("sequences_min")
-            if least is not None and least < row.M:
-                findings.append((where, at(row.M), say("{least} sequences at least", least=least)))
-        for row, more in zip(good, good[1:], strict=False):
-            times = [each.values.get("elapsed_time_s") for each in (row, more)]
-            if row.values.get("step_ms") is not None or None in times:
-                continue
-            growth, longer = more.M / row.M, times[1] / times[0]
-            gain = more.values["tokens_per_s"] / row.values["tokens_per_s"]
-            if growth >= GROWTH and longer >= 0.95 * growth:
-                sentence = say(
-                    "{longer} times as long as M={less} for {gain} times the tokens/s, as when "
-                    "sequences run in two waves",
-                    longer=fixed(longer, 2),
-                    less=row.M,
-                    gain=fixed(gain, 2),
-                )
-                findings.append((where, at(more.M), sentence))
-    return findings
-
-
-def token_counts(source):
-    """Prefill points whose steps did not carry exactly M tokens."""
-    findings = []
-    for row in source.stage("prefill"):
-        least, most = row.values.get("tokens_min"), row.values.get("tokens_max")
-        if least is not None and most is not None and (least, most) != (row.M, row.M):
-            sentence = say("steps of {least} to {most} tokens", least=least, most=most)
-            findings.append((f"prefill {'/'.join(row.configuration)}", at(row.M), sentence))
-    return findings
+def disqualified(found):
+    """Findings of figures that a check disqualifies; M of one configuration that have one sentence are one finding."""
+    together = {}
+    for each in found:
+        where = f"{each.stage} {'/'.join(each.configuration)}{f' {each.linear}' if each.linear else ''}"
+        together.setdefault((where, str(each.sentence)), (each.sentence, []))[1].append(each.M)
+    return [
+        (where, at(Ms[0]) if len(Ms) == 1 else ", ".join(map(str, Ms)), sentence)
+        for (where, _), (sentence, Ms) in together.items()
+    ]
 
 
 def bounds(comparisons):
@@ -255,16 +224,3 @@ def clocks(source):
             )
             findings.append((where, at(M), sentence))
     return findings
-
-
-def inexact(source):
-    """INT32 products that differ from the reference."""
-    return [
-        (
-            f"kernel {'/'.join(row.configuration)} {row.linear}",
-            at(row.M),
-            say("an INT32 product is wrong by up to {error}", error=f"{row.values.get('error_max_abs') or 0:g}"),
-        )
-        for row in source.stage("kernel")
-        if row.values.get("output") == "INT32" and row.values.get("exact") is False
-    ]

@@ -5,16 +5,30 @@ from statistics import geometric_mean
 
 from slidesparse.errors import HardwareError
 from slidesparse.machine import hardware
-from slidesparse.report.document.model import NONE, Bullets, Figure, Section, Table, fixed, number, say, whole
+from slidesparse.report.document.model import (
+    NONE,
+    Bullets,
+    Figure,
+    Section,
+    Table,
+    fixed,
+    joined,
+    number,
+    say,
+    whole,
+)
 from slidesparse.report.sections import checks, overview
-from slidesparse.report.sections.performance import step_value
-from slidesparse.report.sections.ratios import of_layers
-from slidesparse.report.sections.speedups import marks_of
-from slidesparse.report.sources.rows import DTYPES, caches_of, configuration_order, grouped
+from slidesparse.report.sections.ratios import FIGURES, of_layers, of_points
+from slidesparse.report.sections.speedups import marks_of, notes_on
+from slidesparse.report.sources.rows import DTYPES, caches_of, configuration_order, grouped, step_value
 from slidesparse.report.tables.columns import CUBLASLT
 
 SHOWN_BARS = 12
 """Most hardware keys that a figure shows."""
+
+
+ENGINES = {"prefill": ("step_ms", "tokens_per_s"), "decode": ("gpu_step_ms", "tokens_per_s")}
+"""stage -> columns by which engines of two GPUs are compared. In decode the host may decide the time by the clock."""
 
 
 @dataclass
@@ -27,6 +41,8 @@ class Summary:
     problems: status -> number of points.
     anomalies: number of anomalies.
     span: first and last time.
+    dense: (stage, column, model, dtype) -> {M: (Configuration, Quantity, protocol)} of the fastest dense engine, of
+    the figures that count.
     """
 
     key: str
@@ -39,6 +55,7 @@ class Summary:
     anomalies: int
     values: dict = field(default_factory=dict)
     ratios: dict = field(default_factory=dict)
+    dense: dict = field(default_factory=dict)
 
 
 def summary(key, source, compared, anomalies):
@@ -67,6 +84,8 @@ def summary(key, source, compared, anomalies):
             steps = {(r.configuration, r.M): step_value(r)[0] for r in good if step_value(r)}
             kept.values[stage, "tokens/s", model, dtype] = tokens
             kept.values[stage, "step (ms)", model, dtype] = steps
+            for column in ENGINES[stage]:
+                kept.dense[stage, column, model, dtype] = fastest_dense(source, rows, column)
     for (model, dtype), rows in grouped(source.stage("kernel")).items():
         for column, caches in (("latency_us", caches_of(rows)), ("latency_hot_us", "hot")):
             sums = {key: value.value for key, value in of_layers(source, model, dtype, column).items()}
@@ -184,7 +203,8 @@ def speedup_sections(summaries, labels):
             for name in one.names():
                 values = one.of(name)
                 cells = [values.get(M) for M in Ms]
-                mean = geometric_mean([value.value for value in values.values()])
+                counted = [value.value for value in one.counted(name).values()]
+                mean = geometric_mean(counted) if counted else None
                 shown = [cell and number(fixed(cell.value, 2) + marks_of(cell), cell.value) for cell in cells]
                 rows.append((label, name.column, *shown, fixed(mean, 2)))
         stage, _, _, model, dtype = key
@@ -196,10 +216,11 @@ def speedup_sections(summaries, labels):
             what=having[0][0].what,
             over=having[0][0].over,
         )
-        headers = ("hardware", "backend/sparsity", *(f"M={M}" for M in Ms), "geometric mean")
+        headers = ("hardware", "backend/sparsity", *(f"M={M}" for M in Ms), "geometric mean of those that count")
         kind = "paired" if having[0][0].over == CUBLASLT else having[0][0].kind
         name = f"speedup_{stage}_{model}_{dtype}_{having[0][0].metric}_{kind}"
-        sections.append(Section(title, [Table(name, headers, rows, "ll")], folded=len(sections) > 3))
+        notes = notes_on({(label, *key): value for one, label in having for key, value in one.ratios.items()})
+        sections.append(Section(title, [*notes, Table(name, headers, rows, "ll")], folded=len(sections) > 3))
     return sections
 
 
@@ -228,64 +249,50 @@ def value_sections(summaries, labels):
     return sections
 
 
-def best_dense(values):
-    """M -> value of the first dense configuration that is not stock vLLM."""
-    dense = {name for name, _ in values if name.sparsity == "dense" and not name.stock}
-    names = sorted(dense, key=configuration_order)
-    return {M: values[name, M] for name, M in values if names and name == names[0]}
+def fastest_dense(source, rows, column):
+    """M -> (Configuration, Quantity, protocol) of the fastest dense engine that is not stock vLLM.
+
+    Only figures count that no check disqualifies and that the host does not bound.
+    """
+    protocols = {(row.configuration, row.M): row.provenance.protocol for row in rows}
+    best = {}
+    for (name, M), each in of_points(source, rows, column).items():
+        if name.sparsity == "dense" and not name.stock and not each.unfit and not each.host_bound:
+            rate = each.value if column == "tokens_per_s" else 1 / each.value
+            if M not in best or rate > best[M][0]:
+                best[M] = rate, (name, each, protocols[name, M])
+    return {M: found for M, (_, found) in best.items()}
 
 
 def conclusions(summaries, labels):
-    """Computed sentences: dense throughput relative to the slowest hardware, and mean speed-ups by pattern."""
+    """Computed sentences: the fastest dense engines of all hardware, and mean speed-ups by pattern."""
     sentences = []
-    for key in shared(summaries, "values"):
-        stage, metric, model, dtype = key
-        if metric != "tokens/s":
-            continue
-        dense = {label: best_dense(item.values.get(key, {})) for item, label in zip(summaries, labels, strict=True)}
-        dense = {label: values for label, values in dense.items() if values}
-        if len(dense) > 1:
-            Ms = set.intersection(*(set(values) for values in dense.values()))
-            if Ms:
-                M = max(Ms)
-                ranked = sorted(dense, key=lambda label: -dense[label][M])
-                parts = ", ".join(f"{label} {fixed(dense[label][M], 0, True)}" for label in ranked)
-                ratio = fixed(dense[ranked[0]][M] / dense[ranked[-1]][M], 2)
-                sentences.append(
-                    say(
-                        "{stage} {model} {dtype}, dense, tokens/s at M={M}: {parts}; {first} is {ratio} times {last}.",
-                        stage=stage,
-                        model=model,
-                        dtype=dtype,
-                        M=M,
-                        parts=parts,
-                        first=ranked[0],
-                        last=ranked[-1],
-                        ratio=ratio,
-                    )
-                )
+    for key in shared(summaries, "dense"):
+        dense = {label: item.dense.get(key, {}) for item, label in zip(summaries, labels, strict=True)}
+        sentences += dense_engines(key, {label: values for label, values in dense.items() if values})
     for key in shared(summaries, "ratios"):
         having = [
             (item.ratios[key], label) for item, label in zip(summaries, labels, strict=True) if key in item.ratios
         ]
         if len(having) < 2:
             continue
-        patterns = sorted(
-            {name for one, _ in having for name in one.names() if name.sparse_kernel}, key=configuration_order
-        )
+        patterns = sorted({name for one, _ in having for name in one.sparse_names()}, key=configuration_order)
         for name in [name for name in patterns if name.sparsity in ("2_4", "2_8")]:
-            there = [(one, label) for one, label in having if name in one.names()]
-            Ms = set.intersection(*(set(one.of(name)) for one, _ in there)) if len(there) > 1 else set()
+            there = {label: (one.of(name), one.counted(name)) for one, label in having if name in one.sparse_names()}
+            if len(there) < 2:
+                continue
+            every = set.intersection(*(set(ratios) for ratios, _ in there.values()))
+            Ms = sorted(set.intersection(*(set(counted) for _, counted in there.values())))
             if Ms:
-                means = {label: geometric_mean([one.of(name)[M].value for M in Ms]) for one, label in there}
+                means = {label: geometric_mean([counted[M].value for M in Ms]) for label, (_, counted) in there.items()}
                 parts = ", ".join(
                     f"{label} {fixed(value, 2)}" for label, value in sorted(means.items(), key=lambda item: -item[1])
                 )
                 first = having[0][0]
                 sentences.append(
                     say(
-                        "{stage} {model} {dtype} {pattern}, {what}, over {over}, geometric mean of "
-                        "the {n} M that all have: {parts}.",
+                        "{stage} {model} {dtype} {pattern}, {what}, over {over}, geometric mean of the {n} M that count"
+                        " for all, of {m} that all have: {parts}.",
                         stage=key[0],
                         model=key[3],
                         dtype=key[4],
@@ -293,10 +300,65 @@ def conclusions(summaries, labels):
                         what=first.what,
                         over=first.over,
                         n=len(Ms),
+                        m=len(every),
                         parts=parts,
                     )
                 )
     return sentences
+
+
+def dense_engines(key, dense):
+    """A list with a sentence on the fastest dense engines of two or more GPUs at the largest M that counts for all.
+
+    Figures of different protocols are not divided by one another. dense: label -> what `fastest_dense` gives.
+    """
+    stage, column, model, dtype = key
+    Ms = set.intersection(*map(set, dense.values())) if len(dense) > 1 else set()
+    if not Ms:
+        return []
+    M = max(Ms)
+    _, what, unit = next(figure for figure in FIGURES[stage] if figure[0] == column)
+    rate = column == "tokens_per_s"
+    ranked = sorted(dense, key=lambda label: dense[label][M][1].value, reverse=rate)
+    parts = [
+        say(
+            "{label} {value} {unit} ({engine})",
+            label=label,
+            value=fixed(dense[label][M][1].value, 0 if rate else 3, True),
+            unit=unit,
+            engine=dense[label][M][0].column,
+        )
+        for label in ranked
+    ]
+    of = {
+        "stage": stage,
+        "model": model,
+        "dtype": dtype,
+        "what": what,
+        "M": M,
+        "parts": joined(parts, ", "),
+    }
+    protocols = sorted({dense[label][M][2] for label in ranked})
+    if len(protocols) > 1:
+        return [
+            say(
+                "{stage} {model} {dtype}, fastest dense engine, {what} at M={M}: {parts}. Their protocols"
+                " differ ({protocols}), so they are not divided by one another.",
+                protocols=", ".join(each or "—" for each in protocols),
+                **of,
+            )
+        ]
+    best, worst = (dense[label][M][1].value for label in (ranked[0], ranked[-1]))
+    return [
+        say(
+            "{stage} {model} {dtype}, fastest dense engine, {what} at M={M}: {parts}; {first} is {ratio}"
+            " times as fast as {last}.",
+            first=ranked[0],
+            last=ranked[-1],
+            ratio=fixed(best / worst if rate else worst / best, 2),
+            **of,
+        )
+    ]
 
 
 def comparison_figures(summaries, labels):
@@ -308,7 +370,8 @@ def comparison_figures(summaries, labels):
             continue
         series = []
         for i, (item, label) in enumerate(zip(summaries, labels, strict=True)):
-            dense = sorted(best_dense(item.values.get(key, {})).items())
+            found = item.dense.get((stage, "tokens_per_s", model, dtype), {})
+            dense = sorted((M, each.value) for M, (_, each, _) in found.items())
             if dense:
                 series.append(
                     {"label": label, "style": (i,), "x": [M for M, _ in dense], "y": [value for _, value in dense]}
@@ -330,7 +393,10 @@ def comparison_figures(summaries, labels):
         figures.append(
             Figure(
                 "comparison_throughput",
-                say("Dense tokens/s of the published protocol over M, by hardware."),
+                say(
+                    "Tokens/s of the published protocol over M, by hardware: the fastest dense engine at each M that"
+                    " counts."
+                ),
                 panels,
                 table,
             )
@@ -343,17 +409,13 @@ def comparison_figures(summaries, labels):
         one = having[0][0]
         if one.kind != "dense" or one.metric in ("step_ms", "gpu_step_ms"):
             continue
-        patterns = sorted(
-            {name for other, _ in having for name in other.names() if name.sparse_kernel}, key=configuration_order
-        )
+        patterns = sorted({name for other, _ in having for name in other.sparse_names()}, key=configuration_order)
         if not patterns:
             continue
         series = []
         for name in patterns[:4]:
-            means = [
-                geometric_mean([v.value for v in other.of(name).values()]) if name in other.names() else None
-                for other, _ in having[:SHOWN_BARS]
-            ]
+            counted = [[v.value for v in other.counted(name).values()] for other, _ in having[:SHOWN_BARS]]
+            means = [geometric_mean(values) if values else None for values in counted]
             series.append({"label": name.sparsity, "y": means})
             rows += [
                 (key[0], one.what, one.model, one.dtype, label, name.column, fixed(mean, 3))
@@ -376,6 +438,6 @@ def comparison_figures(summaries, labels):
     if panels:
         headers = ("stage", "figure", "model", "dtype", "hardware", "backend/sparsity", "geometric mean")
         table = Table("comparison_speedup", headers, rows, "llllll")
-        caption = say("Speed-up over the dense backend by hardware: geometric mean over the M that were measured.")
+        caption = say("Speed-up over the dense backend by hardware: geometric mean over the M that count.")
         figures.append(Figure("comparison_speedup", caption, panels, table))
     return figures

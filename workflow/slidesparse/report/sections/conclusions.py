@@ -1,18 +1,33 @@
-"""What follows from the figures of one source, as sentences with computed values."""
+"""What follows from the figures of one source, as sentences with computed values.
 
-from statistics import median
+A sentence says of how many M it speaks. It counts what it leaves out: ratios that the host bounds, that a check
+disqualifies, or that exceed the bound of their pattern. A ratio without an interval is neither faster nor slower.
+"""
 
-from slidesparse.report.document.model import Bullets, Table, fixed, joined, number, say
+from statistics import geometric_mean, median
+
+from slidesparse.report.document.model import Bullets, Table, fixed, interval, joined, number, say
 from slidesparse.report.sections.checks import add, passed, ratio
-from slidesparse.report.sections.ratios import ACROSS, ACROSS_NOTE, FIGURES, of_layers, of_points, quotient
+from slidesparse.report.sections.ratios import (
+    ACROSS,
+    ACROSS_NOTE,
+    FIGURES,
+    VERDICTS,
+    of_layers,
+    of_points,
+    quotient,
+)
 from slidesparse.report.sources.rows import DTYPES, caches_of, configuration_order, grouped
 from slidesparse.sparsity.patterns import Pattern
 
 KINDS = ("best_dense", "dense")
 """Denominators for comparing the speed-ups of kernels and of prefill. The first one that both have is used."""
 
-MUCH = 0.02
-"""Largest distance from 1 at which a geometric mean is called neither faster nor slower."""
+
+LEGEND = say(
+    "Faster and slower: the confidence interval of the ratio lies above or below 1. Even: it holds 1. Unknown: there is"
+    " no interval. Ratios that are left out are in the tables, and count nowhere here."
+)
 
 
 def totals(source):
@@ -50,9 +65,16 @@ def conclusion_blocks(source, comparisons, anomalies):
         and (comparison.caches != "hot" or only_hot(comparison, comparisons))
         and (comparison.metric != "tokens_per_s" or place(comparison) not in steady)
     ]
-    sentences = [sentence for comparison in chosen for sentence in of_comparison(comparison)]
+    clocks = {place(comparison): comparison for comparison in chosen if comparison.metric == "step_ms"}
+    sentences = []
+    for comparison in chosen:
+        clock = clocks.get(place(comparison)) if comparison.metric == "gpu_step_ms" else None
+        sentences += of_comparison(comparison, clock)
     sentences += kernel_against_model(source, comparisons)
     sentences += dtypes(source)
+    sentences += dense_choices(source)
+    if sentences:
+        sentences.insert(0, LEGEND)
     if any(ACROSS in str(sentence) for sentence in sentences):
         sentences.append(ACROSS_NOTE)
     count = sum(len(findings) for *_, findings in anomalies)
@@ -62,19 +84,8 @@ def conclusion_blocks(source, comparisons, anomalies):
     if not sentences:
         return [say("Nothing to conclude: there is nothing to compare.")]
     rows = [row for comparison in chosen if comparison.kind != "stock" for row in pattern_rows(comparison)]
-    headers = (
-        "stage",
-        "model",
-        "dtype",
-        "figure",
-        "denominator",
-        "backend/sparsity",
-        "smallest",
-        "median",
-        "largest",
-        "bound",
-        "faster at",
-    )
+    headers = ("stage", "model", "dtype", "figure", "denominator", "backend/sparsity", "smallest", "median", "largest")
+    headers += ("bound", "faster", "even", "slower", "unknown", "left out")
     return [Bullets(sentences), *([Table("conclusions", headers, rows, "llllll")] if rows else [])]
 
 
@@ -93,76 +104,115 @@ def only_hot(comparison, comparisons):
     )
 
 
-def faster(ratio):
-    """Whether a ratio is above 1; its whole confidence interval, if that is known."""
-    return (ratio.value if ratio.low is None else ratio.low) > 1
-
-
 def pattern_rows(comparison):
-    """A row for every sparse configuration: range and median of its ratios, bound, and at how many M it is faster.
+    """A row for every configuration that ran sparse kernels: range and median of its ratios, bound, and verdicts.
 
-    Ratios that the host bounds are left out.
+    Only ratios that count are in range and median; the last column has the number of the others.
     """
     rows = []
-    for name in comparison.names():
-        values = [value for value in comparison.of(name).values() if not value.host_bound]
-        if name.sparse_kernel and values:
-            ratios = [value.value for value in values]
-            wins = sum(faster(value) for value in values)
-            shown = [
-                fixed(value, 2) for value in (min(ratios), median(ratios), max(ratios), Pattern(name.sparsity).bound)
-            ]
-            over = (comparison.stage, comparison.model, comparison.dtype, comparison.what, comparison.over)
-            rows.append((*over, name.column, *shown, number(f"{wins}/{len(ratios)}", wins / len(ratios))))
+    for name in comparison.sparse_names():
+        counted = {M: each for M, each in comparison.counted(name).items() if each.sparse}
+        values = [each.value for each in counted.values()]
+        ends = (min(values), median(values), max(values)) if values else (None, None, None)
+        shown = [fixed(value, 2) for value in (*ends, Pattern(name.sparsity).bound)]
+        verdicts = [each.verdict for each in counted.values()]
+        counts = [number(str(n), n) for n in map(verdicts.count, VERDICTS)]
+        left = sum(each.sparse for each in comparison.of(name).values()) - len(counted)
+        over = (comparison.stage, comparison.model, comparison.dtype, comparison.what, comparison.over)
+        rows.append((*over, name.column, *shown, *counts, number(str(left), left)))
     return rows
 
 
-def of_comparison(comparison):
-    """One sentence: the largest speed-up, and which patterns are faster at every M, at some, at none.
+def of_comparison(comparison, clock=None):
+    """One sentence: the largest speed-up that counts, and of each pattern at how many M it is faster, even, slower.
 
-    Ratios that the host bounds are left out. If there are no others, the sentence says so.
+    clock: for GPU times, the same comparison by the clock, which then stands beside it.
     """
-    sparse = {key: ratio for key, ratio in comparison.ratios.items() if key[0].sparse_kernel}
-    if not sparse:
+    names = comparison.sparse_names()
+    if not names:
         return []
     of = {"stage": comparison.stage, "model": comparison.model, "dtype": comparison.dtype}
     of |= {"what": comparison.what, "over": comparison.over}
-    sparse = {key: ratio for key, ratio in sparse.items() if not ratio.host_bound}
-    if not sparse:
-        return [
-            say(
-                "{stage} {model} {dtype}, {what}, over {over}: bound by the host at every M, so it says nothing of the"
-                " kernels.",
-                **of,
-            )
-        ]
-    (name, M), best = max(sparse.items(), key=lambda item: item[1].value)
+    counted = {(name, M): each for name in names for M, each in comparison.counted(name).items() if each.sparse}
+    parts = joined([pattern_counts(comparison, name) for name in names])
+    if not counted:
+        return [say("{stage} {model} {dtype}, {what}, over {over}: no ratio counts. {parts}.", **of, parts=parts)]
+    (name, M), best = max(counted.items(), key=lambda item: item[1].value)
     mine, theirs = comparison.sides[name, M]
-    groups = {"every": [], "some": [], "none": []}
-    for other in sorted({key[0] for key in sparse}, key=configuration_order):
-        wins = [faster(ratio) for (whose, _), ratio in sparse.items() if whose == other]
-        groups["every" if all(wins) else "some" if any(wins) else "none"].append(other.column)
-    words = {"every": say("faster at every M"), "some": say("at some"), "none": say("at none")}
-    parts = [say("{word}: {names}", word=words[word], names=names) for word, names in groups.items() if names]
     digits = 0 if comparison.unit == "tokens/s" else 3 if comparison.unit == "ms" else 1
+    beside = clock.ratios.get((name, M)) if clock else None
+    found = say(
+        "{ratio} at M={M} with {name} ({mine} against {theirs} {unit})",
+        ratio=marked(best, 2, ends=True),
+        M=M,
+        name=name.column,
+        mine=fixed(mine, digits, True),
+        theirs=fixed(theirs, digits, True),
+        unit=comparison.unit,
+    )
+    if beside:
+        found = say("{found}, by the clock {ratio}", found=found, ratio=marked(beside, 2, ends=True))
     return [
         say(
-            "{stage} {model} {dtype}, {what}, over {over}: most at M={M} with {name}, {ratio} ({mine}"
-            " against {theirs} {unit}); {parts}.",
+            "{stage} {model} {dtype}, {what}, over {over}: the largest ratio is {found}. {parts}.",
             **of,
-            parts=joined(parts),
-            M=M,
-            name=name.column,
-            ratio=marked(best, 2),
-            mine=fixed(mine, digits, True),
-            theirs=fixed(theirs, digits, True),
-            unit=comparison.unit,
+            found=found,
+            parts=parts,
         )
     ]
 
 
+def pattern_counts(comparison, name):
+    """What became of the ratios of one configuration: `cusparselt/2_4: faster at 5, slower at 1 of 7 M, left out …`.
+
+    M at which only dense kernels ran are none of the pattern's.
+    """
+    ratios = {M: each for M, each in comparison.of(name).items() if each.sparse}
+    left, verdicts = {}, []
+    for M, each in ratios.items():
+        why = comparison.left_out(name, M)
+        if why:
+            left.setdefault(str(why), (why, []))[1].append(str(M))
+        else:
+            verdicts.append(each.verdict)
+    found = [say("{verdict} at {n}", verdict=each, n=verdicts.count(each)) for each in VERDICTS if each in verdicts]
+    found += [say("left out M={Ms} ({why})", Ms=", ".join(Ms), why=why) for why, Ms in left.values()]
+    return say("{name}, of {n} M: {found}", name=name.column, n=len(ratios), found=joined(found, ", "))
+
+
+def dense_choices(source):
+    """Sentences on engines of `auto`: that none was measured dense, and those in which only dense kernels ran."""
+    sentences = []
+    for stage in ("prefill", "decode"):
+        rows = [row for row in source.stage(stage) if row.status == "ok"]
+        dense = {row.configuration.backend for row in rows if row.configuration.sparsity == "dense"}
+        engines = dense - {row.configuration.backend for row in rows if row.configuration.stock}
+        if len(engines - {"auto"}) > 1 and "auto" not in engines:
+            sentences.append(
+                say(
+                    "{stage}: the fastest dense engine has one library for all linears. An engine with the fastest"
+                    " dense library of each linear (auto/dense) was not measured, and could be faster.",
+                    stage=stage,
+                )
+            )
+        ran = {}
+        for row in rows:
+            if row.configuration.backend == "auto" and row.configuration.sparse_kernel:
+                ran.setdefault(row.configuration, []).append(row.sparse)
+        names = [name for name in sorted(ran, key=configuration_order) if not any(ran[name])]
+        if names:
+            sentences.append(
+                say(
+                    "{stage}: no sparse kernel ran in {names}. These are dense engines with pruned weights.",
+                    stage=stage,
+                    names=", ".join(f"{name.dtype} {name.column}" for name in names),
+                )
+            )
+    return sentences
+
+
 def kernel_against_model(source, comparisons):
-    """Sentences that compare the speed-up of kernels with that of prefill, at the largest M that both have.
+    """Sentences that compare the speed-up of kernels with that of prefill, at the largest M that counts in both.
 
     Both are over the fastest dense backends, or over the only one. Kernels that were measured alone in their process
     are preferred to those in turn, because dense engines run alone, too.
@@ -176,9 +226,17 @@ def kernel_against_model(source, comparisons):
         kernel, model = next((pair for pair in pairs if all(pair)), (None, None))
         if not kernel:
             continue
-        ratios = {(name._replace(model=key[0]), M): ratio for (name, M), ratio in kernel.ratios.items()}
-        shared = sorted(set(ratios) & set(model.ratios), key=lambda item: (item[1], configuration_order(item[0])))
-        shared = [item for item in shared if item[1] == shared[-1][1] and item[0].sparse_kernel]
+        ratios = {
+            (name._replace(model=key[0]), M): each
+            for (name, M), each in kernel.ratios.items()
+            if not kernel.left_out(name, M)
+        }
+        shared = [item for item in ratios if item in model.ratios and not model.left_out(*item)]
+        shared = sorted(
+            (item for item in shared if model.ratios[item].sparse), key=lambda item: configuration_order(item[0])
+        )
+        most = max((M for _, M in shared), default=None)
+        shared = [item for item in shared if item[1] == most]
         if shared:
             parts = [
                 say(
@@ -195,7 +253,7 @@ def kernel_against_model(source, comparisons):
                     " {parts}.",
                     model=key[0],
                     dtype=key[1],
-                    M=shared[0][1],
+                    M=most,
                     caches=say(kernel.caches),
                     what=model.what,
                     over=model.over,
@@ -213,56 +271,68 @@ def dtypes(source):
     """
     sentences = []
     for stage, known in (("prefill", "step_ms"), ("decode", "gpu_step_ms")):
-        figures = {column: of_points(source.stage(stage), column) for column in (known, "tokens_per_s")}
+        figures = {column: of_points(source, source.stage(stage), column) for column in (known, "tokens_per_s")}
         names = {name for values in figures.values() for name, _ in values}
         for name in sorted(names, key=configuration_order):
             other = name._replace(dtype=DTYPES[1])
             if name.dtype != DTYPES[0] or name.sparsity != "dense":
                 continue
             for column, values in figures.items():
-                shared = sorted(M for n, M in values if n == name and (other, M) in values)
-                if shared:
-                    sides = {M: (values[name, M], values[other, M]) for M in shared}
-                    rate = column == "tokens_per_s"
+                ratios = between_types(name, other, values, higher=column == "tokens_per_s")
+                if ratios:
                     what = next(what for metric, what, _ in FIGURES[stage] if metric == column)
-                    ratios = {M: quotient(*(reversed(both) if rate else both)) for M, both in sides.items()}
-                    sentences.append(between(stage, name, "tokens/s" if rate else what, ratios))
+                    sentences.append(
+                        between(stage, name, say("tokens/s") if column == "tokens_per_s" else what, ratios)
+                    )
                     break
     sums = {}
     caches = caches_of(source.stage("kernel"))
     for model, dtype in grouped(source.stage("kernel")):
         sums |= of_layers(source, model, dtype, "latency_us")
     for name in sorted({name for name, _ in sums if name.dtype == DTYPES[0] and name.sparsity == "dense"}):
-        other = name._replace(dtype=DTYPES[1])
-        values = {
-            M: quotient(sums[name, M], sums[other, M])
-            for n, M in sorted(sums, key=lambda k: k[1])
-            if n == name and (other, M) in sums and sums[name, M].kind == sums[other, M].kind
-        }
-        if values:
-            sentences.append(between("kernel", name, say("speed of the GEMMs ({caches})", caches=say(caches)), values))
+        ratios = between_types(name, name._replace(dtype=DTYPES[1]), sums, higher=False)
+        if ratios:
+            sentences.append(between("kernel", name, say("speed of the GEMMs ({caches})", caches=say(caches)), ratios))
     return sentences
 
 
-def marked(quantity, digits):
-    """A ratio, marked if its sides were measured on two GPUs."""
-    return number(fixed(quantity.value, digits) + ACROSS * quantity.across, quantity.value)
+def between_types(name, other, values, higher):
+    """M -> how many times as fast `other` is as `name`, for what ran on the same machine with the same output type.
+
+    Versions and protocol may differ no more than in any other ratio.
+    """
+    shared = sorted(M for own, M in values if own == name and (other, M) in values)
+    sides = {M: (values[name, M], values[other, M]) for M in shared}
+    return {
+        M: quotient(*(reversed(both) if higher else both))
+        for M, both in sides.items()
+        if both[0].kind == both[1].kind and both[0].machine == both[1].machine
+    }
 
 
-def between(stage, name, what, values):
-    """One sentence on FP8 over INT8, M by M."""
-    mean = 1.0
-    for each in values.values():
-        mean *= each.value
-    mean **= 1 / len(values)
-    word = say("as fast as") if abs(mean - 1) < MUCH else say("faster than") if mean > 1 else say("slower than")
+def marked(quantity, digits, ends=False):
+    """A ratio, marked if its sides were measured on two GPUs. ends: with its interval, if that is known."""
+    shown = interval(quantity.value, quantity.low, quantity.high, digits) if ends else fixed(quantity.value, digits)
+    return number(shown + ACROSS * quantity.across, quantity.value)
+
+
+def between(stage, name, what, ratios):
+    """One sentence on FP8 over INT8: at how many M it is faster, even, slower, and its ratio M by M."""
+    counted = {M: each for M, each in ratios.items() if not (each.unfit or each.host_bound)}
+    verdicts = [each.verdict for each in counted.values()]
+    found = [say("{verdict} at {n}", verdict=each, n=verdicts.count(each)) for each in VERDICTS if each in verdicts]
+    left = len(ratios) - len(counted)
+    found += [say("left out {n}", n=left)] if left else []
+    mean = geometric_mean([each.value for each in counted.values()]) if counted else None
     return say(
-        "{stage} {model} {column}: FP8 is {word} INT8 in {what}, {mean} times on geometric mean: {values}.",
+        "{stage} {model} {column}: FP8 over INT8 in {what}, of {n} M: {found}; geometric mean of those that count"
+        " {mean}: {values}.",
         stage=stage,
         model=name.model,
         column=name.column,
-        word=word,
         what=what,
+        n=len(ratios),
+        found=joined(found, ", "),
         mean=fixed(mean, 2),
-        values=", ".join(f"{marked(each, 3)} (M={M})" for M, each in values.items()),
+        values=", ".join(f"{marked(each, 3)} (M={M})" for M, each in counted.items()) or "—",
     )

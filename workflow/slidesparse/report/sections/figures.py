@@ -2,9 +2,16 @@
 
 from slidesparse.plan.backends import DENSE_BACKENDS
 from slidesparse.report.document.model import Figure, Table, fixed, number, say
-from slidesparse.report.sections.performance import PARTS, step_value
+from slidesparse.report.sections.performance import PARTS
 from slidesparse.report.sections.ratios import beside_best, beside_cublaslt
-from slidesparse.report.sources.rows import caches_of, configuration_order, grouped, linear_order, pattern_length
+from slidesparse.report.sources.rows import (
+    caches_of,
+    configuration_order,
+    grouped,
+    linear_order,
+    pattern_length,
+    step_value,
+)
 from slidesparse.report.tables.columns import CUBLASLT
 from slidesparse.sparsity.patterns import Pattern
 
@@ -81,13 +88,13 @@ def speedup_figures(comparisons, prefix):
     for (stage, metric, kind, _), same in together.items():
         panels, rows = [], []
         for comparison in same:
-            names, series = comparison.names(), []
+            names, sparse, series = comparison.names(), comparison.sparse_names(), []
             for name in names:
                 values = comparison.of(name)
                 bands = [None if value.low is None else [value.low, value.high] for value in values.values()]
                 bound = (
                     Pattern(name.sparsity).bound
-                    if name.sparse_kernel and name.sparsity != "2_inf" and kind != "linear"
+                    if name in sparse and name.sparsity != "2_inf" and kind != "linear"
                     else None
                 )
                 y = [value.value for value in values.values()]

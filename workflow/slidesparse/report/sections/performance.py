@@ -3,7 +3,14 @@
 from slidesparse.report.document.model import NONE, Section, Table, fixed, interval, number, say, whole
 from slidesparse.report.sections.checks import WORDS
 from slidesparse.report.sections.ratios import of_layers
-from slidesparse.report.sources.rows import by_configuration, caches_of, configuration_order, grouped, linear_order
+from slidesparse.report.sources.rows import (
+    by_configuration,
+    caches_of,
+    configuration_order,
+    grouped,
+    linear_order,
+    step_value,
+)
 from slidesparse.report.tables.columns import STEPS
 
 PARTS = ("gemm_ms", "attention_ms", "fused_ms", "rest_ms", "idle_ms")
@@ -79,21 +86,6 @@ def provenance_note(marks):
 def label_of(source, row, labels):
     """Label of the provenance of a row; empty if nothing was measured."""
     return labels.get((source.root, row.provenance), "") if row.measured else ""
-
-
-def step_value(row):
-    """(milliseconds of a step, whether they are only elapsed time over steps), or None if no step is known.
-
-    For decode in the published protocol, elapsed time over steps is no step, because the number of sequences varies.
-    """
-    values = row.values
-    if row.status != "ok":
-        return None
-    if values.get("step_ms") is not None:
-        return values["step_ms"], False
-    if row.stage == "prefill" and values.get("elapsed_time_s") and values.get("N_prefill"):
-        return 1000 * values["elapsed_time_s"] / values["N_prefill"], True
-    return None
 
 
 def step_blocks(source):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from slidesparse.plan.backends import DENSE_BACKENDS
 from slidesparse.report.document.model import Text, say
+from slidesparse.report.sections.unfit import reasons
 from slidesparse.report.sources.rows import caches_of, configuration_order, grouped
 from slidesparse.report.tables.columns import CUBLASLT
 from slidesparse.sparsity.patterns import Pattern
@@ -19,6 +20,13 @@ HALF = "2_4"
 """The pattern that sparse tensor cores are made for."""
 
 
+FASTER, EVEN, SLOWER, UNKNOWN = VERDICTS = (say("faster"), say("even"), say("slower"), say("unknown"))
+"""What an interval says of a ratio. Without an interval nobody knows."""
+
+HOST_BOUND = say("bound by the host")
+ABOVE_BOUND = say("above the bound")
+
+
 class Quantity(NamedTuple):
     """A figure, or a ratio of two, with the ends of its 95 % confidence interval (None if not known).
 
@@ -27,6 +35,8 @@ class Quantity(NamedTuple):
     gpu_uuid: hash of the GPU's UUID; empty if not known.
     across: whether the sides of a ratio were measured on two GPUs of one name.
     host_bound: whether the host bounds the figure, or a side of the ratio.
+    unfit: why a check disqualifies the figure, or a side of the ratio; None if none does.
+    sparse: whether a sparse kernel ran for the figure, or for the ratio's own side.
     """
 
     value: float
@@ -37,6 +47,8 @@ class Quantity(NamedTuple):
     gpu_uuid: str = ""
     across: bool = False
     host_bound: bool = False
+    unfit: Text | None = None
+    sparse: bool = False
 
     @property
     def spread(self):
@@ -47,6 +59,13 @@ class Quantity(NamedTuple):
     def inside_noise(self):
         """Whether the interval of a ratio contains 1."""
         return self.low is not None and self.high is not None and self.low <= 1 <= self.high
+
+    @property
+    def verdict(self):
+        """Of a ratio: FASTER, SLOWER or EVEN by its interval; UNKNOWN without one, whatever its value."""
+        if self.low is None or self.high is None:
+            return UNKNOWN
+        return EVEN if self.inside_noise else FASTER if self.value > 1 else SLOWER
 
 
 def around(value, spread, machine=(), kind="", gpu_uuid=""):
@@ -64,6 +83,7 @@ def quotient(first, second):
     """The ratio of two independent figures, first over second."""
     across = bool(first.gpu_uuid and second.gpu_uuid) and first.gpu_uuid != second.gpu_uuid
     marks = {"across": across, "host_bound": first.host_bound or second.host_bound}
+    marks["unfit"] = first.unfit or second.unfit
     return around(first.value / second.value, both(first.spread, second.spread))._replace(**marks)
 
 
@@ -114,17 +134,31 @@ class Comparison:
         """M -> ratio of one configuration."""
         return {M: self.ratios[other, M] for other, M in sorted(self.ratios, key=lambda key: key[1]) if other == name}
 
+    def left_out(self, name, M):
+        """Why a ratio takes part in no conclusion, or None if it takes part."""
+        ratio = self.ratios[name, M]
+        if ratio.unfit or ratio.host_bound:
+            return ratio.unfit or HOST_BOUND
+        return ABOVE_BOUND if self.is_above_bound(name, M) else None
+
+    def counted(self, name):
+        """M -> ratio of one configuration, of those that take part in conclusions."""
+        return {M: ratio for M, ratio in self.of(name).items() if not self.left_out(name, M)}
+
+    def sparse_names(self):
+        """Configurations with a ratio for which a sparse kernel ran, sorted."""
+        return sorted({name for (name, _), ratio in self.ratios.items() if ratio.sparse}, key=configuration_order)
+
+    def is_above_bound(self, name, M):
+        """Whether a ratio exceeds the bound of its pattern by more than noise explains."""
+        ratio = self.ratios[name, M]
+        known = self.kind in ("dense", "best_dense") and ratio.sparse
+        return known and (ratio.value if ratio.low is None else ratio.low) > Pattern(name.sparsity).bound
+
     def above_bound(self):
-        """(configuration, M) whose ratio exceeds the bound of its pattern by more than noise explains."""
-        return [
-            (name, M)
-            for (name, M), ratio in sorted(
-                self.ratios.items(), key=lambda item: (configuration_order(item[0][0]), item[0][1])
-            )
-            if self.kind in ("dense", "best_dense")
-            and name.sparse_kernel
-            and (ratio.value if ratio.low is None else ratio.low) > Pattern(name.sparsity).bound
-        ]
+        """(configuration, M) of the ratios that exceed the bound of their pattern."""
+        order = sorted(self.ratios, key=lambda key: (configuration_order(key[0]), key[1]))
+        return [key for key in order if self.is_above_bound(*key)]
 
 
 def linears_of(source, model):
@@ -135,8 +169,8 @@ def linears_of(source, model):
     return len({row.linear for row in rows}) or 1
 
 
-def of_points(rows, column):
-    """(configuration, M) -> Quantity of a column of prefill or decode rows.
+def of_points(source, rows, column):
+    """(configuration, M) -> Quantity of a column of prefill or decode rows of a source.
 
     The GPU time of stock vLLM is that of the variant with the least GPU time, if known.
     """
@@ -149,6 +183,8 @@ def of_points(rows, column):
             row.provenance.machine,
             gpu_uuid=row.provenance.gpu_uuid,
             host_bound=bool(row.values.get("host_bound")) and column != "gpu_step_ms",
+            unfit=reasons(source).get((row.stage, row.configuration, row.M)),
+            sparse=row.sparse,
         )
         for row in rows
         if row.status == "ok" and row.values.get(column) is not None
@@ -161,17 +197,19 @@ def of_layers(source, model, dtype, column):
         points, need = {}, linears_of(source, model)
         for row in grouped(source.stage("kernel")).get((model, dtype), ()):
             if row.status == "ok" and row.values.get(column) is not None:
-                points.setdefault((row.configuration, row.M), []).append(of_row(row, column))
+                points.setdefault((row.configuration, row.M), []).append(of_row(source, row, column))
         sums = {key: summed(linears) for key, linears in points.items() if len(linears) == need}
         source.sums[model, dtype, column] = sums
     return source.sums[model, dtype, column]
 
 
-def of_row(row, column):
-    """Quantity of a column of one row."""
+def of_row(source, row, column):
+    """Quantity of a column of one kernel row of a source."""
     values = row.values
     ends = values.get(f"{column}_ci_low"), values.get(f"{column}_ci_high")
-    return Quantity(values[column], *ends, row.provenance.machine, values.get("output") or "", row.provenance.gpu_uuid)
+    kind, why = values.get("output") or "", reasons(source).get((row.stage, row.configuration, row.M))
+    found = Quantity(values[column], *ends, row.provenance.machine, kind, row.provenance.gpu_uuid)
+    return found._replace(unfit=why, sparse=row.sparse)
 
 
 def summed(quantities):
@@ -183,7 +221,10 @@ def summed(quantities):
         if None in spreads
         else math.hypot(*(s * q.value for s, q in zip(spreads, quantities, strict=True))) / total
     )
-    return around(total, known, quantities[0].machine, quantities[0].kind, quantities[0].gpu_uuid)
+    first = quantities[0]
+    return around(total, known, first.machine, first.kind, first.gpu_uuid)._replace(
+        unfit=first.unfit, sparse=first.sparse
+    )
 
 
 TOKENS = ("tokens_per_s", say("tokens/s of the published protocol"), "tokens/s")
@@ -198,7 +239,7 @@ def comparisons(source):
     for stage, columns in FIGURES.items():
         for (model, dtype), rows in grouped(source.stage(stage)).items():
             for column, what, unit in columns:
-                values = of_points(rows, column)
+                values = of_points(source, rows, column)
                 new = Comparison(stage, model, dtype, what, "", "dense", unit, column)
                 comparisons += divided(new, values, higher=column == "tokens_per_s")
     for (model, dtype), rows in grouped(source.stage("kernel")).items():
@@ -254,6 +295,7 @@ def divided(empty, values, higher):
         def best(name, M):
             kind = values[name, M].kind
             there = [other for other in dense if (other, M) in values and values[other, M].kind == kind]
+            there = [other for other in there if not values[other, M].unfit] or there
             return pick(there, key=lambda other: values[other, M].value) if there and name not in dense else None
 
         comparisons.append(
@@ -285,7 +327,8 @@ def ratios(empty, values, base_of, higher):
         if theirs.machine != mine.machine:
             filled.apart += 1
             continue
-        filled.ratios[name, M] = quotient(mine, theirs) if higher else quotient(theirs, mine)
+        ratio = quotient(mine, theirs) if higher else quotient(theirs, mine)
+        filled.ratios[name, M] = ratio._replace(sparse=mine.sparse)
         filled.sides[name, M] = mine.value, theirs.value
     return filled
 
@@ -330,6 +373,8 @@ def paired(source, rows, empty, sides):
         mine, theirs = sum(item[0] for item in linears), sum(item[1] for item in linears)
         halves = [None if None in item[2:] else (item[3] - item[2]) / 2 * item[0] for item in linears]
         spread = None if None in halves else math.hypot(*halves) / theirs
-        empty.ratios[key] = around(theirs / mine, spread)
+        empty.ratios[key] = around(theirs / mine, spread)._replace(
+            unfit=reasons(source).get(("kernel", *key)), sparse=True
+        )
         empty.sides[key] = mine, theirs
     return [empty] if empty.ratios else []

@@ -78,7 +78,7 @@ def gain_blocks(source):
             variants = {
                 row.M: next(filter(None, map(row.values.get, named)), None) for row in rows if row.configuration.stock
             }
-            values = of_points(rows, column)
+            values = of_points(source, rows, column)
             cells = gain_rows(values, variants)
             if cells:
                 notes = [
@@ -90,8 +90,7 @@ def gain_blocks(source):
                 ]
                 if len({step.gpu_uuid for step in values.values()}) > 1:
                     notes.append(ACROSS_NOTE)
-                if any(step.host_bound for step in values.values()):
-                    notes.append(HOST_NOTE)
+                notes += notes_on(values)
                 name = f"gains_{stage}_{model}_{dtype}{'_gpu' if column == 'gpu_step_ms' else ''}"
                 title = say(
                     "{stage} {model} {dtype}, {what}, from stock vLLM to sparse",
@@ -158,14 +157,36 @@ def marks_of(ratio):
     return NOISE * ratio.inside_noise + ACROSS * ratio.across + HOST * ratio.host_bound
 
 
+def notes_on(ratios):
+    """Sentences on the marks of {(Configuration, M): ratio}, and on the ratios that a check disqualifies."""
+    notes = ((ACROSS_NOTE, "across"), (HOST_NOTE, "host_bound"))
+    found = [note for note, mark in notes if any(getattr(ratio, mark) for ratio in ratios.values())]
+    unfit = {}
+    for (*_, M), ratio in ratios.items():
+        if ratio.unfit:
+            unfit.setdefault(str(ratio.unfit), (ratio.unfit, []))[1].append(M)
+    for why, Ms in unfit.values():
+        names = ", ".join(map(str, sorted(set(Ms))))
+        found.append(
+            say(
+                "A check disqualifies {n} figures here, at M={Ms} ({why}): they count nowhere.",
+                n=len(Ms),
+                Ms=names,
+                why=why,
+            )
+        )
+    return found
+
+
 def comparison_section(comparison):
     """A list with the section of one comparison."""
     names = comparison.names()
     Ms = sorted({M for _, M in comparison.ratios})
     rows = [(number(str(M), M), *(cell(comparison.ratios.get((name, M))) for name in names)) for M in Ms]
-    bounded = comparison.kind in ("dense", "best_dense") and any(name.sparse_kernel for name in names)
+    sparse = comparison.sparse_names()
+    bounded = comparison.kind in ("dense", "best_dense") and sparse
     if bounded:
-        bounds = [fixed(Pattern(n.sparsity).bound, 2) if n.sparse_kernel else None for n in names]
+        bounds = [fixed(Pattern(name.sparsity).bound, 2) if name in sparse else None for name in names]
         rows.append(("bound", *bounds))
     notes = [say("Denominator: {over} of the same M.", over=comparison.over)]
     if bounded:
@@ -183,12 +204,9 @@ def comparison_section(comparison):
         )
     else:
         notes.append(say("One figure a point, no repeats: how much of a ratio is noise is not known."))
-    if comparison.in_turn and any(name.sparse_on_gpu for name in names):
+    if comparison.in_turn and any(name.sparse_on_gpu for name in sparse):
         notes.append(TURN_NOTE)
-    if any(ratio.across for ratio in comparison.ratios.values()):
-        notes.append(ACROSS_NOTE)
-    if any(ratio.host_bound for ratio in comparison.ratios.values()):
-        notes.append(HOST_NOTE)
+    notes += notes_on(comparison.ratios)
     above = [say("{name} at M={M}", name=name.column, M=M) for name, M in comparison.above_bound()]
     if above:
         notes.append(say("Above the bound, which supposes GEMMs of equal efficiency: {above}.", above=above))

@@ -60,6 +60,12 @@ class Row:
         """Whether the measurement has a result; out of memory is one."""
         return self.status in ("ok", "out_of_memory")
 
+    @property
+    def sparse(self):
+        """Whether a sparse kernel ran. `auto` may choose dense ones for every linear; its points say what ran."""
+        name = self.configuration
+        return name.sparse_kernel and (name.backend != "auto" or bool(self.values.get("sparse_linears")))
+
 
 @dataclass
 class Source:
@@ -74,6 +80,7 @@ class Source:
     tuning: rows of tuning tables, with their configuration.
     lifts: rows of published quantise-and-lift kernels.
     ungathered: directories whose points are in no CSV.
+    sums, unfit: what sections have computed of the source, kept for the next one that asks.
     dates: ISO times besides those of rows.
     plan: the Plan of the run, or None.
     """
@@ -93,6 +100,7 @@ class Source:
     sums: dict = field(default_factory=dict)
     ungathered: list = field(default_factory=list)
     dates: list = field(default_factory=list)
+    unfit: dict | None = None
     plan: object = None
 
     def stage(self, stage):
@@ -111,6 +119,21 @@ class Source:
         """Models that were measured or planned."""
         planned = {name.model for stage in STAGES for name in self.planned(stage)}
         return planned | {row.configuration.model for row in self.rows}
+
+
+def step_value(row):
+    """(milliseconds of a step, whether they are only elapsed time over steps), or None if no step is known.
+
+    For decode in the published protocol, elapsed time over steps is no step, because the number of sequences varies.
+    """
+    values = row.values
+    if row.status != "ok":
+        return None
+    if values.get("step_ms") is not None:
+        return values["step_ms"], False
+    if row.stage == "prefill" and values.get("elapsed_time_s") and values.get("N_prefill"):
+        return 1000 * values["elapsed_time_s"] / values["N_prefill"], True
+    return None
 
 
 def pattern_length(sparsity):

@@ -31,6 +31,7 @@ STEP = {
     "graph_mode": str,
     "own_process": bool,
     "num_splits": int,
+    "sparse_linears": int,
     "variant": str,
     "least_gpu_variant": str,
     "least_gpu_step_ms": float,
@@ -41,7 +42,8 @@ STEP = {
     "weight_bytes": int,
     "engine_start_s": float,
 }
-"""How a step of an engine ran. Its parts are GPU time; idle is wall time minus GPU time. Stock vLLM also has the
+"""How a step of an engine ran. Its parts are GPU time; idle is wall time minus GPU time. sparse_linears counts the
+linears of a layer that ran sparse kernels; `auto` may have chosen dense ones for all of them. Stock vLLM also has the
 variant with the least GPU time. By wall time another variant may be the fastest."""
 
 TAIL = {

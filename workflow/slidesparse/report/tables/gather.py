@@ -8,7 +8,7 @@ from pathlib import Path
 from slidesparse.errors import RecordError
 from slidesparse.files import canonical_json, inside, is_plain, leads_out, read_text, write_atomic
 from slidesparse.plan import stock
-from slidesparse.plan.backends import STAGES
+from slidesparse.plan.backends import BACKENDS, STAGES
 from slidesparse.plan.key import Configuration, Key, is_pattern, root_of
 from slidesparse.points.plan import Plan, read_plan
 from slidesparse.points.request import expected_digests, linears
@@ -159,8 +159,15 @@ def throughput_row(point):
     row |= {"least_gpu_variant": least, "least_gpu_step_ms": times.get(least)}
     for name in ("tokens", "sequences"):
         row[f"{name}_min"], row[f"{name}_max"] = results.get(name) or (None, None)
+    ran = results.get("linears")
+    row["sparse_linears"] = sum(is_sparse(linear["backend"]) for linear in ran.values()) if ran else None
     same = [name for name in STEP if name not in row]
     return row | {name: results.get(name) for name in same} | {"samples": step.get("n"), "repeats": repeats_of(results)}
+
+
+def is_sparse(backend):
+    """Whether products of a backend run on sparse kernels."""
+    return backend in BACKENDS and BACKENDS[backend].sparse
 
 
 def repeats_of(results):

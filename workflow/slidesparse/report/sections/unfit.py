@@ -1,0 +1,109 @@
+"""Figures that a check disqualifies. They stay in their tables, and take part in no conclusion, mean or comparison."""
+
+from typing import NamedTuple
+
+from slidesparse.plan.key import Configuration
+from slidesparse.report.document.model import Text, fixed, say
+from slidesparse.report.sources.rows import by_configuration, step_value
+
+FLAT = 1.15
+"""Step time counts as independent of M if `GROWTH` times the tokens, or more, take less than this factor longer."""
+GROWTH = 1.8
+
+FLAT_STEP = say("flat steps")
+WINDOW = say("not M sequences at once")
+TOKENS = say("not M tokens a step")
+WRONG = say("a wrong product")
+
+
+class Unfit(NamedTuple):
+    """A figure that is not what its M says. why: one of the words above. sentence: what was found."""
+
+    stage: str
+    configuration: Configuration
+    M: int
+    why: Text
+    sentence: Text
+    linear: str | None = None
+
+
+def unfit(source):
+    """All Unfit of a source."""
+    return [*flat_steps(source), *windows(source), *token_counts(source), *inexact(source)]
+
+
+def reasons(source):
+    """(stage, Configuration, M) -> why the figure is disqualified. Computed once for a source."""
+    if source.unfit is None:
+        source.unfit = {(each.stage, each.configuration, each.M): each.why for each in unfit(source)}
+    return source.unfit
+
+
+def flat_steps(source):
+    """Prefill steps that take no longer for twice the tokens: their time is the host's."""
+    found = []
+    for name, rows in by_configuration(source.stage("prefill")).items():
+        steps = [(row.M, step_value(row)[0]) for row in rows if step_value(row)]
+        flat = {}
+        for (M, step), (more, longer) in zip(steps, steps[1:], strict=False):
+            if more / M >= GROWTH and longer / step < FLAT:
+                flat |= {M: step, more: longer}
+        values = ", ".join(f"{fixed(step, 1)} (M={M})" for M, step in flat.items())
+        sentence = say("steps of {values} ms", values=values)
+        found += [Unfit("prefill", name, M, FLAT_STEP, sentence) for M in flat]
+    return found
+
+
+def windows(source):
+    """Decode points in which fewer than M sequences ran at once, by their record or by their elapsed times."""
+    found = []
+    for name, rows in by_configuration(source.stage("decode")).items():
+        good = [row for row in rows if row.status == "ok"]
+        for row in good:
+            least = row.values.get("sequences_min")
+            if least is not None and least < row.M:
+                sentence = say("{least} sequences at least", least=least)
+                found.append(Unfit("decode", name, row.M, WINDOW, sentence))
+        for row, more in zip(good, good[1:], strict=False):
+            times = [each.values.get("elapsed_time_s") for each in (row, more)]
+            if row.values.get("step_ms") is not None or None in times:
+                continue
+            growth, longer = more.M / row.M, times[1] / times[0]
+            gain = more.values["tokens_per_s"] / row.values["tokens_per_s"]
+            if growth >= GROWTH and longer >= 0.95 * growth:
+                sentence = say(
+                    "{longer} times as long as M={less} for {gain} times the tokens/s, as when "
+                    "sequences run in two waves",
+                    longer=fixed(longer, 2),
+                    less=row.M,
+                    gain=fixed(gain, 2),
+                )
+                found.append(Unfit("decode", name, more.M, WINDOW, sentence))
+    return found
+
+
+def token_counts(source):
+    """Prefill points whose steps did not carry exactly M tokens."""
+    found = []
+    for row in source.stage("prefill"):
+        least, most = row.values.get("tokens_min"), row.values.get("tokens_max")
+        if least is not None and most is not None and (least, most) != (row.M, row.M):
+            sentence = say("steps of {least} to {most} tokens", least=least, most=most)
+            found.append(Unfit("prefill", row.configuration, row.M, TOKENS, sentence))
+    return found
+
+
+def inexact(source):
+    """INT32 products that differ from the reference."""
+    return [
+        Unfit(
+            "kernel",
+            row.configuration,
+            row.M,
+            WRONG,
+            say("an INT32 product is wrong by up to {error}", error=f"{row.values.get('error_max_abs') or 0:g}"),
+            row.linear,
+        )
+        for row in source.stage("kernel")
+        if row.values.get("output") == "INT32" and row.values.get("exact") is False
+    ]
