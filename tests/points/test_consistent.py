@@ -91,3 +91,19 @@ def test_statistics_are_made_as_when_they_were_measured(n):
     samples = [draw.uniform(1, 2) for _ in range(n)]
     there = summarize(samples).as_dict()
     assert _summary(samples) == pytest.approx({name.removesuffix("_s"): there[name] for name in there if name != "n"})
+
+
+@pytest.mark.parametrize(
+    ("stage", "place", "value"),
+    [("prefill", ("gpu_step_ms",), "a"), ("kernel", ("gemms", 0, "folded"), "x"), ("decode", ("repeats_s",), 5)],
+)
+def test_a_figure_of_the_wrong_type_is_a_sentence(point, stage, place, value):
+    path, content = point(stage)
+    content["results"] |= {f"{part}_ms": 1.0 for part in ("gemm", "attention", "fused", "rest")}
+    block = content["results"]
+    for name in place[:-1]:
+        block = block[name]
+    block[place[-1]] = value
+    write_json(path, content)
+    with pytest.raises(RecordError, match=f"{path.name} is (damaged|not a valid point): "):
+        read_point(path)

@@ -1,13 +1,16 @@
 """What makes a point stale, and what does not: contents count, places do not."""
 
 import json
+from argparse import Namespace
 
 import pytest
 
 import synthetic
+from slidesparse import program
+from slidesparse.errors import RecordError
 from slidesparse.files import write_json
 from slidesparse.plan.key import Key
-from slidesparse.points import answers, request
+from slidesparse.points import answers, measure, request
 
 KEY = Key(synthetic.HARDWARE, "prefill", "Mine", "INT8", "cublaslt", "dense", 512)
 
@@ -63,3 +66,49 @@ def test_a_text_in_a_point_is_not_its_digest(tmp_path):
     point = json.loads(path.read_text())
     write_json(path, {"reason": evil} | {name: value for name, value in point.items() if name != "reason"})
     assert answers.stored_digest(path) == asked
+
+
+@pytest.mark.parametrize(
+    "linears",
+    [
+        [],
+        {},
+        [{"name": "qkv", "N": 0, "K": 256}],
+        [{"name": "qkv", "N": 512, "K": -256}],
+        [{"name": "a/b", "N": 1, "K": 1}],
+    ]
+    + [[{"name": "o", "N": 1 << 40, "K": 1}], [{"name": "o", "N": 1.0, "K": 1}], [{"name": "o", "N": 1, "K": 1}] * 2],
+    ids=str,
+)
+def test_a_shape_without_usable_linears_is_refused(tmp_path, linears):
+    path = tmp_path / "shape.json"
+    write_json(path, {"linears": linears})
+    with pytest.raises(RecordError, match="does not describe the linears of a model"):
+        request.linears(path)
+
+
+@pytest.mark.parametrize("manifest", [[], {}, {"files": []}, {"files": {"a": 1}}], ids=str)
+def test_what_is_no_manifest_of_a_checkpoint_is_refused_before_a_worker_is_asked(tmp_path, manifest):
+    path = tmp_path / "dense.json"
+    write_json(path, manifest)
+    with pytest.raises(RecordError, match="is no manifest of a checkpoint: delete it to make it again"):
+        measure.check_manifest(path)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        [],
+        {"parameters": []},
+        {"parameters": {"kernel": 7}},
+        {"share_host": 5},
+        {"idle_s": "abc"},
+        {"points": {"decode": 1}},
+    ],
+    ids=str,
+)
+def test_a_plan_of_the_wrong_types_is_a_sentence(tmp_path, plan):
+    path = tmp_path / "plan.json"
+    write_json(path, plan)
+    with pytest.raises(RecordError, match=r"plan\.json is no plan: the next run writes it anew"):
+        program.worker(Namespace(plan=str(path), no_resident=False, owner=None, seat=None))

@@ -346,3 +346,15 @@ def test_a_kernel_point_of_another_shape_is_refused(tmp_path, field):
     says = rf".*/M64\.json: qkv has .*{field}={gemm[field]}.*, but .*/shape\.json says N=3840, K=2560; .*"
     assert re.fullmatch(says, sentence)
     assert [row["M"] for row in table(next(good.parent.glob("*.csv")))] == ["128"] * 4
+
+
+@pytest.mark.parametrize(("stage", "field", "value"), [("prefill", "peak_memory_bytes", "x"), ("kernel", "exact", 2)])
+def test_a_point_that_no_row_can_be_read_of_again_hides_no_other(tmp_path, stage, field, value):
+    bad, good = synthetic.write(tmp_path, stage, [64, 128])
+    point = json.loads(bad.read_text())
+    results = point["results"]
+    (results["gemms"][0] if stage == "kernel" else results)[field] = value
+    write_json(bad, point)
+    (sentence,) = gather_all(tmp_path, synthetic.HARDWARE)
+    assert str(bad) in sentence
+    assert {row.get("M") or row.get("M_prefill") for row in table(next(good.parent.glob("*.csv")))} == {"128"}

@@ -1,16 +1,21 @@
 """Files of the report: all hardware at once, only what changed is written, the same inputs give the same bytes."""
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import synthetic
 from places import PROGRAMS, ROOT
 from reports import HARDWARE, PUBLISHED, gathered, ours, rows_under
+from slidesparse.errors import RecordError
 from slidesparse.report.write import write_report, write_reports
+from workflow_clone import wait_until
 
 BOTH = ("en", "zh")
 
@@ -119,6 +124,48 @@ def test_all_reports_of_what_was_only_planned(tmp_path):
     tasks = rows_under(text, "Tasks")
     assert tasks[4][1:4] == ["missing", "—", "0/1"]
     assert tasks[5][1] == "skipped"
+
+
+@pytest.mark.parametrize("wrong", ["prefill", "tasks.csv", "report.en.html", "report", "comparison"])
+def test_a_folder_or_file_in_place_of_one_output_spares_the_others(tmp_path, wrong):
+    root = ours(tmp_path / "results")
+    folders = {"prefill": gathered(root), "comparison": root / "comparison"}
+    place = folders.get(wrong, root / HARDWARE / wrong)
+    if wrong in ("report", "comparison"):
+        place.write_text("")
+    else:
+        place.unlink(missing_ok=True)
+        place.mkdir()
+    sentence = (
+        f"{place} is a {'file in place of a folder' if place.is_file() else 'folder in place of a file'}: remove it"
+    )
+    if wrong in ("prefill", "tasks.csv"):
+        assert any(sentence in each for each in write_reports(root, [root]))
+    else:
+        with pytest.raises(RecordError, match=re.escape(sentence)):
+            write_reports(root, [root])
+    there = {path.name for path in (root / HARDWARE).iterdir() if path.is_file()}
+    assert {"tasks.csv", "report.en.md"} - {wrong} <= there or wrong == "report"
+    assert (root / "comparison.en.md").is_file() or wrong == "comparison"
+
+
+def test_writers_of_reports_end_with_the_program_that_started_them(tmp_path):
+    """Even if it is killed: each of them has a hundred megabytes."""
+    command = [PROGRAMS / "write_reports.py", "--results", tmp_path, "--sources", PUBLISHED, "--processes", "2"]
+    environment = {"PYTHONPATH": str(ROOT / "workflow"), "PATH": "", "MPLCONFIGDIR": "/tmp", "MARK": str(tmp_path)}
+    writing = subprocess.Popen([sys.executable, *map(str, command)], env=environment)
+
+    def processes():
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                found += [path] if f"MARK={tmp_path}".encode() in path.read_bytes() else []
+        return found
+
+    wait_until(lambda: len(processes()) >= 3)
+    writing.kill()
+    writing.wait()
+    wait_until(lambda: not processes())
 
 
 def run(name, *arguments):

@@ -1,5 +1,7 @@
 """Finished points stay: what answers is not measured again, and nothing is deleted before it is replaced."""
 
+import json
+import os
 import re
 import shutil
 
@@ -89,7 +91,7 @@ def test_a_backup_that_a_killed_run_left_is_no_obstacle(clone):
     (left / "old.svg").write_text("old")
     (clone.directory / "results" / KEY / "report.en.md").unlink()
     clone.run("all", config=[TINY])
-    assert not left.exists()
+    assert not (left / "old.svg").exists()
 
 
 def test_a_run_whose_lock_is_deleted_ends(clone):
@@ -104,9 +106,70 @@ def test_a_run_whose_lock_is_deleted_ends(clone):
     clone.run("kernel", config=[TINY, OTHER])
 
 
-def test_a_csv_follows_the_configuration(clone):
+def test_a_csv_follows_its_points(clone):
+    """It is gathered again for another M or another point, and not because it has more than is planned."""
     wider = "cpu: {kernel: {M: [16, 24]}}"
     clone.run("kernel", config=[TINY, wider])
-    assert clone.dry_run("kernel", config=[TINY]).jobs == {"gather_points": 2, "kernel": 1}
-    clone.run("kernel", config=[TINY])
     assert not clone.dry_run("kernel", config=[TINY]).jobs
+    clone.run("all", config=[TINY])
+    assert not clone.dry_run("all", config=[TINY]).jobs
+    clone.run("kernel", "--until", "measure_kernel", config=[TINY, OTHER])  # killed before it could gather
+    shutil.rmtree(clone.directory / ".snakemake")
+    for path in clone.directory.glob("results/**/*.*"):
+        os.utime(path, (10**9, 10**9))
+    assert clone.dry_run("kernel", config=[TINY, OTHER]).jobs == {"gather_points": 2, "kernel": 1}
+
+
+def test_a_shape_that_lies_costs_nothing(clone):
+    """Without linears, or with those of another model, it is made again before anything is measured by it."""
+    path = clone.only("results/models/BitNet-tiny/shape.json")
+    before, true = contents(clone), path.read_text()
+    for linears in ([], [{"name": "qkv", "N": 3840, "K": 2560}]):
+        path.write_text(json.dumps(json.loads(true) | {"linears": linears}))
+        clone.run("all", config=[TINY])
+        assert contents(clone) == before
+        assert path.read_text() == true
+        assert not clone.dry_run("all", config=[TINY]).jobs
+
+
+def test_a_table_with_a_wrong_type_is_used_by_nobody(clone):
+    """Its head and its end look whole."""
+    path = clone.only(f"results/{KEY}/tuning/BitNet-tiny/INT8/reference/2_8.json")
+    before, table = contents(clone), json.loads(path.read_text())
+    table["entries"][0]["top"][0]["algorithm"] = [1]
+    path.write_text(json.dumps(table, indent=1) + "\n")
+    call = clone.run("all", config=[TINY], status=1)
+    assert "2_8.json is not a tuning table (an algorithm of it is none); delete it to tune again" in call.output
+    assert "Traceback" not in call.output
+    name = path.relative_to(clone.directory).as_posix()
+    assert {one for one, content in contents(clone).items() if before[one] != content} == {name}
+
+
+@pytest.mark.parametrize("change", ["deleted", "of another search"])
+def test_the_csv_beside_a_table_is_the_tables(clone, change):
+    path = clone.only(f"results/{KEY}/tuning/BitNet-tiny/INT8/onednn/dense.csv")
+    before, true = contents(clone), path.read_text()
+    if change == "deleted":
+        path.unlink()
+    else:
+        path.write_text(true.replace(",16,", ",17,"))
+    clone.run("all", config=[TINY])
+    assert path.read_text() == true
+    assert contents(clone) == before
+    assert not clone.dry_run("all", config=[TINY]).jobs
+
+
+def test_a_library_that_is_edited_during_a_measurement_names_no_point(clone):
+    """The worker may have loaded the old module or the new one."""
+    lost = point("kernel", "reference", "2_8", 16)
+    (clone.directory / lost).unlink()
+    call = clone.start("--cores", "1", "kernel", config=[TINY])
+    begun = clone.directory / lost.replace(".json", ".failed.json")
+    wait_until(begun.exists)
+    clone.edit("workflow/slidesparse/kernel/point.py", r'"zero_rate": ZERO_RATE,', '"zero_rate": 0.123,')
+    call.wait(1)
+    assert "the library was changed during the measurement, which counts for nothing: run again" in call.output
+    assert not (clone.directory / lost).exists()
+    clone.run("kernel", config=[TINY])
+    point_of = json.loads((clone.directory / lost).read_text())
+    assert point_of["run"]["git"]["dirty"] is True and point_of["results"]["zero_rate"] == 0.123

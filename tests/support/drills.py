@@ -49,7 +49,7 @@ VICTIMS = ("workflow", "everything", "shell", "program", "worker", "guard", "dow
 """What is killed: Snakemake; all processes at once; a job's shell; a job's program; the resident worker or its guard;
 who downloads, while a file arrives; who converts, while a checkpoint is being written; who writes the report."""
 
-STOPPED = ("stopped worker", "stopped guard", "stopped program")
+STOPPED = ("stopped worker", "stopped guard", "stopped program", "stopped shell")
 """What is stopped (SIGSTOP), before Snakemake is told to end (SIGTERM), or is killed."""
 
 LONGEST = {"shell": 0.5, "program": 0.5, "worker": 2.5, "guard": 2.5, "download": 0.4, "conversion": 0.15, "report": 2}
@@ -190,8 +190,12 @@ class Range:
         pids = self.find(whom, call, choice) if call.running() else []
         hit = [send(pid, signal.SIGSTOP if victim in STOPPED else signal.SIGKILL) for pid in pids]
         if victim in STOPPED and any(hit):
-            # a program that is stopped is one of Snakemake's own jobs, for which Snakemake waits
-            send(call.pid, signal.SIGTERM if softly and whom != "program" else signal.SIGKILL)
+            if softly:  # without the display, which also sees the end of a run
+                for pid, command in self.clone.processes().items():
+                    if "--follow" in command:
+                        send(pid, signal.SIGKILL)
+            # Snakemake waits for its own jobs, so it is killed if one of them is stopped
+            send(call.pid, signal.SIGTERM if softly and whom in ("worker", "guard") else signal.SIGKILL)
             call.process.wait(HANG)
             wait_until(lambda: not self.clone.processes(), HANG)
         call.process.wait(600)

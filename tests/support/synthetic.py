@@ -22,7 +22,7 @@ def seconds_of(value, suffix=""):
     }
 
 
-def results(stage, M, step_s, sparsity="dense"):
+def results(stage, M, step_s, sparsity="dense", linears=None):
     """Results of an ok point whose step (kernel: largest product) takes `step_s` seconds."""
     if stage == "kernel":
         pattern = Pattern(sparsity)
@@ -44,7 +44,7 @@ def results(stage, M, step_s, sparsity="dense"):
                     "hot": seconds_of(step_s / 2, "_s"),
                     "effective_tops": 2 * M * N * K / step_s / 1e12,
                 }
-                for name, (N, K) in LINEARS.items()
+                for name, (N, K) in (linears or LINEARS).items()
             ],
         }
     prefill = stage == "prefill"

@@ -66,10 +66,11 @@ class Place:
     def ask(self, function="echo", /, **request):
         return resident.ask(**self.arguments(function, request))
 
-    def client(self, function="echo", prefix=(), options=None, **request):
-        """Start a client process; its output is one JSON line."""
+    def client(self, function="echo", prefix=(), options=None, follows=False, **request):
+        """Start a client process; its output is one JSON line. follows: it has the option --owner, as programs have."""
         arguments = json.dumps(self.arguments(function, request, **(options or {})))
-        command = [*prefix, sys.executable, "-c", CLIENT, arguments]
+        owner = ["--owner", str(self.owner.pid)] if follows else []
+        command = [*prefix, sys.executable, "-c", CLIENT, *owner, arguments]
         self.clients.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         return self.clients[-1]
 
@@ -313,6 +314,34 @@ def test_a_stopped_process_does_not_outlive_its_owner(place, stopped):
     wait_gone(*pids)
     wait_until(lambda: not place.processes())
     assert place.sockets() == []
+
+
+def test_stopped_processes_do_not_outlive_their_owner(place):
+    """Neither worker nor guard can end the other, so the client does."""
+    client, pids = place.in_flight()
+    for pid in pids[:2]:
+        os.kill(pid, signal.SIGSTOP)
+    place.owner.kill()
+    assert client.communicate(timeout=DEADLINE) == ("", "")
+    wait_gone(*pids)
+    wait_until(lambda: not place.processes())
+
+
+def test_a_stopped_client_does_not_outlive_its_owner(place):
+    """It may hold the lock of a device, for which the next run would wait."""
+    client, pids = place.in_flight(follows=True)
+    os.kill(client.pid, signal.SIGSTOP)
+    place.owner.kill()
+    assert client.wait(DEADLINE) == -signal.SIGKILL
+    wait_gone(*pids)
+
+
+def test_changed_code_counts_for_nothing(place, monkeypatch):
+    """What this process has loaded is no longer what a new worker would load."""
+    assert place.ask()["served"] == 1
+    monkeypatch.setattr(resident, "CODE", [])
+    with pytest.raises(MeasurementError, match="the library was changed during the measurement"):
+        place.ask()
 
 
 @pytest.mark.parametrize("stopped", [0, 1], ids=["worker", "guard"])

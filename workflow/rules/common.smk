@@ -21,8 +21,7 @@ gc.disable()
 
 program.find_own_programs()
 
-# A program that is still starting ignores SIGINT, for which Python would print a traceback; `program.run` changes that.
-shell.prefix("set -euo pipefail; trap '' INT; ")
+shell.prefix(program.SHELL)
 
 # With several GPUs in one machine (--resources gpu=4) there are as many seats. Every engine, and every configuration of
 # the kernel stage, has one of them. A seat takes one job at a time and keeps to one GPU, so no engine is loaded on two.

@@ -2,15 +2,17 @@
 
 
 rule describe_model:
+    input:
+        stale=stale.shape,
     output:
-        "results/models/{model}/shape.json",
+        update("results/models/{model}/shape.json"),
     log:
         "results/models/{model}/shape.log",
     localrule: True
     params:
         entry=lambda w: table.dimensions(w.model),
     shell:
-        "python3 workflow/scripts/describe_model.py --model {wildcards.model} --entry {params.entry:q}"
+        "rm -f .snakemake/backups/{output}; python3 workflow/scripts/describe_model.py --model {wildcards.model} --entry {params.entry:q}"
         " --output {output} --owner $PPID 2> {log}"
 
 

@@ -94,5 +94,5 @@ onerror:
     for key in table.plans:
         shell(
             "python3 workflow/scripts/write_reports.py --hardware {key} --sources {config[report][sources]:q}"
-            " --languages {LANGUAGES:q}"
+            " --languages {LANGUAGES:q} --owner $PPID"
         )

@@ -16,6 +16,10 @@ from typing import NamedTuple
 from slidesparse.errors import RecordError, SlideSparseError
 from slidesparse.files import open_lock, printable, read_json
 
+SHELL = "set -euo pipefail; trap '' INT; "
+"""What the shells of all jobs begin with. A program that is still starting ignores SIGINT, for which Python would print
+a traceback; `run` changes that."""
+
 LOOK_S = 1.0
 """Seconds between two looks at the file of a lock."""
 
@@ -51,23 +55,25 @@ def end_with(pid):
 
     def watch():
         wait_for_end(pid)
-        for stopped in stopped_programs(pid):
-            with suppress(OSError):  # it has ended meanwhile
-                os.kill(stopped, signal.SIGKILL)
+        end_stopped(pid)
         os._exit(1)
 
     threading.Thread(target=watch, name="owner", daemon=True).start()
 
 
-def stopped_programs(owner):
-    """Pids of the stopped processes whose command line has `--owner` with this pid."""
-    found, words = [], f"\0--owner\0{owner}\0".encode()
+def end_stopped(owner):
+    """Kill the stopped (SIGSTOP) processes of an owner that has ended: what has `--owner` with its pid, and its shells.
+
+    A shell of its jobs begins with SHELL and is left without a parent.
+    """
+    words = (f"--owner\0{owner}\0".encode(), f"--owner={owner}\0".encode())
     for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, IndexError):
-            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            if state == "T" and words in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
+        with suppress(OSError, IndexError):  # it has ended meanwhile, or belongs to somebody else
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            command = (entry / "cmdline").read_bytes()
+            own = any(word in command for word in words) or (SHELL.encode() in command and parent == "1")
+            if state == "T" and own:
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def interrupt_once():
@@ -154,9 +160,20 @@ class Worker(NamedTuple):
 def worker(arguments):
     """The Worker that the parsed options describe."""
     plan = read_json(arguments.plan, RecordError) if arguments.plan and Path(arguments.plan).exists() else {}
-    if not isinstance(plan, dict):
+    if not _is_plan(plan):
         raise RecordError(f"{arguments.plan} is no plan: the next run writes it anew")
     return Worker(not arguments.no_resident, arguments.owner, plan, arguments.seat)
+
+
+def _is_plan(plan):
+    """Whether the parts of a plan that a worker needs have the right types."""
+    if not isinstance(plan, dict):
+        return False
+    parts = [plan.get(name, {}) for name in ("parameters", "points", "variants")]
+    if not all(isinstance(part, dict) and all(isinstance(each, dict) for each in part.values()) for part in parts):
+        return False
+    hosts, idle = plan.get("share_host", []), plan.get("idle_s", 1)
+    return isinstance(hosts, list) and isinstance(idle, int | float) and not isinstance(idle, bool)
 
 
 def find_own_programs():

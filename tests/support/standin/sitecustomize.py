@@ -71,8 +71,9 @@ def measure(request):
         if listed("large", what):
             raise OutOfMemoryError(f"{what} is too large on purpose")
         journal.write(f"end {what} {os.environ['CUDA_VISIBLE_DEVICES']}\n")
+    linears = {each["name"]: (each["N"], each["K"]) for each in request.get("linears", ())}
     return synthetic.results(
-        request["stage"], request["M"], 0.005 if listed("fast", what) else 0.01, synthetic.slid(request)
+        request["stage"], request["M"], 0.005 if listed("fast", what) else 0.01, synthetic.slid(request), linears
     )
 
 

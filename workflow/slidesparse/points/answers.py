@@ -4,8 +4,9 @@ import os
 import re
 
 from slidesparse.errors import RecordError
-from slidesparse.files import open_regular, read_json
+from slidesparse.files import open_regular, read_bytes, read_json
 from slidesparse.points import request
+from slidesparse.tuning import table
 
 HEAD, END = 16 << 10, b"}\n"
 """Bytes at the head of a file in which its digest stands, and how a whole file ends."""
@@ -39,6 +40,22 @@ def is_point(path, asked):
     return True
 
 
+def csv_of_table(path):
+    """The text of the CSV that belongs beside a tuning table. RecordError if the table is damaged."""
+    try:
+        return table.to_csv(read_json(path, RecordError))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise RecordError(f"{path} is no tuning table; delete it to tune again") from None
+
+
+def has_text(path, text):
+    """Whether a file has exactly this text."""
+    try:
+        return read_bytes(path) == text.encode()
+    except OSError:
+        return False
+
+
 def is_table(path, asked):
     """Whether a tuning table that answers the request `asked` lies at `path`. RecordError if it is damaged.
 
@@ -49,10 +66,10 @@ def is_table(path, asked):
     stored = stored_digest(path)
     if stored:
         return stored == asked["digest"]
-    table = read_json(path, RecordError)
+    old = read_json(path, RecordError)
     try:
-        linears = [{"N": N, "K": K} for N, K in {(entry["N"], entry["K"]) for entry in table["entries"]}]
-        Ms = {entry["M"] for entry in table["entries"]}
-        return asked == request.of_table(path, linears, Ms, table["parameters"], table["protocol"])
+        linears = [{"N": N, "K": K} for N, K in {(entry["N"], entry["K"]) for entry in old["entries"]}]
+        Ms = {entry["M"] for entry in old["entries"]}
+        return asked == request.of_table(path, linears, Ms, old["parameters"], old["protocol"])
     except (KeyError, TypeError):
         raise RecordError(f"{path} is no tuning table; delete it to tune again") from None

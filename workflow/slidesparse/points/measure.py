@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from slidesparse.errors import OutOfMemoryError, RecordError, SlideSparseError
-from slidesparse.files import write_atomic, write_json
+from slidesparse.files import read_json, write_atomic, write_json
 from slidesparse.machine import hardware
 from slidesparse.plan.key import Key, tuning_key
 from slidesparse.points import answers, records, request
@@ -70,10 +70,12 @@ def _measure(output, key, asked, basis, table, parameters, peers, resources, log
             message |= {"linears": request.linears(basis), "peers": peers}
         else:
             kind = "engine"
+            check_manifest(basis)
             message |= {"manifest": str(basis), "root": str(resources), "others": _others(worker.plan, key)}
         reason = None
         try:
             results = _ask(kind, message, parameters["time_limit_s"], worker, key.processor)
+            resident.refuse_changed_code()
         except OutOfMemoryError as error:
             results, reason = None, str(error)
     except SlideSparseError as error:
@@ -81,6 +83,14 @@ def _measure(output, key, asked, basis, table, parameters, peers, resources, log
         raise
     seconds = time.monotonic() - start
     records.write_point(output, asked, results, seconds=seconds, resident=worker.resident, git=git, reason=reason)
+
+
+def check_manifest(path):
+    """Raise RecordError unless there is the manifest of a checkpoint at `path`, with the facts of its files."""
+    manifest = read_json(path, RecordError)
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(facts, dict) for facts in files.values()):
+        raise RecordError(f"{path} is no manifest of a checkpoint: delete it to make it again")
 
 
 def _others(plan, key):
@@ -102,7 +112,7 @@ def tune(output, basis, Ms, parameters, *, worker):
     hardware_key, _, dtype, backend, sparsity = tuning_key(path)
     machine, linears = hardware.check(hardware_key), request.linears(basis)
     asked = request.of_table(path, linears, Ms, parameters)
-    if _is_table(path, asked):
+    if _is_found(path, asked):
         return
     message = {
         "stage": "tune",
@@ -115,20 +125,27 @@ def tune(output, basis, Ms, parameters, *, worker):
         "parameters": parameters,
     }
     with _device(machine, "tune", worker):
-        if _is_table(path, asked):  # another run may have searched meanwhile
+        if _is_found(path, asked):  # another run may have searched meanwhile
             return
         table = {"request": asked} | _ask("kernel", message, None, worker, hardware.parse(hardware_key).processor)
     table |= {"protocol": request.PROTOCOL["tune"], "parameters": parameters}
     table |= records.provenance(time.monotonic() - start, worker.resident, git, table.pop("capacity"))
-    write_atomic(path.with_suffix(".csv"), tables.to_csv(table))
+    resident.refuse_changed_code()
     write_json(path, table)
+    write_atomic(path.with_suffix(".csv"), tables.to_csv(table))
 
 
-def _is_table(path, asked):
+def _is_found(path, asked):
+    """Whether the table at `path` answers; then the CSV beside it is written again if it is not the table's."""
     try:
-        return answers.is_table(path, asked)
+        if not answers.is_table(path, asked):
+            return False
+        csv = answers.csv_of_table(path)
     except RecordError:  # a damaged table is replaced
         return False
+    if not answers.has_text(path.with_suffix(".csv"), csv):
+        write_atomic(path.with_suffix(".csv"), csv)
+    return True
 
 
 def _device(machine, stage, worker):

@@ -19,6 +19,9 @@ from slidesparse.plan import backends
 from slidesparse.plan.key import Key, root_of, tuning_key
 from slidesparse.points.plan import Plan, read_plan
 
+CHANNELS = 1 << 24
+"""Most channels of a linear. The largest known models have some hundred thousand."""
+
 PROTOCOL = {"tune": 3, "kernel": 5, "prefill": 9, "decode": 7}
 """Version of each stage's protocol. It is raised when the measuring code changes so that figures mean something else. A
 test compares the hash of that code (tests/points/protocol.json)."""
@@ -101,7 +104,15 @@ def _state(path):
 
 @lru_cache(maxsize=4096)
 def _of_content(what, path, *state):
-    return digest(_placeless(read_json(path, RecordError))) if what == "basis" else sha256_file(path)
+    return digest(_placeless(_read_basis(path))) if what == "basis" else sha256_file(path)
+
+
+def _read_basis(path):
+    """A model's shape, or the manifest of a checkpoint. RecordError for anything else."""
+    basis = read_json(path, RecordError)
+    if not isinstance(basis, dict):
+        raise RecordError(f"{path} is neither a model's shape nor a manifest: delete it to make it again")
+    return basis
 
 
 def _placeless(basis):
@@ -117,12 +128,17 @@ def _placeless(basis):
 
 
 def linears(shape):
-    """[{"name", "N", "K"}] of the linears in a model's shape.json."""
+    """[{"name", "N", "K"}] of the linears in a model's shape.json. RecordError if it does not describe any."""
     described = read_json(shape, RecordError)
     try:
-        return [{"name": str(each["name"]), "N": int(each["N"]), "K": int(each["K"])} for each in described["linears"]]
-    except (KeyError, TypeError, ValueError):
-        raise RecordError(f"{shape} does not describe the linears of a model: delete it to make it again") from None
+        found = [{"name": each["name"], "N": each["N"], "K": each["K"]} for each in described["linears"]]
+        sizes = [each[name] for each in found for name in ("N", "K")]
+        names = {each["name"] for each in found if is_plain(each["name"])}
+        if found and len(names) == len(found) and all(type(size) is int and 0 < size <= CHANNELS for size in sizes):
+            return found
+    except (KeyError, TypeError):
+        pass
+    raise RecordError(f"{shape} does not describe the linears of a model: delete it to make it again")
 
 
 def of_table(path, linears, Ms, parameters, protocol=PROTOCOL["tune"]):

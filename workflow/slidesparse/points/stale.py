@@ -5,11 +5,13 @@ were copied without records, or a job failed after its parameters had been recor
 file that is stale gets one more input, the marker, which is newer than everything.
 """
 
+import json
 import os
 import sys
 
 from slidesparse.errors import SlideSparseError
-from slidesparse.files import write_atomic
+from slidesparse.files import read_json, write_atomic
+from slidesparse.models.shape import describe
 from slidesparse.plan.key import Key
 from slidesparse.points import answers, request
 from slidesparse.program import sentence
@@ -23,7 +25,7 @@ class Stale:
 
     def __init__(self, table, marker=MARKER):
         """table: plan.table.Table."""
-        self._table, self._marker, self._marked = table, marker, False
+        self._table, self._marker, self._marked, self._digests = table, marker, False, {}
 
     def point(self, **names):
         """The function for points. names: the parts of a key that are no wildcards of the rule."""
@@ -41,7 +43,12 @@ class Stale:
             asked = request.request(key, *self._table.asked(key))
         except (SlideSparseError, OSError):  # an input is missing or damaged, so nobody knows what the point answers
             return True
-        return answers.stored_digest(path) != asked["digest"]
+        return self._stored(path) != asked["digest"]
+
+    def _stored(self, path):
+        if path not in self._digests:
+            self._digests[path] = answers.stored_digest(path)
+        return self._digests[path]
 
     def tuned(self, w):
         """For tuning tables."""
@@ -52,19 +59,38 @@ class Stale:
         try:
             linears = request.linears(shape)
             asked = request.of_table(path, linears, plan["tune"]["M"], plan["measure"]["tune"])
-            return [] if answers.is_table(path, asked) else self._mark()
+            beside = os.path.splitext(path)[0] + ".csv"
+            found = answers.is_table(path, asked) and answers.has_text(beside, answers.csv_of_table(path))
+            return [] if found else self._mark()
         except SlideSparseError:  # the shape is missing, or the table is damaged: who reads it says so
             return []
 
+    def shape(self, w):
+        """For shapes: one that is not its entry's would make all of its model's points stale."""
+        path = f"{self._table.root}/models/{w.model}/shape.json"
+        if not os.path.exists(path):
+            return []
+        try:
+            there = read_json(path)
+        except SlideSparseError:
+            there = None
+        described = describe(w.model, json.loads(self._table.dimensions(w.model)))
+        return [] if there == described else self._mark()
+
     def csv(self, rows_of):
-        """The function for CSVs. rows_of: gives the M of a CSV's rows."""
+        """The function for CSVs. rows_of: gives {M: digest of the request} of a CSV's rows.
+
+        A CSV answers if it has a row of today's point for each planned M. It may have rows of other M.
+        """
 
         def stale(w):
             keys = [Key.of(path) for path in self._table.points(w)]
             path = keys[0].csv(self._table.root) if keys else ""
             if not os.path.exists(path):
                 return []
-            return [] if rows_of(path) == {key.M for key in keys} else self._mark()
+            rows = rows_of(path)
+            there = all(rows.get(key.M) == self._stored(key.path(self._table.root)) for key in keys)
+            return [] if there else self._mark()
 
         return stale
 

@@ -64,7 +64,12 @@ def read_csv(path, columns, ended=True, optional=()):
 
     Raises RecordError for unknown or missing columns, a short or long row, or a cell that cannot be converted.
     """
-    lines = read_text(path).splitlines(keepends=True)
+    return parse_csv(path, read_text(path), columns, ended, optional)
+
+
+def parse_csv(path, text, columns, ended=True, optional=()):
+    """The same of the text of a file; `path` is named in errors."""
+    lines = text.splitlines(keepends=True)
     comments = [line[1:].strip() for line in lines if line.startswith("#")]
     lines = [line for line in lines if not line.startswith("#")]
     if not lines:

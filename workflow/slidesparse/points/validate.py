@@ -43,7 +43,12 @@ def read_point(path, expected_digest=None):
             raise RecordError(
                 f"{path} does not belong there: its key says {name} {said}, its path says {value}; {AGAIN}"
             )
-    wrong = contradiction(point)
+    try:
+        wrong = contradiction(point)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RecordError(
+            f"{path} is damaged: its figures cannot be compared ({type(error).__name__}); {AGAIN}"
+        ) from None
     if wrong:
         raise RecordError(f"{path} contradicts itself: {wrong}; {AGAIN}")
     digest = point["request"]["digest"]

@@ -1,5 +1,6 @@
 """Sources -> reports of hardware keys and their comparison, in all formats and languages. Times come from the data."""
 
+import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.files import leads_out
+from slidesparse.program import end_with
 from slidesparse.report.document import publish
 from slidesparse.report.document.model import Bullets, Section, say
 from slidesparse.report.document.render import check_languages
@@ -46,7 +48,8 @@ def write_reports(results, sources, hardware=None, languages=("en",), processes=
     hardware: only this key, and no comparison.
     processes: number of reports that are written side by side.
 
-    Returns one sentence for each refused file. Raises RecordError if no source has anything of the one key.
+    Returns one sentence for each refused file. Raises RecordError if no source has anything of the one key, and, when
+    all others are written, for reports that could not be.
     """
     one = partial(write_hardware, str(results), [str(root) for root in sources], check_languages(languages))
     keys = [hardware] if hardware else hardware_keys(sources)
@@ -55,19 +58,32 @@ def write_reports(results, sources, hardware=None, languages=("en",), processes=
         raise RecordError(f"{Path(results, hardware)} is a link out of {results}, through which nothing is written")
     keys = [key for key in keys if key not in linked]
     if processes > 1 and len(keys) > 1:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        how = {"mp_context": get_context("spawn"), "initializer": end_with, "initargs": (os.getpid(),)}
+        with ProcessPoolExecutor(processes, **how) as pool:
             written = list(pool.map(one, keys))
     else:
         written = [one(key) for key in keys]
-    summaries = [summary for _, summaries in written for summary in summaries]
+    summaries = [summary for _, summaries, _ in written for summary in summaries]
+    wrong = [sentence for *_, sentences in written for sentence in sentences]
     if not hardware and summaries:
-        publish.publish(comparison.document(summaries), Path(results), "comparison", languages)
+        wrong += published(comparison.document(summaries), Path(results), "comparison", languages)
+    if wrong:
+        raise RecordError("; ".join(wrong))
     refused = [f"{Path(results, key)} is a link out of {results}: no report is written through it" for key in linked]
-    return list(dict.fromkeys([*refused, *(sentence for sentences, _ in written for sentence in sentences)]))
+    return list(dict.fromkeys([*refused, *(sentence for sentences, *_ in written for sentence in sentences)]))
+
+
+def published(*document):
+    """Publish a document; returns a list with what was wrong in a sentence, or an empty one."""
+    try:
+        publish.publish(*document)
+    except RecordError as error:
+        return [str(error)]
+    return []
 
 
 def write_hardware(results, sources, languages, key):
-    """Gather and report one hardware key; returns (sentences about refused files, its summaries)."""
+    """Gather and report one hardware key; returns (sentences about refused files, its summaries, what was wrong)."""
     refused = gather_all(results, key)
     if key in hardware_directories(results):
         try:
@@ -76,9 +92,9 @@ def write_hardware(results, sources, languages, key):
             refused.append(str(error))
     held = held_sources(key, sources, {results: refused})
     analyses = analysed(held)
-    publish.publish(report(key, held, analyses, sources), Path(results, key), "report", languages)
+    wrong = published(report(key, held, analyses, sources), Path(results, key), "report", languages)
     refused = [sentence for source in held for sentence in source.refused]
-    return refused, summaries_of(key, held, analyses)
+    return refused, summaries_of(key, held, analyses), wrong
 
 
 def write_comparison(results, sources, languages=("en",)):

@@ -2,12 +2,11 @@
 
 import csv
 import io
-import json
 from bisect import bisect_left
 from contextlib import suppress
-from pathlib import Path
 
 from slidesparse.errors import MeasurementError, RecordError
+from slidesparse.files import parse_json, read_text
 
 COLUMNS = (
     "linear",
@@ -42,6 +41,21 @@ def to_csv(table):
     return stream.getvalue()
 
 
+def check(table):
+    """The table, if all that a look-up needs of it has the right types. ValueError, KeyError or TypeError if not."""
+    for entry in table["entries"]:
+        numbers = [entry[name] for name in ("N", "K_slid", "M")]
+        for algorithm in entry["top"]:
+            numbers.append(algorithm["workspace"])
+            if type(algorithm["algorithm"]) not in (int, str) or not isinstance(algorithm["latency_us"], int | float):
+                raise ValueError("an algorithm of it is none")
+        if any(type(number) is not int or number < 0 for number in numbers) or not isinstance(entry["output"], str):
+            raise ValueError("a product of it is none")
+    if not isinstance(table["library"], str):
+        raise ValueError("it names no library")
+    return table
+
+
 class Table:
     """Look-up at run time: exact M, else the next larger one with right algorithms, else the library's default (None).
 
@@ -62,9 +76,8 @@ class Table:
     def read(cls, path, library):
         """The table in a file. Raises RecordError if it is damaged or was made by another library version."""
         try:
-            content = json.loads(Path(path).read_text())
-            table = cls(content)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            table = cls(check(parse_json(read_text(path))))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(f"{path} is not a tuning table ({error}); delete it to tune again") from None
         if table.library != library:
             raise RecordError(

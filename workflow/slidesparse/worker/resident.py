@@ -35,7 +35,7 @@ from pathlib import Path
 from slidesparse import errors
 from slidesparse.errors import MeasurementError, SlideSparseError
 from slidesparse.files import digest
-from slidesparse.program import start_time, wait_for_end
+from slidesparse.program import end_stopped, start_time, wait_for_end
 
 # Variables that a worker keeps of the caller's environment, with XDG_* and HF_*: devices, paths, proxies.
 KEPT = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR"}
@@ -63,10 +63,11 @@ def ask(kind, request, owner, *, idle, log, timeout=None):
     Errors: the handler's SlideSparseError keeps its class. All other failures are a MeasurementError: the handler
     failed, took too long, or was lost with its worker after it had accepted the request.
     """
+    refuse_changed_code()
     owner, environment, log = owner or os.getpid(), _environment(), os.path.abspath(log)
     started, devices = start_time(owner), environment.get("CUDA_VISIBLE_DEVICES")
     name = digest([os.uname().nodename, owner, started, request["worker"], devices])[:32] + ".sock"
-    identity = digest([kind, sys.executable, os.getcwd(), environment, code_state()])
+    identity = digest([kind, sys.executable, os.getcwd(), environment, CODE])
     message = _encode({"identity": identity, "timeout": timeout, "request": request})
     options = {"kind": kind, "owner": owner, "idle": idle, "log": log, "identity": identity}
     while not _ended(owner, started):
@@ -112,6 +113,19 @@ def code_state():
     root = Path(__file__).resolve().parents[1]
     files = ((path, path.stat()) for path in sorted(root.rglob("*.py")))
     return [[str(path.relative_to(root)), status.st_size, status.st_mtime_ns] for path, status in files]
+
+
+CODE = code_state()
+"""The code that this process runs: what it was when the process began."""
+
+
+def refuse_changed_code():
+    """Raise MeasurementError if this library was changed since this process began.
+
+    A worker imports its modules late, so nobody knows which code has measured.
+    """
+    if code_state() != CODE:
+        raise MeasurementError("the library was changed during the measurement, which counts for nothing: run again")
 
 
 def user_directory():
@@ -321,6 +335,8 @@ def main():
     def follow(grace):
         wait_for_end(int(arguments.owner))
         time.sleep(grace)
+        Path(arguments.socket).unlink(missing_ok=True)
+        end_stopped(int(arguments.owner))
         end()
 
     if not worker:

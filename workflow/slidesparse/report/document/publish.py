@@ -12,7 +12,8 @@ def publish(document, directory, stem, languages):
     """Write a document: `{stem}.{language}.{md,html}`, and its figures and the CSVs of its tables in `{stem}/`.
 
     A figure that already lies in the folder is kept only if this user's programs drew exactly these bytes. Raises
-    RecordError if the folder is a link, or if it holds files to be replaced that this program did not make.
+    RecordError if the folder is a link, or if it holds files to be replaced that this program did not make. A page in
+    whose place a folder lies is named, and the others are written.
     """
     texts = {f"{table.name}.csv": to_csv(table) for table in [*tables(document), contents(document)]}
     names = {figure.name for figure in document.walk(Figure)}
@@ -22,16 +23,25 @@ def publish(document, directory, stem, languages):
     drawings = {}
     for figure in document.walk(Figure):
         drawings[figure.name] = drawing.drawn(figure, inside(folder, f"{figure.name}.svg"))
+    wrong = []
     for language in languages:
-        write_if_changed(directory / f"{stem}.{language}.md", to_markdown(document, language, stem))
-        page = to_html(document, language, stem, stem, drawings, languages)
-        write_if_changed(directory / f"{stem}.{language}.html", page)
+        pages = {"md": to_markdown(document, language, stem)}
+        pages["html"] = to_html(document, language, stem, stem, drawings, languages)
+        for kind, page in pages.items():
+            try:
+                write_if_changed(directory / f"{stem}.{language}.{kind}", page)
+            except RecordError as error:
+                wrong.append(str(error))
+    if wrong:
+        raise RecordError("; ".join(wrong))
 
 
 def own_folder(folder, names):
     """The folder of a document, made if missing; deletes tables and figures in it that are not in `names`."""
     if folder.is_symlink() or (folder.exists() and leads_out(folder.parent, folder)):
         raise RecordError(f"{folder} is a link, through which nothing is written: remove it")
+    if folder.exists() and not folder.is_dir():
+        raise RecordError(f"{folder} is a file in place of a folder: remove it")
     stale = [
         path for path in sorted(folder.glob("*")) if path.suffix in (".csv", ".svg", ".png") and path.name not in names
     ]

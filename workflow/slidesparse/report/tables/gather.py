@@ -12,9 +12,10 @@ from slidesparse.plan.backends import BACKENDS, STAGES
 from slidesparse.plan.key import Configuration, Key, is_pattern, root_of
 from slidesparse.points.plan import Plan, read_plan
 from slidesparse.points.request import expected_digests, linears
+from slidesparse.points.strict import parse_csv, refuse_zeros
 from slidesparse.points.validate import AGAIN, read_point
 from slidesparse.report.sources.rows import HARDWARE, linear_order
-from slidesparse.report.tables.columns import COLUMNS, CUBLASLT, M_COLUMN, STEP, cell
+from slidesparse.report.tables.columns import COLUMNS, CUBLASLT, M_COLUMN, POSITIVE, STEP, cell
 
 SHOWN = 5
 """Most refused points that one sentence names."""
@@ -45,12 +46,14 @@ def gather(point_paths, output_csv, expected=None):
 
 
 def rows_of(path):
-    """The M of the rows of a gathered CSV; empty if it cannot be read."""
+    """{M: digest of the request} of the rows of a gathered CSV; empty if it cannot be read."""
     try:
         rows = list(csv.DictReader(read_text(path).splitlines()))
-        return {int(row[column]) for row in rows for column in M_COLUMN.values() if column in row}
-    except (OSError, ValueError, TypeError, csv.Error):
-        return set()
+        return {
+            int(row[column]): row["request_digest"] for row in rows for column in M_COLUMN.values() if column in row
+        }
+    except (OSError, ValueError, TypeError, KeyError, csv.Error):
+        return {}
 
 
 def read_points(paths, expected=None):
@@ -65,13 +68,20 @@ def read_points(paths, expected=None):
                 raise RecordError(f"{path} is of another configuration than the points beside it")
             if point["key"]["M"] in points:
                 raise RecordError(f"{path} is a second point for M={point['key']['M']}")
-            to_csv([point])  # a point of the right form may still give no row
+            refuse_unreadable(path, point)
             points[point["key"]["M"]] = point
         except RecordError as error:
             refused.append(str(error))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             refused.append(f"{path} is damaged: no row can be made of it ({type(error).__name__}); {AGAIN}")
     return [points[M] for M in sorted(points)], refused
+
+
+def refuse_unreadable(path, point):
+    """Raise RecordError unless a point of the right form gives rows that can be read again."""
+    stage = point["key"]["stage"]
+    rows, _ = parse_csv(path, to_csv([point]), COLUMNS[stage])
+    refuse_zeros(path, rows, POSITIVE[stage])
 
 
 def check_shape(path, point):
@@ -308,7 +318,10 @@ def gather_all(results, hardware):
         refused += sentences
         refused += [f"{path} has no name of a point, such as M16.json: remove it" for path in stray_files(directory)]
         if points:
-            write_if_changed(inside(directory, f"{names[0]}-{names[1]}_{stage}.csv"), to_csv(points))
+            try:
+                write_if_changed(inside(directory, f"{names[0]}-{names[1]}_{stage}.csv"), to_csv(points))
+            except RecordError as error:
+                refused.append(str(error))
     return refused
 
 
@@ -346,8 +359,15 @@ def hardware_directories(root):
 
 
 def write_if_changed(path, text):
-    """Write a file atomically unless it already has exactly this text; returns whether it was written."""
+    """Write a file atomically unless it already has exactly this text; returns whether it was written.
+
+    Raises RecordError if a folder lies in its place, or a file in place of its folder.
+    """
     path = Path(path)
+    if path.is_dir():
+        raise RecordError(f"{path} is a folder in place of a file: remove it")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise RecordError(f"{path.parent} is a file in place of a folder: remove it")
     data = text.encode()
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return False

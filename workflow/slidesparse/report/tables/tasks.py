@@ -1,7 +1,7 @@
 """How long each of the eight tasks of a run took, and how it ended: results/{hardware}/tasks.csv.
 
-Durations come from the points (`run.seconds`) and, for all other rules, from the TSV files of Snakemake's
-`benchmark:`. A duration that was not recorded stays empty.
+Durations come from the points and the tuning tables (`run.seconds`) and, for all other rules, from the TSV files of
+Snakemake's `benchmark:`. A duration that was not recorded stays empty.
 """
 
 import csv
@@ -11,7 +11,7 @@ from pathlib import Path
 from slidesparse.errors import RecordError
 from slidesparse.plan import stock
 from slidesparse.plan.backends import STAGES
-from slidesparse.points.strict import number, read_text
+from slidesparse.points.strict import number, read_json, read_text
 from slidesparse.report.sources import measured
 from slidesparse.report.sources.rows import Source, pattern_length
 from slidesparse.report.tables.columns import TASKS, cell
@@ -95,7 +95,7 @@ def prepare(source):
     needed = {(model,) for model, _, _ in asked} | {key for key in asked if key[2] == "dense"}
     there = {(model,) for model in models} | dense
     files = [Path(source.root, "tasks", model, "fetch_model.tsv") for model in sorted(models)]
-    return made(0, there, needed, files + conversions(source, dense))
+    return made(0, there, needed, [*map(benchmark_seconds, files), *conversions(source, dense)])
 
 
 def convert(source):
@@ -106,8 +106,8 @@ def convert(source):
 
 
 def conversions(source, keys):
-    """The benchmark files of checkpoints (model, dtype, sparsity)."""
-    return [Path(source.root, "tasks", *key, "convert_checkpoint.tsv") for key in sorted(keys)]
+    """Durations of the conversions of checkpoints (model, dtype, sparsity)."""
+    return [benchmark_seconds(Path(source.root, "tasks", *key, "convert_checkpoint.tsv")) for key in sorted(keys)]
 
 
 def held(source, dense):
@@ -123,15 +123,22 @@ def tune(source, hardware):
     there = {path.relative_to(folder).with_suffix("").parts for path in tables}
     names = {name for stage in STAGES for name in source.planned(stage) if name.backend != stock.BACKEND}
     needed = {(source.shape_of(model), *rest) for model, *rest in names}
-    return made(2, there, needed, [path.with_suffix(".tsv") for path in tables])
+    return made(2, there, needed, [table_seconds(path) for path in tables])
 
 
-def made(index, there, asked, files):
-    """The row of a task that makes things. there, asked: the made and the requested ones. files: benchmark files."""
+def table_seconds(path):
+    """Seconds of the search that made a tuning table. A job that finds its table rewrites Snakemake's file."""
+    try:
+        return number(str(read_json(path)["run"]["seconds"]), float)
+    except (KeyError, TypeError, ValueError, RecordError):
+        return benchmark_seconds(path.with_suffix(".tsv"))
+
+
+def made(index, there, asked, durations):
+    """The row of a task that makes things. there, asked: what is made and asked for. durations: seconds or None."""
     needed = asked | there
     if not needed:
         return entry(index, "skipped", note="nothing asked for it")
-    durations = [benchmark_seconds(path) for path in files]
     known = [seconds for seconds in durations if seconds is not None]
     missing = len(needed - there)
     notes = [f"{missing} of {len(needed)} missing"] if missing else []
