@@ -106,4 +106,14 @@ def test_a_figure_of_the_wrong_type_is_a_sentence(point, stage, place, value):
     block[place[-1]] = value
     write_json(path, content)
     with pytest.raises(RecordError, match=f"{path.name} is (damaged|not a valid point): "):
+
+
+def test_the_gpu_time_of_a_step_is_the_median_of_its_windows(point):
+    path, content = point("decode")
+    for median, windows, agrees in ((8.2, [8.4, 8.2, 8.0], True), (8.4, [8.4, 8.2, 8.0], False), (None, [8.0], False)):
+        content["results"] |= {"gpu_steps_ms": windows} | ({"gpu_step_ms": median} if median else {})
+        assert (contradiction(content) is None) == agrees
+        content["results"].pop("gpu_step_ms", None)
+    write_json(path, content | {"results": content["results"] | {"gpu_steps_ms": []}})
+    with pytest.raises(RecordError, match="gpu_steps_ms"):
         read_point(path)

@@ -19,7 +19,7 @@ from slidesparse.points import request
 from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
 from slidesparse.report.tables.columns import COLUMNS
-from slidesparse.report.tables.gather import gather, gather_all
+from slidesparse.report.tables.gather import gather, gather_all, throughput_row
 from slidesparse.report.tables.tasks import tasks_table
 
 PROGRAM = PROGRAMS / "gather_points.py"
@@ -358,3 +358,44 @@ def test_a_point_that_no_row_can_be_read_of_again_hides_no_other(tmp_path, stage
     (sentence,) = gather_all(tmp_path, synthetic.HARDWARE)
     assert str(bad) in sentence
     assert {row.get("M") or row.get("M_prefill") for row in table(next(good.parent.glob("*.csv")))} == {"128"}
+
+
+# What the host bounds.
+
+
+def engine(gpu_step_ms, half_ms=0.1, reasons=(0, 0), stored=False, step_ms=10.0):
+    """A prefill point of `step_ms` whose interval has this half-width, with the reasons of throttling around it."""
+    point = synthetic.point(synthetic.path(ROOT, "prefill", 512), step_ms / 1000)
+    repeats = [(step_ms + shift) / 1000 for shift in (-half_ms, 0, 0, 0, half_ms)]
+    states = zip(("before", "after"), reasons, strict=True)
+    point["results"] |= {"repeats_s": repeats, "gpu_step_ms": gpu_step_ms, "host_bound": stored}
+    point["results"]["state"] = {when: {"throttle_reasons": reason} for when, reason in states}
+    return point
+
+
+@pytest.mark.parametrize(
+    ("point", "bound", "capped"),
+    [
+        (engine(9.4), True, False),  # 6 % longer than the GPU's work, which the protocol's 1.1 lets pass
+        (engine(9.75), False, False),  # 2.5 % are within the noise of the profile and of the wall
+        (engine(9.4, half_ms=0.5), False, False),
+        (engine(9.4, reasons=(4, 0)), False, True),  # the profile ran at another clock
+        (engine(9.4, reasons=(0, 0x24)), False, True),
+        (engine(9.4, reasons=(None, 0)), False, None),  # not known: the protocol's mark stays
+        (engine(5.0, half_ms=6.0, stored=True), True, False),  # such noise is the host's own
+        (engine(5.0, reasons=(0, 4), stored=True), True, True),
+        (engine(None), False, False),
+        (engine(10.2), False, False),
+    ],
+)
+def test_a_step_is_bound_by_the_host_if_it_exceeds_the_gpus_work_by_more_than_noise(point, bound, capped):
+    row = throughput_row(point)
+    assert (row["host_bound"], row["power_capped"]) == (bound, capped)
+
+
+def test_what_an_old_point_does_not_tell_is_not_known():
+    point = engine(9.4)
+    for name in ("state", "host_bound"):
+        del point["results"][name]
+    row = throughput_row(point)
+    assert row["host_bound"] is None and row["power_capped"] is None

@@ -66,7 +66,7 @@ def results(stage, M, step_s, sparsity="dense", linears=None):
     }
 
 
-SHARES = [*[0.9] * 6, *[0.95] * 34, 0.99, *[0.995] * 8, 1, 1, *[1.005] * 9, 1.01, *[1.05] * 33, *[1.2] * 6]
+SHARES = [*[0.9] * 6, *[0.95] * 33, 0.99, 0.99, *[0.995] * 8, 1, 1, *[1.005] * 9, 1.01, *[1.05] * 33, *[1.2] * 6]
 """Samples, in medians, of which `seconds_of` has the statistics."""
 
 

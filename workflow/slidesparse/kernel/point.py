@@ -12,7 +12,6 @@ import torch
 
 from slidesparse.errors import MeasurementError, OutOfMemoryError, SlideSparseError
 from slidesparse.gemm import backend as find_backend
-from slidesparse.kernel import roofline
 from slidesparse.kernel.products import ZERO_RATE, Linear, Problem, Product, Weight
 from slidesparse.machine import hardware, provenance
 from slidesparse.operators import launches
@@ -119,7 +118,7 @@ def _measured(request, linears, contenders, missing, machine):
     samplers = {(i, name): sampler for i, contest in enumerate(contests) for name, sampler in contest.samplers.items()}
     samples = protocol.measure(samplers, protocol.Stopping(**request["parameters"]))
     entries = [
-        contest.entry({name: taken for (at, name), taken in samples.items() if at == i}, machine)
+        contest.entry({name: taken for (at, name), taken in samples.items() if at == i})
         for i, contest in enumerate(contests)
     ]
     for contest in contests:
@@ -159,11 +158,11 @@ class _Contest:
             **{("hot", i): run.product.sampler(run.algorithm, hot=True) for i, run in enumerate(self.runs) if run.own},
         }
 
-    def entry(self, samples, machine):
+    def entry(self, samples):
         """The linear's entry in the results. Raises MeasurementError if its last outputs are wrong."""
         rows = []
         for i, run in enumerate(self.runs):
-            row = run.row(samples["cold", i], self.samplers["cold", i], machine)
+            row = run.row(samples["cold", i], self.samplers["cold", i])
             if run.own:
                 row["hot"] = protocol.summarize(samples["hot", i]).as_dict()
             else:
@@ -232,12 +231,10 @@ class _Run:
                 wrong.append({"algorithm": algorithm, "reason": str(error)})
         raise MeasurementError(wrong[0]["reason"])
 
-    def row(self, samples, sampler, machine):
+    def row(self, samples, sampler):
         """The product's row in the results. Raises MeasurementError if its last outputs are wrong."""
         product, cold = self.product, protocol.summarize(samples)
         worst, exact = product.check(sampler.used)
-        clock, operations = sampler.clock_mhz, 2 * product.M * product.N * product.K_slid
-        dtype, sparse = product.problem.weight.dtype, product.backend.sparse
         names = {algorithm["algorithm"]: algorithm["name"] for algorithm in self._entry["top"]} if self._entry else {}
         return {
             "output": product.output,
@@ -249,8 +246,7 @@ class _Run:
             "cold": cold.as_dict(),
             "samples_us": _microseconds(samples),
             "effective_tops": 2 * product.M * product.N * product.K / cold.median_s / 1e12,
-            "clock_mhz": clock,
-            "roofline": roofline.least(machine, dtype, sparse, operations, product.bytes, clock),
+            "clock_mhz": sampler.clock_mhz,
             "error_max_abs": worst,
             "exact": exact,
         }

@@ -146,11 +146,6 @@ class Product:
         )
 
     @property
-    def bytes(self):
-        """Least number of bytes that the product has to read and write."""
-        return self.operand.bytes + self.M * self.K_slid + self.outputs[0].numel() * self.outputs[0].element_size()
-
-    @property
     def main(self):
         """True if its output type is the backend's default."""
         return self.output == self.backend.outputs(self.problem.weight.dtype)[0]

@@ -90,6 +90,8 @@ def _throughput(key, results, today):
     parts = [results.get(f"{part}_ms") for part in ("gemm", "attention", "fused", "rest")]
     if results.get("gpu_step_ms") and None not in parts:
         yield _same("gpu_step_ms", results["gpu_step_ms"], sum(parts), ROUNDED_PARTS)
+    if results.get("gpu_steps_ms"):
+        yield _same("gpu_step_ms", results.get("gpu_step_ms") or 0, _summary(results["gpu_steps_ms"])["median"])
     requests, tokens, elapsed = (results.get(name) for name in ("requests_per_s", "tokens_per_s", "elapsed_s"))
     if requests and tokens:
         yield _same("tokens_per_s", tokens, requests * (results["prompt_len"] + results["output_len"]))

@@ -11,9 +11,15 @@ STEADY = {
     "step_ms_p95": float,
     "step_ms_ci_low": float,
     "step_ms_ci_high": float,
+    "step_ms_ci_coverage": float,
     "samples": int,
     "steady_tokens_per_s": float,
 }
+"""Time of a step. Its median and the ends of its interval (…_ci_…) are those of `repeats` repeats, each the mean of its
+steps. `samples` counts single steps, of which p5 and p95 are. The coverage is the probability with which the interval
+covers the median, between 0 and 1; it is missing for an old point without samples, whose interval is nominally one of
+95 %."""
+
 STEP = {
     "repeats": int,
     "tokens_min": int,
@@ -21,6 +27,9 @@ STEP = {
     "sequences_min": int,
     "sequences_max": int,
     "gpu_step_ms": float,
+    "gpu_step_ms_ci_low": float,
+    "gpu_step_ms_ci_high": float,
+    "gpu_step_ms_ci_coverage": float,
     "gemm_ms": float,
     "attention_ms": float,
     "fused_ms": float,
@@ -28,6 +37,7 @@ STEP = {
     "idle_ms": float,
     "launches": float,
     "host_bound": bool,
+    "power_capped": bool,
     "graph_mode": str,
     "own_process": bool,
     "num_splits": int,
@@ -42,9 +52,12 @@ STEP = {
     "weight_bytes": int,
     "engine_start_s": float,
 }
-"""How a step of an engine ran. Its parts are GPU time; idle is wall time minus GPU time. sparse_linears counts the
-linears of a layer that ran sparse kernels; `auto` may have chosen dense ones for all of them. Stock vLLM also has the
-variant with the least GPU time. By wall time another variant may be the fastest."""
+"""How a step of an engine ran. Its parts are GPU time; idle is wall time minus GPU time. GPU time has an interval where
+several windows of steps were profiled. host_bound: the step is longer than the GPU's work by more than noise explains.
+power_capped: the GPU was at its power limit before or after the timed steps. clock_mhz is read 0.2 ms after the load
+has ended, so it is not the clock of the steps and no report shows it. sparse_linears counts the linears of a layer that
+ran sparse kernels; `auto` may have chosen dense ones for all of them. Stock vLLM also has the variant with the least
+GPU time. By wall time another variant may be the fastest."""
 
 TAIL = {
     "status": str,
@@ -93,6 +106,7 @@ COLUMNS = {
         "latency_us_p95": float,
         "latency_us_ci_low": float,
         "latency_us_ci_high": float,
+        "latency_us_ci_coverage": float,
         "latency_hot_us": float,
         "effective_tops": float,
         "output": str,
@@ -127,7 +141,9 @@ COLUMNS = {
         **TAIL,
     },
 }
-"""stage -> column -> type."""
+"""stage -> column -> type. Of a kernel row, latency_us_ci_coverage is the coverage of its paired ratios' intervals as
+well, which have as many samples; clock_mhz is the clock under the load, and the roofline's; the roofline is empty where
+the GPU's rate is not known."""
 
 TASKS = {
     "task": str,

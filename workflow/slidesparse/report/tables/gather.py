@@ -1,4 +1,8 @@
-"""The points of one configuration -> its CSV, with a row for each point, or for each linear of a kernel point."""
+"""The points of one configuration -> its CSV, with a row for each point, or for each linear of a kernel point.
+
+What is only concluded from a point's samples and figures is computed here: intervals, rooflines, and what the host
+bounds. So no measurement depends on it.
+"""
 
 import csv
 import io
@@ -15,10 +19,21 @@ from slidesparse.points.request import expected_digests, linears
 from slidesparse.points.strict import parse_csv, refuse_zeros
 from slidesparse.points.validate import AGAIN, read_point
 from slidesparse.report.sources.rows import HARDWARE, linear_order
+from slidesparse.report.tables import intervals, roofline
 from slidesparse.report.tables.columns import COLUMNS, CUBLASLT, M_COLUMN, POSITIVE, STEP, cell
 
 SHOWN = 5
 """Most refused points that one sentence names."""
+
+PROFILE = 0.02
+"""Share of a step's GPU time by which profiles of one point differ: repeated ones agreed within 1.8 % (see
+resources/measured/README.md)."""
+
+WINDOWS = 5
+"""Least number of profiled windows of which a GPU time gets an interval."""
+
+POWER_CAP = 4
+"""NVML's bit for clocks that are held down by the power limit (nvmlClocksThrottleReasonSwPowerCap)."""
 
 
 def gather(point_paths, output_csv, expected=None):
@@ -156,14 +171,13 @@ def throughput_row(point):
     ):
         row[name] = as_float(results.get(result))
     step = results.get("step_s") or {}
-    for name, statistic in (
-        ("step_ms", "median"),
-        ("step_ms_p5", "p5"),
-        ("step_ms_p95", "p95"),
-        ("step_ms_ci_low", "ci_low"),
-        ("step_ms_ci_high", "ci_high"),
-    ):
+    for name, statistic in (("step_ms", "median"), ("step_ms_p5", "p5"), ("step_ms_p95", "p95")):
         row[name] = as_float(step.get(statistic), 1e3)
+    row |= interval_columns("step_ms", step, [1e3 * each for each in results.get("repeats_s") or ()], 1e3)
+    windows = results.get("gpu_steps_ms") or ()
+    row |= interval_columns("gpu_step_ms", {}, windows if len(windows) >= WINDOWS else ())
+    row["power_capped"] = power_capped(results)
+    row["host_bound"] = host_bound(results, row)
     times = {name: each.get("gpu_step_ms") for name, each in results.get("variants", {}).items()}
     least = min((name for name in times if times[name]), key=times.get, default=None)
     row |= {"least_gpu_variant": least, "least_gpu_step_ms": times.get(least)}
@@ -180,6 +194,43 @@ def is_sparse(backend):
     return backend in BACKENDS and BACKENDS[backend].sparse
 
 
+def interval_columns(name, stored, samples, unit=1):
+    """Ends and coverage of the interval of a median, as columns `name`_ci_low, _ci_high and _ci_coverage.
+
+    samples: in the column's unit. Without any, as in old points, the ends are those of the block `stored` (with or
+    without the suffix _s, in 1/`unit` of the column's), and their coverage is not known.
+    """
+    stored = {statistic.removesuffix("_s"): value for statistic, value in stored.items()}
+    ends = intervals.Interval(as_float(stored.get("ci_low"), unit), as_float(stored.get("ci_high"), unit), None)
+    if samples:
+        ends = intervals.of_median(samples, as_float(stored.get("median"), unit))
+    return {f"{name}_ci_{end}": as_float(value) for end, value in ends._asdict().items()}
+
+
+def power_capped(results):
+    """Whether the GPU was at its power limit before or after the timed steps; None if that is not known."""
+    states = results.get("state") or {}
+    reasons = [(states.get(when) or {}).get("throttle_reasons") for when in ("before", "after")]
+    if any(reason is not None and reason & POWER_CAP for reason in reasons):
+        return True
+    return None if None in reasons else False
+
+
+def host_bound(results, row):
+    """Whether the host makes a step longer than the GPU's work, or None if that is not known.
+
+    The protocol's mark, a wall time above 1.1 times the GPU's, stays: a wide interval of such a wall time is the host's
+    own. Below, a step is marked if wall and GPU time differ by more than the noise: half the wall's interval and
+    PROFILE. At the power limit the profile ran at another clock than the timed steps, so such a difference says
+    nothing of the host.
+    """
+    wall, low, high = (row.get(name) for name in ("step_ms", "step_ms_ci_low", "step_ms_ci_high"))
+    gpu, marked = results.get("gpu_step_ms"), results.get("host_bound")
+    if marked or row["power_capped"] is None or None in (wall, low, high, gpu):
+        return marked
+    return not row["power_capped"] and wall - gpu > (high - low) / 2 + PROFILE * gpu
+
+
 def repeats_of(results):
     """Number of repeats of a prefill or decode point, or None."""
     return len(results["repeats_s"]) if results.get("repeats_s") else None
@@ -191,13 +242,25 @@ def kernel_rows(point):
     gemms = point["results"].get("gemms") or []
     if not gemms or point["status"] != "ok":
         return [shared]
-    return [shared | gemm_columns(gemm) for gemm in sorted(gemms, key=lambda gemm: linear_order(gemm["name"]))]
+    gemms = sorted(gemms, key=lambda gemm: linear_order(gemm["name"]))
+    return [shared | gemm_columns(gemm) | roofline_columns(point, gemm) for gemm in gemms]
+
+
+def roofline_columns(point, gemm):
+    """Least time of one linear, its share of the measured one, and what limits it; empty if the GPU is not known."""
+    key = point["key"]
+    found = roofline.least(point["hardware"], key["dtype"], is_sparse(key["backend"]), gemm, key["M"])
+    if not found:
+        return {}
+    seconds, limit = found
+    share = 100 * seconds / gemm["cold"]["median_s"]
+    return {"roofline_us": seconds * 1e6, "roofline_pct": share, "roofline_limit": limit}
 
 
 def gemm_columns(gemm):
     """The columns of one linear."""
     algorithm = gemm["algorithm"]
-    cold, hot, least = gemm["cold"], gemm.get("hot") or {}, gemm.get("roofline") or {}
+    cold, hot = gemm["cold"], gemm.get("hot") or {}
     return {
         "N": gemm["N"],
         "K": gemm["K"],
@@ -208,8 +271,7 @@ def gemm_columns(gemm):
         "latency_us": as_float(cold["median_s"], 1e6),
         "latency_us_p5": as_float(cold["p5_s"], 1e6),
         "latency_us_p95": as_float(cold["p95_s"], 1e6),
-        "latency_us_ci_low": as_float(cold["ci_low_s"], 1e6),
-        "latency_us_ci_high": as_float(cold["ci_high_s"], 1e6),
+        **interval_columns("latency_us", cold, gemm.get("samples_us"), 1e6),
         "latency_hot_us": as_float(hot.get("median_s"), 1e6),
         "effective_tops": as_float(gemm.get("effective_tops")),
         "output": gemm["output"],
@@ -217,9 +279,6 @@ def gemm_columns(gemm):
         "error_max_abs": as_float(gemm["error_max_abs"]),
         "samples": cold["n"],
         "clock_mhz": as_float(gemm.get("clock_mhz")),
-        "roofline_us": as_float(least.get("seconds"), 1e6),
-        "roofline_pct": least and 100 * least["seconds"] / cold["median_s"] or None,
-        "roofline_limit": least.get("limit"),
         **rival_columns(gemm),
         **whole_columns(gemm.get("whole") or []),
     }
@@ -236,11 +295,12 @@ def rival_columns(gemm):
             columns["latency_int32_us"] = as_float(other["cold"]["median_s"], 1e6)
             columns["alg_id_int32"] = str(other["algorithm"])
     rivals = gemm.get("peers", [])
+    own = {product["output"]: product for product in (gemm, *gemm.get("other_outputs", ()))}
     for rival in rivals:
         suffix = "_int32" if rival["output"] == "INT32" else ""
         columns[f"{rival['backend']}{suffix}_us"] = as_float(rival["cold"]["median_s"], 1e6)
         if rival["backend"] == CUBLASLT and rival.get("speedup"):
-            columns |= speedup_columns("speedup_cublaslt", rival)
+            columns |= speedup_columns("speedup_cublaslt", rival, own.get(rival["output"]))
     same = [rival for rival in rivals if rival["output"] == gemm["output"] and rival.get("speedup")]
     if same:
         best = min(same, key=lambda rival: rival["cold"]["median_s"])
@@ -248,7 +308,7 @@ def rival_columns(gemm):
             "best_dense": best["backend"],
             "best_dense_us": as_float(best["cold"]["median_s"], 1e6),
             "best_dense_alg": best.get("algorithm_name"),
-            **speedup_columns("speedup_best_dense", best),
+            **speedup_columns("speedup_best_dense", best, gemm),
         }
     return {name: value for name, value in columns.items() if name in COLUMNS["kernel"]}
 
@@ -269,16 +329,17 @@ def whole_columns(linears):
         columns |= {
             "best_dense_linear": best["backend"],
             "best_dense_linear_us": as_float(best["cold"]["median_s"], 1e6),
-            **speedup_columns("speedup_linear", best),
+            **speedup_columns("speedup_linear", best, own),
         }
     return {name: value for name, value in columns.items() if name in COLUMNS["kernel"]}
 
 
-def speedup_columns(name, rival):
-    """Median and confidence interval of the paired ratios of a rival over the backend."""
-    ratio = rival["speedup"]
-    statistics = {name: "median", f"{name}_ci_low": "ci_low", f"{name}_ci_high": "ci_high"}
-    return {column: as_float(ratio[statistic]) for column, statistic in statistics.items()}
+def speedup_columns(name, rival, own):
+    """Median and interval of the paired ratios of a rival's samples over our own, those of the block `own`."""
+    pairs = zip(rival.get("samples_us") or (), (own or {}).get("samples_us") or (), strict=False)
+    ratios = [theirs / mine for theirs, mine in pairs]
+    median = {name: as_float(rival["speedup"]["median"])}
+    return median | interval_columns(name, rival["speedup"], ratios)
 
 
 def as_float(value, factor=1.0):
