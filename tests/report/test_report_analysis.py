@@ -154,6 +154,44 @@ def test_a_difference_inside_the_noise_is_shown_as_such():
     assert steps in text and steps.replace("steady-state step time", "tokens/s of the published protocol") not in text
 
 
+@pytest.mark.parametrize(
+    ("coverages", "says"),
+    [
+        ((0.9785, 0.9687), "at least 95 %"),
+        ((0.9785, 0.9375), "at least 93.75 %"),
+        ((0.9785, 0.5), "at least 50 %"),
+        ((0.0, 0.5), "at least 0 %"),
+        ((0.9785, None), "nominally 95 %"),  # an old point, without samples
+    ],
+)
+def test_an_interval_says_how_often_it_covers_the_median(coverages, says):
+    names = zip((DENSE, SLID), (10.0, 9.9), coverages, strict=True)
+    rows = [step("prefill", name, 512, ms, step_ms_ci_coverage=coverage) for name, ms, coverage in names]
+    text = text_of(rows)
+    sentence = f"In brackets the interval, made of intervals that cover their medians with {says};"
+    assert text.count(sentence) == 1
+    assert f"bands: intervals made of ones that cover their medians with {says}, where they are known" in text
+    assert "95 % CI" not in text and "95 % confidence" not in text
+    cells = {row[-2] for row in rows_under(text, "prefill BitNet-2B INT8 cusparselt/2_8")}
+    assert cells == {"—" if coverages[1] is None else f"{100 * coverages[1]:.1f}"}
+
+
+def test_intervals_of_paired_ratios_say_what_they_cover():
+    paired = {"best_dense_us": 12.0, "speedup_best_dense": 1.2, "latency_us_ci_coverage": 0.9375}
+    paired |= {"speedup_best_dense_ci_low": 1.19, "speedup_best_dense_ci_high": 1.21}
+    assert "cover their medians with at least 93.75 %;" in text_of(kernel(SLID, 64, 10.0, **paired))
+
+
+def test_the_interval_of_a_gpu_time_is_that_of_its_own_variant():
+    stock = DENSE._replace(backend="vllm")
+    ends = {"gpu_step_ms_ci_low": 7.9, "gpu_step_ms_ci_high": 8.1, "gpu_step_ms_ci_coverage": 0.9375}
+    for least, intervals in ((8.0, True), (7.5, False)):
+        rows = [step("decode", DENSE, 64, 9.0, gpu_step_ms=8.0, **ends)]
+        rows.append(step("decode", stock, 64, 9.0, gpu_step_ms=8.0, least_gpu_step_ms=least, **ends))
+        (found,) = [c for c in comparisons(Source("", rows=rows)) if c.metric == "gpu_step_ms"]
+        assert found.ratios[DENSE, 64].value == least / 8 and (found.ratios[DENSE, 64].low is not None) == intervals
+
+
 def test_the_fastest_dense_backend_and_2_4_are_denominators_too():
     torch, half = DENSE._replace(backend="torch"), SLID._replace(sparsity="2_4")
     steps = {DENSE: 12.0, torch: 10.0, SLID: 9.0, half: 6.0}
@@ -189,29 +227,33 @@ def test_what_the_published_figures_suffer_from_is_named():
     assert found["Out of line with the neighbouring patterns"]
 
 
-def test_clocks_are_compared_at_one_m():
+def test_clocks_of_kernels_are_compared_at_one_m():
     """Large products draw a GPU down to its power limit, so that one configuration's clock falls with M as it must."""
     half = SLID._replace(sparsity="2_4")
-    rows = [
-        step("prefill", DENSE, 1024, 25.0, clock_mhz=1980.0),
-        step("prefill", half, 1024, 20.0, clock_mhz=1975.0),
-        step("prefill", DENSE, 8192, 50.0, clock_mhz=1500.0),
-        step("prefill", half, 8192, 40.0, clock_mhz=1700.0),
-        step("prefill", SLID, 8192, 45.0, clock_mhz=1650.0),
-    ]
+    clocks = [(DENSE, 64, 1980.0), (half, 64, 1975.0), (DENSE, 8192, 1500.0), (half, 8192, 1700.0)]
+    rows = [row for name, M, clock in [*clocks, (SLID, 8192, 1650.0)] for row in kernel(name, M, 1.0, clock_mhz=clock)]
     (found,) = rules(rows)["Different clocks at one M"]
     assert [str(cell) for cell in found] == [
-        "prefill BitNet-2B/INT8",
+        "kernel BitNet-2B/INT8",
         "8192",
         "1500 MHz with cublaslt/dense to 1700 MHz with cusparselt/2_4",
     ]
 
 
+def test_the_clock_after_an_engines_load_says_nothing():
+    """It is read 0.2 ms after the load has ended: 1,964 MHz in one engine and 1,485 in another at one M."""
+    rows = [step("prefill", name, 1024, 25.0, clock_mhz=clock) for name, clock in ((DENSE, 1964.3), (SLID, 1485.2))]
+    assert "Different clocks at one M" not in rules(rows)
+    text = text_of(rows)
+    assert "1964" not in text and "1485" not in text
+    assert "1964" in text_of(rows + kernel(DENSE, 64, 12.0, clock_mhz=1964.3))
+
+
 def test_a_step_says_itself_what_is_wrong_with_it():
     rows = [
         step("prefill", DENSE, 512, 10.0, host_bound=True, tokens_min=500, tokens_max=512),
-        step("prefill", DENSE, 1024, 25.0, width=0.2, tokens_min=1024, tokens_max=1024, clock_mhz=1500.0),
-        step("prefill", DENSE, 2048, 50.0, clock_mhz=1980.0),
+        step("prefill", DENSE, 1024, 25.0, width=0.2, tokens_min=1024, tokens_max=1024),
+        step("prefill", DENSE, 2048, 50.0),
         step("decode", DENSE, 64, 10.0, sequences_min=60),
         step("decode", DENSE, 128, 10.5, sequences_min=128),
     ]

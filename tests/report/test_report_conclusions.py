@@ -52,7 +52,7 @@ def test_what_the_host_bounds_is_marked_and_nothing_is_concluded_from_it():
     text = text_of(rows(True))
     assert [row[1].split(" ")[0] for row in rows_under(text, over)[:2]] == ["1.54", "0.90"]
     assert [" †" in row[1] for row in rows_under(text, over)[:2]] == [True, False]
-    assert "† marks ratios of which a side is bound by the host" in text
+    assert "† marks ratios of which a side is bound by the host: its step is longer than the GPU's work" in text
     assert over + ": the largest ratio is 0.90 (0.89–0.91) at M=512 with cusparselt/2_8" in text
     assert "cusparselt/2_8, of 2 M: slower at 1, left out M=256 (bound by the host)." in text
     table = rows_under(text, "Conclusions")

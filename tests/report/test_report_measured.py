@@ -30,7 +30,7 @@ def test_our_points_have_steady_state_columns(tmp_path):
     text, refused = markdown(ours(tmp_path / "results"))
     assert refused == []
     assert rows_under(text, "prefill BitNet-2B INT8 cublaslt/dense")[0] == (
-        ["512", "83.33", "42,750", "1.54", "12.000", "11.880 to 12.120", "42,667"]
+        ["512", "83.33", "42,750", "1.54", "12.000", "11.880 to 12.120", "—", "42,667"]
     )
     ratios = rows_under(text, "decode BitNet-2B INT8, steady-state step time, over cublaslt/dense")
     assert ratios[0] == ["64", "1.20 (1.18–1.22)"]

@@ -1,6 +1,5 @@
 """Finds, by rules, figures that may be misleading, and names them."""
 
-from slidesparse.plan.backends import STAGES
 from slidesparse.report.document.model import Bullets, Table, fixed, number, say
 from slidesparse.report.sections import unfit
 from slidesparse.report.sections.ratios import of_layers
@@ -203,14 +202,16 @@ def wide(source):
 
 
 def clocks(source):
-    """M at which configurations were measured at different clocks; the slowest and the fastest are named."""
+    """M at which kernels were measured at different clocks; the slowest and the fastest configuration are named.
+
+    The clock of an engine is read after its load, so it says nothing.
+    """
     groups = {}
-    for stage in STAGES:
-        for row in source.stage(stage):
-            if row.values.get("clock_mhz"):
-                name = row.configuration
-                key = f"{stage} {name.model}/{name.dtype}", row.M
-                groups.setdefault(key, []).append((row.values["clock_mhz"], name.column))
+    for row in source.stage("kernel"):
+        if row.values.get("clock_mhz"):
+            name = row.configuration
+            key = f"kernel {name.model}/{name.dtype}", row.M
+            groups.setdefault(key, []).append((row.values["clock_mhz"], name.column))
     findings = []
     for (where, M), rows in groups.items():
         (low, slow), (high, fast) = min(rows), max(rows)

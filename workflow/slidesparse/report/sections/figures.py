@@ -2,6 +2,7 @@
 
 from slidesparse.plan.backends import DENSE_BACKENDS
 from slidesparse.report.document.model import Figure, Table, fixed, number, say
+from slidesparse.report.sections.coverage import covers
 from slidesparse.report.sections.performance import PARTS
 from slidesparse.report.sections.ratios import beside_best, beside_cublaslt
 from slidesparse.report.sources.rows import (
@@ -13,13 +14,13 @@ from slidesparse.report.sources.rows import (
     step_value,
 )
 from slidesparse.report.tables.columns import CUBLASLT
+from slidesparse.report.tables.roofline import moved
 from slidesparse.sparsity.patterns import Pattern
 
 PATTERN_COLOURS = {"2_4": 1, "2_6": 2, "2_8": 3, "2_10": 4, "2_12": 5, "2_14": 6, "2_16": 7, "2_inf": 8}
 """Colours of patterns, the same in every figure."""
 DENSE_COLOURS = (0, 9, 10, 11)
 """Colours of dense backends."""
-OUTPUT_BYTES = {"INT32": 4, "FP32": 4, "BF16": 2}
 SHOWN_BARS = 36
 """Most bars in a panel."""
 
@@ -39,7 +40,7 @@ def figures(source, comparisons, prefix):
     blocks = []
     for model in models:
         blocks += throughput_figure(source, model, f"{prefix}_{model}")
-        blocks += speedup_figures([c for c in comparisons if c.model == model], f"{prefix}_{model}")
+        blocks += speedup_figures(source, [c for c in comparisons if c.model == model], f"{prefix}_{model}")
         blocks += roofline_figure(source, model, f"{prefix}_{model}")
         blocks += heat_figures(source, model, f"{prefix}_{model}")
         blocks += step_figure(source, model, f"{prefix}_{model}")
@@ -77,7 +78,7 @@ def line(configuration, names, x, y, **more):
     return {"label": configuration.column, "style": look(configuration, names), "x": x, "y": y, **more}
 
 
-def speedup_figures(comparisons, prefix):
+def speedup_figures(source, comparisons, prefix):
     """Speed-up over M with bound and noise: a figure for every stage and denominator, with a panel for every dtype."""
     together = {}
     for comparison in drawn(comparisons):
@@ -127,13 +128,14 @@ def speedup_figures(comparisons, prefix):
         )
         caption = say(
             "{stage} {model}, {what}: speed-up over {over}. Thin lines: the bound L/(L-2) of each "
-            "pattern; bands: 95 % confidence interval, where it is known.",
+            "pattern; bands: intervals made of ones that cover their medians with {coverage}, where they are known.",
             stage=stage,
             model=first.model,
             what=first.what,
             over=first.over,
+            coverage=covers(source, same),
         )
-        headers = ("dtype", "backend/sparsity", "M", "speed-up", "95 % CI, low", "95 % CI, high", "bound")
+        headers = ("dtype", "backend/sparsity", "M", "speed-up", "interval, low", "interval, high", "bound")
         figures.append(Figure(name, caption, panels, Table(name, headers, rows, "ll")))
     return figures
 
@@ -215,7 +217,7 @@ def roofline_figure(source, model, prefix):
         say(
             "Useful TOPS (2·M·N·K of the unpruned product over {caches} latency) over useful "
             "operations per byte of operands and product, {model}. Lines: the roof of each "
-            "configuration at the clock that was read.",
+            "configuration at the clock under its load.",
             **values,
         )
         if known
@@ -234,12 +236,10 @@ def roofline_point(row):
     values = row.values
     operations = 2 * row.M * values["N"] * values["K"]
     slid = values.get("K_slid") or values["K"]
-    weights = values["N"] * (
-        slid if row.configuration.sparsity == "dense" or row.configuration.backend in DENSE_BACKENDS else slid * 0.75
-    )
-    moved = weights + row.M * slid + row.M * values["N"] * OUTPUT_BYTES.get(values.get("output"), 2)
+    sparse = row.configuration.sparsity != "dense" and row.configuration.backend not in DENSE_BACKENDS
+    bytes_moved = moved(row.M, values["N"], slid, values.get("output"), sparse)
     best = operations / values["roofline_us"] / 1e6 if values.get("roofline_us") else None
-    return operations / moved, operations / values["latency_us"] / 1e6, best
+    return operations / bytes_moved, operations / values["latency_us"] / 1e6, best
 
 
 def heat_figures(source, model, prefix):

@@ -111,7 +111,7 @@ def file_blocks(source):
 
 
 def provenance_blocks(sources, labels):
-    """A line for each distinct provenance, with what was measured under it, and its clocks if recorded."""
+    """A line for each distinct provenance, with what was measured under it, and its kernels' clocks if recorded."""
     under = {}
     for source in sources:
         for row in source.rows:
@@ -125,11 +125,11 @@ def provenance_blocks(sources, labels):
         times = sorted(row.utc for row in mine if row.utc)
         known = [value or say("not recorded") for value in provenance]
         first, last = (times[0], times[-1]) if times else (say("not recorded"), say("not recorded"))
-        clocks = span_of(mine, "clock_mhz", 0)
+        clocks = span_of([row for row in mine if row.stage == "kernel"], "clock_mhz", 0)  # engines: after the load
         power = span_of(mine, "power_limit_w", 0)
         rows.append((label, root, ", ".join(stages), *known, clocks, power, first, last, whole(len(points))))
     headers = ("label", "source", "stages", "hardware", "driver", "torch", "vLLM", "protocol", "commit", "uncommitted")
-    headers += ("GPU, hashed", "clock (MHz)", "power limit (W)", "first point", "last point", "points")
+    headers += ("GPU, hashed", "clock of kernels (MHz)", "power limit (W)", "first point", "last point", "points")
     return [Table("provenance", headers, rows, "l" * 15), Bullets(differences(labels))]
 
 

@@ -19,7 +19,6 @@ PARTS = ("gemm_ms", "attention_ms", "fused_ms", "rest_ms", "idle_ms")
 STEP_EXTRAS = {
     "host_bound": "host-bound",
     "gpu_step_ms": "GPU time of a step (ms)",
-    "clock_mhz": "clock (MHz)",
     "energy_j_per_token": "energy (J/token)",
     "graph_mode": "graph mode",
     "variant": "variant",
@@ -34,7 +33,7 @@ def throughput_blocks(source, stage, labels):
         marks = {label_of(source, row, labels) for row in rows} - {""}
         steady = any(row.values.get("step_ms") is not None for row in rows)
         headers = ["M", "requests/s", "tokens/s", "elapsed (s)"]
-        headers += ["step (ms)", "95 % CI of step (ms)", "steady tokens/s"] if steady else []
+        headers += ["step (ms)", "interval of step (ms)", "covers (%)", "steady tokens/s"] if steady else []
         headers += ["provenance"] if len(marks) > 1 else []
         cells = [
             throughput_cells(row, steady) + ([label_of(source, row, labels)] if len(marks) > 1 else []) for row in rows
@@ -49,7 +48,7 @@ def throughput_cells(row, steady):
     """Cells of one M, or its status if it has no figures."""
     M = number(str(row.M), row.M)
     if row.status != "ok":
-        return [M, WORDS[row.status]] + [NONE] * (5 if steady else 2)
+        return [M, WORDS[row.status]] + [NONE] * (6 if steady else 2)
     values = row.values
     cells = [
         M,
@@ -61,8 +60,10 @@ def throughput_cells(row, steady):
         low, high = values.get("step_ms_ci_low"), values.get("step_ms_ci_high")
         known = low is not None and high is not None
         between = say("{low} to {high}", low=fixed(low, 3), high=fixed(high, 3)) if known else NONE
+        coverage = values.get("step_ms_ci_coverage")
+        covers = NONE if coverage is None else fixed(100 * coverage, 1)
         tokens = fixed(values.get("steady_tokens_per_s"), 0, thousands=True)
-        cells += [fixed(values.get("step_ms"), 3), between, tokens]
+        cells += [fixed(values.get("step_ms"), 3), between, covers, tokens]
     return cells
 
 

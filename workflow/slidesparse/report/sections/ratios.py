@@ -28,7 +28,7 @@ ABOVE_BOUND = say("above the bound")
 
 
 class Quantity(NamedTuple):
-    """A figure, or a ratio of two, with the ends of its 95 % confidence interval (None if not known).
+    """A figure, or a ratio of two, with the ends of its confidence interval (None if not known).
 
     machine: properties of machine and run that must agree on both sides of a ratio.
     kind: a property that must agree as well, such as the output type of a GEMM.
@@ -172,14 +172,20 @@ def linears_of(source, model):
 def of_points(source, rows, column):
     """(configuration, M) -> Quantity of a column of prefill or decode rows of a source.
 
-    The GPU time of stock vLLM is that of the variant with the least GPU time, if known.
+    The GPU time of stock vLLM is that of the variant with the least GPU time, if known. The interval of
+    another variant's is not its own.
     """
     least = "least_gpu_step_ms" if column == "gpu_step_ms" else column
+
+    def end(row, which):
+        own = row.values.get(least) in (None, row.values[column])
+        return row.values.get(f"{column}_ci_{which}") if own else None
+
     return {
         (row.configuration, row.M): Quantity(
             row.values.get(least) or row.values[column],
-            row.values.get(f"{column}_ci_low"),
-            row.values.get(f"{column}_ci_high"),
+            end(row, "low"),
+            end(row, "high"),
             row.provenance.machine,
             gpu_uuid=row.provenance.gpu_uuid,
             host_bound=bool(row.values.get("host_bound")) and column != "gpu_step_ms",

@@ -3,6 +3,7 @@
 from statistics import median
 
 from slidesparse.report.document.model import NONE, Section, Table, fixed, interval, number, say, whole
+from slidesparse.report.sections.coverage import covers
 from slidesparse.report.sections.ratios import ACROSS, ACROSS_NOTE, FIGURES, of_points, quotient
 from slidesparse.report.sources.rows import configuration_order, grouped
 from slidesparse.report.tables.columns import CUBLASLT, RIVALS
@@ -18,8 +19,8 @@ HOST = " †"
 """Mark of a ratio with a side that the host bounds."""
 
 HOST_NOTE = say(
-    "† marks ratios of which a side is bound by the host, its step longer than 1.1 times the GPU's work: they say as"
-    " much of the host as of the kernels."
+    "† marks ratios of which a side is bound by the host: its step is longer than the GPU's work by more than noise"
+    " explains, so they say as much of the host as of the kernels."
 )
 
 TURN_TITLE = say("What turns with sparse products cost dense ones")
@@ -33,7 +34,9 @@ TURN_NOTE = say(
 
 def speedup_blocks(source, comparisons):
     """The gains of fusion and of sparsity, then a table for every comparison, with the bound of each pattern."""
-    blocks = [block for comparison in comparisons if comparison.ratios for block in comparison_section(comparison)]
+    blocks = [
+        block for comparison in comparisons if comparison.ratios for block in comparison_section(source, comparison)
+    ]
     dense = {comparison.stage for comparison in comparisons if comparison.kind == "dense"}
     notes = [
         say(
@@ -178,8 +181,8 @@ def notes_on(ratios):
     return found
 
 
-def comparison_section(comparison):
-    """A list with the section of one comparison."""
+def comparison_section(source, comparison):
+    """A list with the section of one comparison of a source."""
     names = comparison.names()
     Ms = sorted({M for _, M in comparison.ratios})
     rows = [(number(str(M), M), *(cell(comparison.ratios.get((name, M))) for name in names)) for M in Ms]
@@ -196,8 +199,9 @@ def comparison_section(comparison):
         noise = sum(ratio.inside_noise for ratio in known)
         notes.append(
             say(
-                "In brackets the 95 % confidence interval; ≈ marks the {n} of {total} ratios whose interval holds 1: "
-                "no difference beyond the noise.",
+                "In brackets the interval, made of intervals that cover their medians with {coverage}; ≈ marks the {n}"
+                " of {total} ratios whose interval holds 1: no difference beyond the noise.",
+                coverage=covers(source, [comparison]),
                 n=noise,
                 total=len(known),
             )
