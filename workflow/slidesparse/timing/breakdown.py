@@ -59,7 +59,7 @@ def of_step(profile, wall_s):
     """Breakdown of one step from a profile ({steps, launches, gpu_ns, kernels}) and its wall time in seconds.
 
     {gpu_step_ms, gemm_ms, attention_ms, fused_ms, rest_ms, idle_ms (wall - GPU), host_bound (wall > 1.1 GPU), launches,
-    kernels: [{name, part, count, ms}]}, all per step.
+    kernels: [{name, part, count, ms}]}, all per step. Gathering marks more steps as bound by the host.
     """
     steps, times = profile["steps"], dict.fromkeys((*PARTS, "rest"), 0)
     for name, _, ns in profile["kernels"]:

@@ -22,7 +22,7 @@ class Stopping:
 
     warmup_s: seconds of samples, of all samplers together, that are thrown away.
     min_samples, max_samples: bounds on the number of samples.
-    relative_ci: enough when half the width of the median's 95 % confidence interval is below this share of the median.
+    relative_ci: enough when half the width of the median's confidence interval is below this share of the median.
     time_limit_s: seconds for each sampler. After their sum no further sample is taken, but at least min_samples are.
     """
 
@@ -35,7 +35,7 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Summary:
-    """Statistics of samples in seconds: median, 5th and 95th percentile, count, 95 % interval of the median."""
+    """Statistics of samples in seconds: median, 5th and 95th percentile, count, interval of the median."""
 
     median_s: float
     p5_s: float
@@ -56,7 +56,8 @@ def summarize(samples):
     """Summary of a sequence of seconds. Raises ValueError if it is empty.
 
     The interval comes from order statistics and assumes no distribution. Its ranks are n/2 -+ 1.96 sqrt(n)/2 (Conover,
-    Practical Nonparametric Statistics, section 3.2).
+    Practical Nonparametric Statistics, section 3.2), rounded outwards, which is nearly symmetric and nominally covers
+    95 %. It decides when sampling ends. Reports have exact ones (report/tables/intervals.py).
     """
     ordered = np.sort(np.asarray(samples, dtype=np.float64))
     n = len(ordered)
