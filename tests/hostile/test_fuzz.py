@@ -133,6 +133,7 @@ UNCHECKED |= {"energy_j_per_token", "energy_reason", "max_num_seqs", "peak_memor
 UNCHECKED |= {"num_splits", "weight_bytes", "engine_start_s", "sequences_min", "sequences_max", "zero_rate"}
 UNCHECKED |= {"best_dense", "best_dense_us", "best_dense_alg", "best_dense_linear", "best_dense_linear_us", "alg_id"}
 UNCHECKED |= {f"speedup_{what}{end}" for what in ("best_dense", "linear") for end in ("", "_ci_low", "_ci_high")}
+UNCHECKED |= {f"{what}_ci_{end}" for what in ("latency_us", "speedup_cublaslt", "step_ms") for end in ("low", "high")}
 UNCHECKED |= {
     "algorithms",
     "alg_count",
@@ -140,10 +141,12 @@ UNCHECKED |= {
     "exact",
     "error_max_abs",
     "host_bound",
+    "power_capped",
     "graph_mode",
     "launches",
 }
-"""Figures that no other one of a point checks. Among dense libraries a point may leave one out, or rename it."""
+"""Figures that no other one of a point checks. Among dense libraries a point may leave one out, or rename it. An
+interval is the protocol's where samples are gone."""
 
 
 def differing(one, other):

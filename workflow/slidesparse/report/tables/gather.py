@@ -299,8 +299,8 @@ def rival_columns(gemm):
     for rival in rivals:
         suffix = "_int32" if rival["output"] == "INT32" else ""
         columns[f"{rival['backend']}{suffix}_us"] = as_float(rival["cold"]["median_s"], 1e6)
-        if rival["backend"] == CUBLASLT and rival.get("speedup"):
-            columns |= speedup_columns("speedup_cublaslt", rival, own.get(rival["output"]))
+        if rival["backend"] == CUBLASLT and rival.get("speedup") and rival["output"] in own:
+            columns |= speedup_columns("speedup_cublaslt", rival, own[rival["output"]])
     same = [rival for rival in rivals if rival["output"] == gemm["output"] and rival.get("speedup")]
     if same:
         best = min(same, key=lambda rival: rival["cold"]["median_s"])
@@ -336,7 +336,7 @@ def whole_columns(linears):
 
 def speedup_columns(name, rival, own):
     """Median and interval of the paired ratios of a rival's samples over our own, those of the block `own`."""
-    pairs = zip(rival.get("samples_us") or (), (own or {}).get("samples_us") or (), strict=False)
+    pairs = zip(rival.get("samples_us") or (), own.get("samples_us") or (), strict=False)
     ratios = [theirs / mine for theirs, mine in pairs]
     median = {name: as_float(rival["speedup"]["median"])}
     return median | interval_columns(name, rival["speedup"], ratios)
