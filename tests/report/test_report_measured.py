@@ -22,7 +22,7 @@ from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
 from slidesparse.report.sources.read import hardware_keys, read_source
 from slidesparse.report.tables.columns import COLUMNS
-from slidesparse.report.tables.gather import configuration_directories, gather_all, point_files
+from slidesparse.report.tables.gather import configuration_directories, gather, gather_all, point_files
 from slidesparse.report.write import write_report
 
 
@@ -292,6 +292,21 @@ def test_the_kept_measurements_are_whole_and_of_a_clean_commit():
 
 
 H200 = "H200_cc90_py312_cu130_x86_64"
+
+
+@pytest.mark.parametrize("key", hardware_keys([PUBLISHED.parent / "measured"]))
+def test_kept_tables_are_what_gathering_makes_of_the_kept_points(tmp_path, key):
+    """After a change of gathering: unpack the points beside models/ and gather every configuration again."""
+    kept = PUBLISHED.parent / "measured"
+    shutil.copytree(kept / "models", tmp_path / "models")
+    with tarfile.open(kept / key / "points.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    folders = configuration_directories(tmp_path, key)
+    for folder in folders:
+        (table,) = (kept / folder.relative_to(tmp_path)).glob("*.csv")
+        gather(point_files(folder), tmp_path / "table.csv")
+        assert (tmp_path / "table.csv").read_bytes() == table.read_bytes(), table
+    assert len(folders) == 64
 
 
 def test_kept_results_are_not_measured_again(tmp_path):
