@@ -307,7 +307,7 @@ def test_the_roofline_is_shown_where_it_was_computed():
     (figure,) = [f for f in figures(Source("", rows=rows), [], "results") if f.name.endswith("roofline")]
     operations = 2 * 64 * 3840 * 2560
     assert max(tops for _, tops in figure.panels[0]["series"][0]["roof"]) >= operations / 5.0 / 1e6
-    assert "No roof" in text_of(kernel(DENSE, 64, 10.0))
+    assert "The roofline is unknown" in text_of(kernel(DENSE, 64, 10.0))
 
 
 def test_what_searching_was_worth(tmp_path):

@@ -223,8 +223,8 @@ def roofline_figure(source, model, prefix):
         if known
         else say(
             "Useful TOPS (2·M·N·K of the unpruned product over {caches} latency) over useful "
-            "operations per byte of operands and product, {model}. No roof: this source records "
-            "neither peak nor clock.",
+            "operations per byte of operands and product, {model}. The roofline is unknown: "
+            "either the peak of this GPU or the clock under the load.",
             **values,
         )
     )
