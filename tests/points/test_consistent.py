@@ -106,6 +106,7 @@ def test_a_figure_of_the_wrong_type_is_a_sentence(point, stage, place, value):
     block[place[-1]] = value
     write_json(path, content)
     with pytest.raises(RecordError, match=f"{path.name} is (damaged|not a valid point): "):
+        read_point(path)
 
 
 def test_the_gpu_time_of_a_step_is_the_median_of_its_windows(point):
