@@ -77,10 +77,9 @@ def conclusion_blocks(source, comparisons, anomalies):
         sentences.insert(0, LEGEND)
     if any(ACROSS in str(sentence) for sentence in sentences):
         sentences.append(ACROSS_NOTE)
-    count = sum(len(findings) for *_, findings in anomalies)
-    if count:
-        rules = [say("{rule} ({n})", rule=rule, n=len(findings)) for rule, _, findings in anomalies]
-        sentences.append(say("{n} findings limit these figures: {rules}.", n=count, rules=rules))
+    if anomalies:
+        rules = [rule for rule, *_ in anomalies]
+        sentences.append(say("Anomalies, which are listed below, limit these figures: {rules}.", rules=rules))
     if not sentences:
         return [say("Nothing to conclude: there is nothing to compare.")]
     rows = [row for comparison in chosen if comparison.kind != "stock" for row in pattern_rows(comparison)]
