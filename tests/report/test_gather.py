@@ -290,9 +290,27 @@ def test_gather_all_refuses_planned_points_of_another_request(tmp_path):
     assert gather_all(tmp_path, synthetic.HARDWARE) == []
     synthetic.plan(tmp_path, points, parameters={"decode": {"steps": 2}})
     (sentence,) = gather_all(tmp_path, synthetic.HARDWARE)
-    assert f"{file} answers another request" in sentence
+    assert sentence == f"{file} is of another configuration (steps 1, the plan has 2), so it is in no CSV of this plan"
     found = table(file.parent / "BitNet-2B-INT8_decode.csv")
     assert [row["M_decode"] for row in found] == ["128"]  # not planned, so nothing is known of its request
+
+
+def test_a_stale_point_is_told_from_one_of_another_configuration(tmp_path):
+    file, basis, _ = requested(tmp_path, "decode", 64, {"steps": 1})
+    synthetic.plan(
+        tmp_path, [("decode", *file.parts[-5:-1], 64)], parameters={"decode": {"steps": 1, "time_limit_s": 9}}
+    )
+    assert gather_all(tmp_path, synthetic.HARDWARE) == []
+    write_json(basis, {"linears": []})
+    (stale,) = gather_all(tmp_path, synthetic.HARDWARE)
+    assert f"{file} answers another request" in stale
+    assert "delete it" in stale
+    many = {"decode": {"steps": 1, "repeats": 2, "max_samples": 5}}
+    synthetic.plan(tmp_path, [("decode", *file.parts[-5:-1], 64)], parameters=many)
+    (other,) = gather_all(tmp_path, synthetic.HARDWARE)
+    assert "of another configuration (max_samples none, the plan has 5; repeats none, the plan has 2)" in other
+    assert "delete" not in other
+    assert "damaged" not in other
 
 
 def test_a_damaged_plan_is_named(tmp_path):

@@ -51,12 +51,18 @@ def read_point(path, expected_digest=None):
         ) from None
     if wrong:
         raise RecordError(f"{path} contradicts itself: {wrong}; {AGAIN}")
-    digest = point["request"]["digest"]
-    if expected_digest is not None and digest != expected_digest:
-        raise RecordError(
-            f"{path} answers another request: its digest is {digest[:12]}…, not {expected_digest[:12]}…; {AGAIN}"
-        )
+    if expected_digest is not None:
+        check_digest(path, point, expected_digest)
     return point
+
+
+def check_digest(path, point, expected):
+    """Raise RecordError if a point answers another request than that with the digest `expected` (hex)."""
+    digest = point["request"]["digest"]
+    if digest != expected:
+        raise RecordError(
+            f"{path} answers another request: its digest is {digest[:12]}…, not {expected[:12]}…; {AGAIN}"
+        )
 
 
 def _rule(error):

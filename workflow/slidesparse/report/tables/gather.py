@@ -10,14 +10,14 @@ import re
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.files import canonical_json, inside, is_plain, leads_out, read_text, write_atomic
+from slidesparse.files import canonical_json, inside, is_plain, leads_out, printable, read_text, write_atomic
 from slidesparse.plan import stock
-from slidesparse.plan.backends import BACKENDS, STAGES
+from slidesparse.plan.backends import BACKENDS, STAGES, deciding
 from slidesparse.plan.key import Configuration, Key, is_pattern, root_of
 from slidesparse.points.plan import Plan, read_plan
 from slidesparse.points.request import expected_digests, linears
 from slidesparse.points.strict import parse_csv, refuse_zeros
-from slidesparse.points.validate import AGAIN, read_point
+from slidesparse.points.validate import AGAIN, check_digest, read_point
 from slidesparse.report.sources.rows import HARDWARE, linear_order
 from slidesparse.report.tables import intervals, roofline
 from slidesparse.report.tables.columns import COLUMNS, CUBLASLT, M_COLUMN, POSITIVE, STEP, cell
@@ -71,12 +71,16 @@ def rows_of(path):
         return {}
 
 
-def read_points(paths, expected=None):
-    """(valid points of one configuration sorted by M, one sentence for each refused file)."""
+def read_points(paths, expected=None, parameters=None):
+    """(valid points of one configuration sorted by M, one sentence for each refused file).
+
+    parameters: how the plan measures; a point that was measured in another way is told from a stale one.
+    """
     points, refused = {}, []
     for path in sorted(paths, key=str):
         try:
-            point = read_point(path, expected.get(Key.of(path).M) if expected else None)
+            point = read_point(path)
+            refuse_other_request(path, point, expected.get(Key.of(path).M) if expected else None, parameters)
             first = next(iter(points.values()), point)
             check_shape(path, point)
             if configuration_of(point) != configuration_of(first):
@@ -97,6 +101,27 @@ def refuse_unreadable(path, point):
     stage = point["key"]["stage"]
     rows, _ = parse_csv(path, to_csv([point]), COLUMNS[stage])
     refuse_zeros(path, rows, POSITIVE[stage])
+
+
+def refuse_other_request(path, point, digest, parameters):
+    """Raise RecordError if a point answers another request than that of `digest` (hex; None is not checked)."""
+    if digest is None or point["request"]["digest"] == digest:
+        return
+    there = differences(point["request"]["parameters"], parameters or {}) if parameters is not None else []
+    if there:
+        raise RecordError(f"{path} is of another configuration ({'; '.join(there)}), so it is in no CSV of this plan")
+    check_digest(path, point, digest)
+
+
+def differences(stored, planned):
+    """`name 6, the plan has 5` for each parameter that differs, at most `SHOWN`."""
+    names = [name for name in sorted({*stored, *planned}) if stored.get(name) != planned.get(name)]
+    return [f"{printable(name):.40} {said(stored, name)}, the plan has {said(planned, name)}" for name in names[:SHOWN]]
+
+
+def said(parameters, name):
+    """A parameter's value as text, cut at 40 characters."""
+    return f"{printable(canonical_json(parameters[name])):.40}" if name in parameters else "none"
 
 
 def check_shape(path, point):
@@ -350,8 +375,9 @@ def as_float(value, factor=1.0):
 def gather_all(results, hardware):
     """Gather all configurations of one hardware key that have points; only CSVs whose content changes are rewritten.
 
-    A point is refused if it is damaged, or if it is planned but answers another request than the plan's. All other
-    points are gathered. Returns one sentence for each refused file.
+    A point is refused if it is damaged, or if it is planned but answers another request than the plan's: a stale one,
+    or one that was measured with another configuration. All other points are gathered. Returns one sentence for each
+    refused file.
     """
     refused = []
     try:
@@ -375,7 +401,8 @@ def gather_all(results, hardware):
             digests = expected_digests(planned, plan.parameters[stage]) if stage in plan.parameters else {}
         except RecordError as error:
             digests, refused = {}, [*refused, str(error)]
-        points, sentences = read_points(paths, digests)
+        parameters = deciding(stage, plan.parameters[stage]) if stage in plan.parameters else None
+        points, sentences = read_points(paths, digests, parameters)
         refused += sentences
         refused += [f"{path} has no name of a point, such as M16.json: remove it" for path in stray_files(directory)]
         if points:
