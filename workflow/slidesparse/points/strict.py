@@ -12,14 +12,16 @@ LIMIT = 8 << 20
 
 
 def read_text(path):
-    """Content of a UTF-8 file. Raises RecordError if it is missing, not UTF-8, no regular file, too large, or a link.
+    """Content of a UTF-8 file, without a byte order mark at its head, as editors on Windows write it.
+
+    Raises RecordError if the file is missing, not UTF-8, no regular file, too large, or a link.
 
     A link in somebody else's results may lead to a private file of the user, which the report would then quote.
     """
     if os.path.islink(path):
         raise RecordError(f"{path} is a link, which no report follows: put the file itself there")
     try:
-        return files.read_text(path, LIMIT)
+        return files.read_text(path, LIMIT).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise RecordError(f"{path} is damaged: byte {error.start} is not UTF-8 text") from None
     except OSError as error:
@@ -60,7 +62,7 @@ def read_csv(path, columns, ended=True, optional=()):
 
     columns: name -> int, float, bool or str, in the order of the file; an empty cell becomes None.
     ended: whether a file without a newline at its end counts as truncated.
-    optional: columns that may be missing; their values are None.
+    optional: columns that may be missing; their values are None. Blank lines at the end are not read.
 
     Raises RecordError for unknown or missing columns, a short or long row, or a cell that cannot be converted.
     """
@@ -72,6 +74,8 @@ def parse_csv(path, text, columns, ended=True, optional=()):
     lines = text.splitlines(keepends=True)
     comments = [line[1:].strip() for line in lines if line.startswith("#")]
     lines = [line for line in lines if not line.startswith("#")]
+    while lines and not lines[-1].strip():
+        lines.pop()
     if not lines:
         raise RecordError(f"{path} is truncated: it holds no header")
     if ended and not lines[-1].endswith("\n"):
