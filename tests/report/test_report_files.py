@@ -199,5 +199,10 @@ def test_programs(tmp_path, published):
     failed = run("write_reports.py", "--results", root, "--sources", root, "--hardware", "H200_cc90_py312_cu129_x86_64")
     assert failed.returncode == 1
     assert not (root / "H200_cc90_py312_cu129_x86_64").exists()
+    failed = run("write_reports.py", "--results", tmp_path / "none", "--sources", PUBLISHED / "benchmark_kernel")
+    assert failed.returncode == 1
+    (sentence,) = failed.stderr.splitlines()
+    assert sentence.startswith("write_reports.py: no source holds anything to report: found 2 kernel folders, no thr")
+    assert sentence.endswith(f"give {PUBLISHED}, the folder above")
     failed = run(*one, "--hardware", HARDWARE, "--sources", PUBLISHED, "--languages", "fr")
     assert failed.stderr == "write_report.py: there is no report in fr: there is en, zh\n"

@@ -7,7 +7,7 @@ import sys
 
 from slidesparse import program
 from slidesparse.files import printable
-from slidesparse.report.write import write_reports
+from slidesparse.report.write import empty_sources, write_reports
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--sources", nargs="+", required=True, metavar="ROOT", help="in our layout or the published one")
@@ -27,6 +27,8 @@ def main(arguments):
     asked = (arguments.sources, arguments.hardware, arguments.languages, arguments.processes)
     for sentence in write_reports(arguments.results, *asked):
         print(f"refused: {printable(sentence)}", file=sys.stderr)
+    for sentence in empty_sources(arguments.sources):
+        print(f"empty source: {printable(sentence)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

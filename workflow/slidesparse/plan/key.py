@@ -135,6 +135,13 @@ def is_pattern(sparsity):
     return re.fullmatch("dense|2_(?:[468]|[1-9][0-9]{0,2}[02468]|inf)", sparsity) is not None
 
 
+def from_kept(kept, L):
+    """Our name for the paper's (L-2):L, which counts the weights that are kept: 2_8 for 6 and 8. None for another."""
+    if str(L).isdecimal() and str(kept).isdecimal() and int(L) - int(kept) == 2 and is_pattern(f"2_{int(L)}"):
+        return f"2_{int(L)}"
+    return None
+
+
 def root_of(path):
     """The root below which the point at `path` lies."""
     return Path(path).parents[6]

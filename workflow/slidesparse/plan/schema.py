@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator, validators
 
 from slidesparse.errors import ConfigurationError
 from slidesparse.plan.backends import BACKENDS, configurable
+from slidesparse.plan.key import from_kept
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
 
@@ -195,10 +196,9 @@ def _unquoted(number):
 
 
 def _from_kept(kept, L):
-    """Our name for the paper's (L-2):L, which counts the weights that are kept; None if it is no such pattern."""
-    if L != "inf" and int(L) - int(kept) == 2 and int(L) >= 4 and int(L) % 2 == 0:
-        return f'"2_{int(L)}"'
-    return None
+    """Our name for the paper's (L-2):L in quotes; None if it is no such pattern."""
+    ours = from_kept(kept, L)
+    return ours and f'"{ours}"'
 
 
 def _kinds(schema):

@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,9 +25,14 @@ from slidesparse.report.sections import (
 )
 from slidesparse.report.sections.figures import figures
 from slidesparse.report.sections.ratios import comparisons
+from slidesparse.report.sources.places import nothing
 from slidesparse.report.sources.read import hardware_keys, read_source
 from slidesparse.report.tables.gather import gather_all, hardware_directories
 from slidesparse.report.tables.tasks import write_tasks
+
+
+class NothingHeld(RecordError):
+    """No source has anything of one hardware key."""
 
 
 def write_report(hardware, sources, output, languages=("en",)):
@@ -48,10 +54,11 @@ def write_reports(results, sources, hardware=None, languages=("en",), processes=
     hardware: only this key, and no comparison.
     processes: number of reports that are written side by side.
 
-    Returns one sentence for each refused file. Raises RecordError if no source has anything of the one key, and, when
-    all others are written, for reports that could not be.
+    Returns one sentence for each refused file. Raises RecordError if no source has anything, of the one key if given,
+    and, when all others are written, for reports that could not be.
     """
-    one = partial(write_hardware, str(results), [str(root) for root in sources], check_languages(languages))
+    asked = str(results), [str(root) for root in sources], check_languages(languages)
+    one = partial(write_hardware if hardware else write_if_held, *asked)
     keys = [hardware] if hardware else hardware_keys(sources)
     linked = [key for key in keys if leads_out(results, Path(results, key))]
     if hardware and linked:
@@ -65,6 +72,8 @@ def write_reports(results, sources, hardware=None, languages=("en",), processes=
         written = [one(key) for key in keys]
     summaries = [summary for _, summaries, _ in written for summary in summaries]
     wrong = [sentence for *_, sentences in written for sentence in sentences]
+    if not (hardware or summaries or linked):
+        raise RecordError(f"no source holds anything to report: {'; '.join(empty_sources(sources) or written[0][0])}")
     if not hardware and summaries:
         wrong += published(comparison.document(summaries), Path(results), "comparison", languages)
     if wrong:
@@ -80,6 +89,19 @@ def published(*document):
     except RecordError as error:
         return [str(error)]
     return []
+
+
+def empty_sources(sources):
+    """A sentence on each source that holds nothing of any hardware, with the folder that may be meant."""
+    return [sentence for root in sources if (sentence := nothing(root))]
+
+
+def write_if_held(results, sources, languages, key):
+    """`write_hardware`, or a sentence if no source has anything of this key."""
+    try:
+        return write_hardware(results, sources, languages, key)
+    except NothingHeld as error:
+        return [str(error)], [], []
 
 
 def write_hardware(results, sources, languages, key):
@@ -102,10 +124,11 @@ def write_comparison(results, sources, languages=("en",)):
     languages = check_languages(languages)
     summaries = []
     for key in hardware_keys(sources):
-        held = held_sources(key, sources)
-        summaries += summaries_of(key, held, analysed(held))
+        with suppress(NothingHeld):
+            held = held_sources(key, sources)
+            summaries += summaries_of(key, held, analysed(held))
     if not summaries:
-        raise RecordError("no source holds anything that could be compared")
+        raise RecordError("; ".join(["no source holds anything that could be compared", *empty_sources(sources)]))
     publish.publish(comparison.document(summaries), Path(results), "comparison", languages)
 
 
@@ -120,7 +143,8 @@ def held_sources(hardware, roots, refused=None):
     held = [s for s in sources if s.rows or s.tasks or s.refused or s.ungathered or s.plan]
     if not held:
         known = ", ".join(hardware_keys(roots)) or "none"
-        raise RecordError(f"no source holds anything of hardware {hardware}; there is: {known}")
+        there = f"no source holds anything of hardware {hardware}; there is: {known}"
+        raise NothingHeld("; ".join([there, *empty_sources(roots)]))
     return held
 
 
@@ -204,6 +228,7 @@ def head(sources, roots):
     items.append(say("Sources: {roots}", roots=", ".join(f"`{source.root}`" for source in sources)))
     if empty:
         items.append(say("Nothing of this hardware in: {roots}", roots=", ".join(f"`{root}`" for root in empty)))
+        items += empty_sources(empty)
     if refused:
         items.append(say("Refused files: {n}, named below", n=refused))
     return items

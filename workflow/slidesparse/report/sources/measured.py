@@ -10,7 +10,9 @@ from slidesparse.plan.key import Configuration
 from slidesparse.points import records
 from slidesparse.points.plan import read_plan
 from slidesparse.points.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
-from slidesparse.report.sources.rows import Provenance, Row
+from slidesparse.report.sources.agree import refuse_contradiction
+from slidesparse.report.sources.names import refuse_copy, refuse_other_head
+from slidesparse.report.sources.rows import OURS, Provenance, Row
 from slidesparse.report.tables.columns import COLUMNS, M_COLUMN, POSITIVE, PUBLISHED, TASKS, cell
 from slidesparse.report.tables.gather import configuration_directories, is_usable, point_files
 
@@ -72,18 +74,18 @@ def read(source, hardware):
         expected = directory / f"{model}-{dtype}_{stage}.csv"
         for path in sorted(directory.glob("*.csv")):
             try:
+                refuse_copy(path)
                 if path != expected:
                     raise RecordError(f"{path} does not belong there: the CSV of this folder is {expected.name}")
                 rows = read_configuration(path, hardware, stage, configuration)
             except RecordError as error:
                 source.refused.append(str(error))
                 continue
-            source.rows += rows
-            source.files.append((str(path), len(rows)))
+            source.add(OURS, rows, path)
         if not expected.is_file() and point_files(directory):
             source.ungathered.append(str(directory))
-        source.rows += failures(directory, hardware, stage, configuration)
-    source.rows += failures_of_variants(root, hardware, source.rows)
+        source.add(OURS, failures(directory, hardware, stage, configuration))
+    source.add(OURS, failures_of_variants(root, hardware, source.rows))
     for path in sorted((root / hardware / "tuning").glob("*/*/*/*.csv")):
         name = Configuration(*path.with_suffix("").parts[-4:])
         collect(
@@ -97,7 +99,8 @@ def read(source, hardware):
 def read_configuration(path, hardware, stage, configuration):
     """Rows of one gathered CSV. Raises RecordError if the file is damaged or incomplete."""
     later = [column for column in COLUMNS[stage] if column not in FIRST[stage]]
-    table, _ = read_csv(path, COLUMNS[stage], optional=later)
+    table, header = read_csv(path, COLUMNS[stage], optional=later)
+    refuse_other_head(path, header, hardware, [configuration.dtype], [configuration.model])
     if not table:
         raise RecordError(f"{path} is truncated: it holds no rows")
     M = M_COLUMN[stage]
@@ -112,6 +115,8 @@ def read_configuration(path, hardware, stage, configuration):
     refuse_zeros(path, table, POSITIVE[stage])
     if stage == "kernel":
         refuse_partial(path, table)
+    else:
+        refuse_contradiction(path, stage, table, foreign=False)
     return [to_row(hardware, stage, configuration, row) for row in table]
 
 

@@ -8,13 +8,19 @@ Kernels in this layout were timed back to back on the same operands, so their ca
 """
 
 import re
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.files import parse_json
-from slidesparse.plan.key import Configuration, is_pattern
+from slidesparse.plan.backends import STAGES
+from slidesparse.plan.key import Configuration
 from slidesparse.points.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
+from slidesparse.report.sources import names
+from slidesparse.report.sources.agree import refuse_contradiction
 from slidesparse.report.sources.rows import HARDWARE, LINEARS, Provenance, Row
+from slidesparse.report.sources.rows import PUBLISHED as LAYOUT
 from slidesparse.report.tables.columns import M_COLUMN, POSITIVE, PUBLISHED
 from slidesparse.report.tables.tasks import NAMES, entry, point_status, task_of
 
@@ -22,9 +28,23 @@ FOLDERS = (".", "slidesparse", "slidesparse/tools")
 """Folders below a root where the layout may begin: the root itself, or places in a checkout of the repository."""
 
 THROUGHPUT_FOLDER = re.compile(r"(?P<gpu>.+)_(?P<cc>cc\d+)_(?P<dtype>[A-Z0-9]+)_(?P<rest>py\d+_cu\d+_\w+)")
-KERNEL_FILE = re.compile(r"alg_search_(?P<model>.+)-(?:INT8|FP8|BF16|FP16)(?:_(?P<sparsity>2_(?:\d+|inf)))?\.csv")
+KERNEL_FILE = re.compile(r"alg_search_(?P<model>.+)-(?:INT8|FP8|FP8E4M3|BF16|FP16)(?:_(?P<sparsity>[^ ]+))?\.csv")
+SQUARE = "square"
+"""Part of the name of searches of square shapes, which belong to no model and are not read."""
+
+THROUGHPUT, KERNELS, SEARCHES, LOGS = (
+    "throughput_benchmark_results",
+    "benchmark_kernel",
+    "alg_search_results",
+    "vllm_bench_logs",
+)
+"""Folders of this layout."""
+
 TOP = 3
 """Number of algorithms of each search in a kernel file."""
+
+MOST = 1000
+"""Most M or shapes that a head announces and that are then counted as asked for."""
 
 FAILED = -1
 
@@ -38,14 +58,14 @@ def bases(root, folder):
 
 
 def throughput_folders(root):
-    """(hardware, dtype, stage, directory) of every throughput folder below a root, sorted."""
+    """(hardware, name of the type, stage, directory) of every throughput folder below a root, sorted."""
     folders = []
-    for base in bases(root, "throughput_benchmark_results"):
+    for base in bases(root, THROUGHPUT):
         for directory in sorted(base.glob("*/*")):
             match = THROUGHPUT_FOLDER.fullmatch(directory.name)
-            if match and directory.parent.name in PUBLISHED:
-                hardware = f"{match['gpu']}_{match['cc']}_{match['rest']}"
-                folders.append((hardware, short_dtype(match["dtype"]), directory.parent.name, directory))
+            hardware = match and f"{match['gpu']}_{match['cc']}_{match['rest']}"
+            if match and HARDWARE.fullmatch(hardware) and directory.parent.name in PUBLISHED:
+                folders.append((hardware, match["dtype"], directory.parent.name, directory))
     return folders
 
 
@@ -53,8 +73,8 @@ def kernel_folders(root):
     """(hardware, library, directory) of every folder of GEMM searches below a root, sorted."""
     return [
         (directory.name, directory.parts[-3], directory)
-        for base in bases(root, "benchmark_kernel")
-        for directory in sorted(base.glob("*/alg_search_results/*"))
+        for base in bases(root, KERNELS)
+        for directory in sorted(base.glob(f"*/{SEARCHES}/*"))
         if HARDWARE.fullmatch(directory.name)
     ]
 
@@ -64,25 +84,20 @@ def hardware_keys(root):
     return sorted({item[0] for item in throughput_folders(root)} | {item[0] for item in kernel_folders(root)})
 
 
-def short_dtype(name):
-    """Our name of a type: FP8 for FP8E4M3."""
-    return "FP8" if name == "FP8E4M3" else name
-
-
 def read(source, hardware):
     """Add all of one hardware key in the published layout to `source`; refused files become sentences in it."""
     files = {}
     for key, dtype, stage, directory in throughput_folders(source.root):
         if key == hardware:
-            for path in sorted(directory.glob(f"**/*_{stage}.csv")):
-                add(source, files, stage, path, lambda path, s=stage, d=dtype: read_throughput(path, hardware, s, d))
+            for path in sorted(directory.glob("**/*.csv")):
+                place = hardware, stage, dtype, path.parent.relative_to(directory).parts
+                add(source, files, stage, path, lambda path, p=place: read_throughput(source, path, *p))
     for key, library, directory in kernel_folders(source.root):
         if key == hardware:
-            for path in sorted(directory.glob("*/alg_search_*.csv")):
-                if KERNEL_FILE.fullmatch(path.name):  # searches of square shapes belong to no model
-                    add(source, files, "kernel", path, lambda path, b=library: read_kernel(path, hardware, b.lower()))
+            for path in sorted([*directory.glob("*.csv"), *directory.glob("*/*.csv")]):
+                if SQUARE not in path.name.lower():
+                    add(source, files, "kernel", path, lambda path, b=library: read_kernel(source, path, hardware, b))
     fill_dense_K(source.rows)
-    read_status(source, hardware)
 
 
 def fill_dense_K(rows):
@@ -107,25 +122,30 @@ def add(source, files, stage, path, read):
     except RecordError as error:
         source.refused.append(str(error))
         return
-    source.rows += rows
-    source.files.append((str(path), len(rows)))
+    source.add(LAYOUT, rows, path)
 
 
-def read_throughput(path, hardware, stage, dtype):
-    """Rows of one throughput CSV. Raises RecordError if the file is damaged or incomplete."""
-    folder = path.parent
-    backend, sparsity = folder.name, "dense"
-    if is_pattern(folder.name) and folder.name != "dense":
-        backend, sparsity = folder.parent.name, folder.name
+def read_throughput(source, path, hardware, stage, dtype, folders):
+    """Rows of one throughput CSV. `folders`: the names of its backend and, if it is not dense, of its pattern.
+
+    Raises RecordError if the file is damaged, incomplete, or in a place with an unknown name.
+    """
+    names.refuse_copy(path)
+    if len(folders) not in (1, 2):
+        raise RecordError(f"{path} does not belong there: a file lies in {{backend}} or in {{backend}}/{{pattern}}")
+    backend, sparsity = folders if len(folders) == 2 else (*folders, "dense")
+    dtype, backend, sparsity = known(path, dtype, backend, sparsity)
     model, _, suffix = path.name.removesuffix(f"_{stage}.csv").rpartition("-")
-    if not model or suffix != dtype:
+    if not model or not path.name.endswith(f"_{stage}.csv") or names.short_dtype(suffix) != dtype:
         raise RecordError(f"{path} does not belong there: it is not called {{model}}-{dtype}_{stage}.csv")
-    table, _ = read_csv(path, PUBLISHED[stage])
+    configuration = Configuration(model, dtype, backend, sparsity)
+    source.announce(stage, configuration)
+    table, header = read_csv(path, PUBLISHED[stage])
+    names.refuse_other_head(path, header, hardware, [dtype], [model])
     M = M_COLUMN[stage]
     refuse_empty(path, table, PUBLISHED[stage])
     refuse_duplicates(path, table, (M,))
     refuse_zeros(path, table, [column for column in POSITIVE[stage] if column in PUBLISHED[stage]])
-    configuration = Configuration(model, dtype, backend, sparsity)
     rows = []
     for row in table:
         failed = row["tokens_per_s"] == FAILED or row["requests_per_s"] == FAILED or row["elapsed_time_s"] == FAILED
@@ -133,13 +153,28 @@ def read_throughput(path, hardware, stage, dtype):
         status = "failed" if failed else "ok"
         rows.append(Row(hardware, stage, configuration, row[M], status, row, reason=reason))
         refuse_negative(path, row, () if failed else ("tokens_per_s", "requests_per_s", "elapsed_time_s"))
+    refuse_contradiction(path, stage, [row.values for row in rows if row.status == "ok"])
+    source.announce(stage, configuration, [row.M for row in rows])
     return rows
 
 
-def read_kernel(path, hardware, backend):
+def known(path, *said):
+    """(type, backend, pattern) in our names. Raises RecordError, which names the file, for an unknown one."""
+    try:
+        return names.configured(*said)
+    except RecordError as error:
+        raise RecordError(f"{path} is not read: {error}") from None
+
+
+def read_kernel(source, path, hardware, library):
     """Rows of one GEMM search. Raises RecordError if the file is damaged, incomplete, or not what its path says."""
+    names.refuse_copy(path)
     match = KERNEL_FILE.fullmatch(path.name)
-    sparsity = match["sparsity"] or "dense"
+    if not match or path.parent.name == hardware:
+        raise RecordError(
+            f"{path} is no search: those are {{type}}/alg_search_{{model}}-{{any type}}[_{{pattern}}].csv"
+        )
+    dtype, backend, sparsity = known(path, path.parent.name, library, match["sparsity"] or "dense")
     split = backend == "cusparselt"
     columns = {"M": int, "N": int, "K": int, "alg_count": int}
     for rank in range(1, TOP + 1):
@@ -148,13 +183,17 @@ def read_kernel(path, hardware, backend):
         columns |= {f"workspace_{rank}": int}
     table, header = read_csv(path, columns, ended=False)
     shapes, Ms = check_header(path, header, hardware, backend, sparsity)
+    names.refuse_other_head(path, header, hardware, [dtype], [match["model"]])
+    configuration = Configuration(match["model"], dtype, backend, sparsity)
+    if len(Ms) <= MOST and len(shapes) <= MOST:
+        source.announce("kernel", configuration, Ms)
+        source.linears[match["model"]] = max(len(shapes), source.linears.get(match["model"], 1))
     refuse_empty(path, table, ("M", "N", "K", "alg_count"))
     refuse_duplicates(path, table, ("M", "N", "K"))
     if len(table) < len(shapes) * len(Ms):
         raise RecordError(f"{path} is truncated: it holds {len(table)} of {len(shapes) * len(Ms)} announced rows")
     refuse_zeros(path, table, ("M", "N", "K", "tops_1", "lat_us_1"))
     provenance = origin(header)
-    configuration = Configuration(match["model"], short_dtype(path.parent.name), backend, sparsity)
     rows = []
     for row in table:
         failed = row["lat_us_1"] in (None, FAILED)
@@ -199,16 +238,24 @@ def check_header(path, header, hardware, backend, sparsity):
     words = {
         "CC": (header.get("CC"), re.search(r"_(cc\d+)_", hardware)[1]),
         "Backend": (header.get("Backend", "").lower(), backend),
-        "Sparsity": (header.get("Sparsity", "dense").split(" ")[0], sparsity),
+        "Sparsity": (header.get("Sparsity", "dense").partition(" ")[0], sparsity),
     }
     for word, (said, placed) in words.items():
-        if said != placed:
+        if said != placed and (word != "Sparsity" or our_pattern(said) != placed):
             raise RecordError(f"{path} does not belong there: its header says {word} {said}, its place says {placed}")
     try:
         shapes, Ms = (parse_json(header[name].translate(BRACKETS)) for name in ("NK_list", "M_list"))
         return [(int(N), int(K)) for N, K in shapes], [int(M) for M in Ms]
     except (KeyError, ValueError, TypeError):
         raise RecordError(f"{path} is damaged: its header has no readable M_list and NK_list") from None
+
+
+def our_pattern(said):
+    """Our name of a pattern, or None."""
+    try:
+        return names.pattern(said)
+    except RecordError:
+        return None
 
 
 def refuse_empty(path, table, columns):
@@ -229,10 +276,13 @@ def refuse_negative(path, row, columns):
 
 
 def read_status(source, hardware):
-    """Read the task table from the newest complete status file of this GPU, if there is one."""
+    """Read the task table from the newest complete status file of this GPU, if there is one and no other table.
+
+    Its time is that of the end. The run began as long before as its tasks took, or at the time in the file's name.
+    """
     gpu = hardware.partition("_cc")[0]
     candidates = []
-    for base in bases(source.root, "vllm_bench_logs"):
+    for base in bases(source.root, LOGS):
         for path in sorted(Path(base, gpu).glob("bitnet_bench_*_status.json")):
             try:
                 status = read_json(path)
@@ -240,11 +290,31 @@ def read_status(source, hardware):
             except RecordError as error:
                 source.refused.append(str(error))
                 continue
-            candidates.append((bool(status.get("completed")), str(status.get("timestamp", "")), str(path), rows))
-    if candidates:
-        _, timestamp, path, source.tasks = max(candidates, key=lambda item: item[:3])
-        source.dates += [timestamp] if timestamp else []
-        source.files.append((path, len(source.tasks)))
+            said = status.get("log") or status.get("log_file")
+            log = str(said) if said else f"{path.name.removesuffix('_status.json')}.log"
+            candidates.append((bool(status.get("completed")), str(status.get("timestamp", "")), str(path), rows, log))
+    if not candidates:
+        return
+    if source.tasks:
+        source.refused.append(f"{candidates[0][2]} is not used: {source.root} has a tasks.csv of {hardware}")
+        return
+    _, timestamp, path, source.tasks, source.log = max(candidates, key=lambda item: item[:3])
+    source.dates += span_of_run(path, timestamp, source.tasks)
+    source.files.append((path, len(source.tasks)))
+
+
+def span_of_run(path, timestamp, tasks):
+    """[first, last] ISO time of a run that wrote a status file, or [] if its time cannot be read."""
+    try:
+        last = datetime.fromisoformat(timestamp)
+        begun = [last - timedelta(seconds=sum(row["seconds"] or 0.0 for row in tasks))]
+    except (ValueError, OverflowError):
+        return []
+    stamp = re.search(r"_(\d{8}_\d{6})_status\.json$", path)
+    with suppress(ValueError):
+        named = datetime.strptime(stamp[1], "%Y%m%d_%H%M%S") if stamp else last
+        begun.append(named.replace(tzinfo=last.tzinfo))
+    return [min(begun).replace(microsecond=0).isoformat(), timestamp]
 
 
 def status_rows(path, status, source):
@@ -266,7 +336,14 @@ def status_rows(path, status, source):
             points = point_status(
                 [row for row in source.rows if index >= 3 and task_of(row.stage, row.configuration) == index]
             )
+            asked = {
+                (name, M)
+                for stage in STAGES
+                for name, Ms in source.planned(stage).items()
+                if index >= 3 and task_of(stage, name) == index
+                for M in Ms
+            }
             ok, failed = (list(points.values()).count(word) for word in ("ok", "failed"))
-            counts = (ok, failed, len(points)) if points else (None, None, None)
+            counts = (ok, failed, len(asked | points.keys())) if points else (None, None, None)
             rows.append(entry(index, "success" if result.get("success") else "failed", float(seconds), "", *counts))
     return rows

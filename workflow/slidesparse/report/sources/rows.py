@@ -56,6 +56,11 @@ class Row:
     seconds: float | None = None
 
     @property
+    def point(self):
+        """Its point among those of one hardware key."""
+        return self.stage, self.configuration, self.M
+
+    @property
     def measured(self):
         """Whether the measurement has a result; out of memory is one."""
         return self.status in ("ok", "out_of_memory")
@@ -65,6 +70,10 @@ class Row:
         """Whether a sparse kernel ran. `auto` may choose dense ones for every linear; its points say what ran."""
         name = self.configuration
         return name.sparse_kernel and (name.backend != "auto" or bool(self.values.get("sparse_linears")))
+
+
+OURS, PUBLISHED, TIDY = "our layout", "the published layout", "the tidy tables"
+"""Layouts of files, in the order in which a point that several have is taken."""
 
 
 @dataclass
@@ -82,7 +91,11 @@ class Source:
     ungathered: directories whose points are in no CSV.
     sums, unfit: what sections have computed of the source, kept for the next one that asks.
     dates: ISO times besides those of rows.
+    log: the log of the run, as far as a status file tells.
     plan: the Plan of the run, or None.
+    announced: stage -> Configuration -> set of M that files of others say or show were asked for.
+    layouts: (stage, Configuration, M) -> the layout whose rows are used.
+    repeated: (layout, row) of rows that are not used, because another layout has their point.
     """
 
     root: str
@@ -101,15 +114,35 @@ class Source:
     ungathered: list = field(default_factory=list)
     dates: list = field(default_factory=list)
     unfit: dict | None = None
+    log: str = ""
     plan: object = None
+    announced: dict = field(default_factory=dict)
+    layouts: dict = field(default_factory=dict)
+    repeated: list = field(default_factory=list)
+
+    def add(self, layout, rows, path=None):
+        """Add the rows of one file, or of none. A point that another layout has brought keeps that layout's rows."""
+        used = [row for row in rows if self.layouts.setdefault(row.point, layout) == layout]
+        self.repeated += [(layout, row) for row in rows if self.layouts[row.point] != layout]
+        self.rows += used
+        if path is not None and used:
+            self.files.append((str(path), len(used)))
+
+    def announce(self, stage, configuration, Ms=()):
+        """Note that a configuration was asked for in files of others, at least at these M."""
+        self.announced.setdefault(stage, {}).setdefault(configuration, set()).update(Ms)
 
     def stage(self, stage):
         """The rows of one stage."""
         return [row for row in self.rows if row.stage == stage]
 
     def planned(self, stage):
-        """Configuration -> set of planned M; empty without a plan."""
-        return self.plan.of_stage(stage) if self.plan else {}
+        """Configuration -> set of M that were asked for, by the plan or by files of others; empty if nobody says it."""
+        planned = self.plan.of_stage(stage) if self.plan else {}
+        asked = self.announced.get(stage)
+        if not asked:
+            return planned
+        return {name: asked.get(name, set()) | planned.get(name, set()) for name in {**asked, **planned}}
 
     def shape_of(self, model):
         """The model under whose name a model's tuning tables and kernel points lie."""

@@ -7,11 +7,15 @@ says where the tables come from, and what is missing in them.
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.plan.key import Configuration, is_pattern
+from slidesparse.plan.key import Configuration
 from slidesparse.points.strict import read_csv, refuse_duplicates, refuse_zeros
+from slidesparse.report.sources import names
+from slidesparse.report.sources.agree import contradiction
 from slidesparse.report.sources.published import origin
-from slidesparse.report.sources.rows import HARDWARE, LINEARS, Row
+from slidesparse.report.sources.rows import HARDWARE, LINEARS, TIDY, Row
 from slidesparse.report.tables.columns import M_COLUMN
+
+FOLDER = "tidy"
 
 KEY = {"gpu": str, "cc": int}
 TABLES = {
@@ -81,27 +85,38 @@ MEASURED = {
 """Columns that every row has. A zero in them means that nothing was measured."""
 
 
+SHOWN = 5
+"""Most rows of one fault that a sentence numbers."""
+
+
 def hardware_keys(root):
     """Hardware keys that have tidy tables below a root, sorted."""
-    return sorted({path.name for path in Path(root, "tidy").glob("*") if HARDWARE.fullmatch(path.name)})
+    return sorted({path.name for path in Path(root, FOLDER).glob("*") if HARDWARE.fullmatch(path.name)})
 
 
 def read(source, hardware):
-    """Add the tidy tables of one hardware key to `source`; refused files become sentences in it."""
-    for name, to_rows in (("kernel", kernel_rows), ("throughput", throughput_rows), ("quant_kernels", None)):
-        path = Path(source.root, "tidy", hardware, f"{name}.csv")
-        if not path.is_file():
-            continue
+    """Add the tidy tables of one hardware key to `source`; refused files and rows become sentences in it."""
+    for path in sorted(Path(source.root, FOLDER, hardware).glob("*.csv")):
         try:
-            table, header = read_table(path, name, hardware)
+            names.refuse_copy(path)
+            if path.stem not in TABLES:
+                raise RecordError(f"{path} is not read: it is not called {', '.join(TABLES)}")
+            table, header = read_table(path, path.stem, hardware)
+            said = {names.short_dtype(row["dtype"]) for row in table}, {row["model"] for row in table}
+            names.refuse_other_head(path, header, hardware, *said)
+            table = usable(source, path, table)
         except RecordError as error:
             source.refused.append(str(error))
             continue
-        source.files.append((str(path), len(table)))
-        if to_rows:
-            source.rows += to_rows(table, hardware, origin(header))
-        else:
+        if path.stem == "quant_kernels":
             source.lifts += table
+            source.files.append((str(path), len(table)))
+            continue
+        to_rows = {"kernel": kernel_rows, "throughput": throughput_rows}[path.stem]
+        rows = to_rows(table, hardware, origin(header))
+        for row in rows:
+            source.announce(row.stage, row.configuration, [row.M])
+        source.add(TIDY, rows, path)
 
 
 def read_table(path, name, hardware):
@@ -118,11 +133,41 @@ def read_table(path, name, hardware):
             raise RecordError(f"{path} is damaged: row {number} has no usable {', '.join(empty + low)}")
         if not hardware.startswith(f"{row['gpu']}_cc{row['cc']}_"):
             raise RecordError(f"{path} does not belong there: row {number} is of {row['gpu']} cc{row['cc']}")
-        if "sparsity" in row and not is_pattern(row["sparsity"]):
-            raise RecordError(f"{path} is damaged: row {number} has the sparsity {row['sparsity']!r:.80}")
         if name == "throughput" and row["stage"] not in ("prefill", "decode"):
             raise RecordError(f"{path} is damaged: row {number} has the unknown stage {row['stage']}")
     return table, header
+
+
+def usable(source, path, table):
+    """The rows whose names are known and whose columns agree, in our names. One sentence tells each fault of others."""
+    good, faults, seen = [], {}, set()
+    for number, row in enumerate(table, start=1):
+        try:
+            row = row | named(row)
+            key = tuple(row[column] for column in IDENTITY[path.stem])
+            if key in seen:
+                raise RecordError("the same configuration stands above under another name of its pattern or type")
+            wrong = path.stem == "throughput" and contradiction(row["stage"], in_columns(row))
+            if wrong:
+                raise RecordError(f"it contradicts itself: {wrong}")
+        except RecordError as error:
+            faults.setdefault(str(error), []).append(number)
+            continue
+        seen.add(key)
+        good.append(row)
+    for fault, numbers in faults.items():
+        which = f"row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers[:SHOWN]))}"
+        more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
+        source.refused.append(f"{path}: {which}{more} not used: {fault}")
+    return good
+
+
+def named(row):
+    """The type, backend and pattern of a row in our names. Raises RecordError for an unknown one."""
+    if "backend" not in row:
+        return {"dtype": names.dtype(row["dtype"]), "sparsity": names.pattern(row["sparsity"])}
+    columns = ("dtype", "backend", "sparsity")
+    return dict(zip(columns, names.configured(*(row[column] for column in columns)), strict=True))
 
 
 def kernel_rows(table, hardware, provenance):
@@ -130,7 +175,7 @@ def kernel_rows(table, hardware, provenance):
     shapes = {}
     for row in table:
         shapes.setdefault(row["model"], set()).add((row["N"], row["K"]))
-    names = {model: linears(shape) for model, shape in shapes.items()}
+    linears_of = {model: linears(shape) for model, shape in shapes.items()}
     rows = []
     for row in table:
         split = "" if row["split_k"] is None else f"/split {row['split_k']}"
@@ -144,8 +189,8 @@ def kernel_rows(table, hardware, provenance):
             "effective_tops": row["eff_tops"],
             "caches": "hot",
         }
-        configuration = Configuration(row["model"], row["dtype"], row["backend"].lower(), row["sparsity"])
-        linear = names[row["model"]][row["N"], row["K"]]
+        configuration = Configuration(row["model"], row["dtype"], row["backend"], row["sparsity"])
+        linear = linears_of[row["model"]][row["N"], row["K"]]
         rows.append(Row(hardware, "kernel", configuration, row["M"], "ok", values, provenance, linear))
     return rows
 
@@ -168,12 +213,13 @@ def throughput_rows(table, hardware, provenance):
     """Rows of throughput.csv, in the columns of the published layout."""
     rows = []
     for row in table:
-        stage = row["stage"]
-        values = {
-            name: row[name] for name in ("prompt_len", "max_num_seqs", "num_prompts", "requests_per_s", "tokens_per_s")
-        }
-        values |= {M_COLUMN[stage]: row["M"], "elapsed_time_s": row["elapsed_s"]}
-        values |= {"N_prefill": row["steps"]} if stage == "prefill" else {"output_len": row["output_len"]}
-        configuration = Configuration(row["model"], row["dtype"], row["backend"].lower(), row["sparsity"])
-        rows.append(Row(hardware, stage, configuration, row["M"], "ok", values, provenance))
+        configuration = Configuration(row["model"], row["dtype"], row["backend"], row["sparsity"])
+        rows.append(Row(hardware, row["stage"], configuration, row["M"], "ok", in_columns(row), provenance))
     return rows
+
+
+def in_columns(row):
+    """A row of throughput.csv in the columns of the published layout. Its steps of decode were not counted."""
+    same = ("prompt_len", "max_num_seqs", "num_prompts", "requests_per_s", "tokens_per_s")
+    values = {name: row[name] for name in same} | {M_COLUMN[row["stage"]]: row["M"], "elapsed_time_s": row["elapsed_s"]}
+    return values | ({"N_prefill": row["steps"]} if row["stage"] == "prefill" else {"output_len": row["output_len"]})

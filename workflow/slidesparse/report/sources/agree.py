@@ -1,0 +1,54 @@
+"""Whether the columns of one prefill or decode row agree with each other, as far as their rounding allows."""
+
+from slidesparse.errors import RecordError
+from slidesparse.report.tables.columns import M_COLUMN, WORKLOAD
+
+RELATIVE = 2e-4
+"""Largest relative difference that is taken as rounding, beside `ROUNDED`."""
+
+ROUNDED = 1e-3
+"""Figures of others have three decimals or more: seconds, requests/s and tokens/s may be off by this."""
+
+
+def contradiction(stage, row, foreign=True):
+    """What of a row contradicts the rest of it, as a sentence without a full stop; None if nothing does.
+
+    row: the columns of the published layout (s, 1/s, tokens/s), None where they are not known.
+    foreign: whether M is the prompts' length times their number, as in the published protocol. Ours may split M.
+    """
+    M, prompt, sequences, prompts = (row.get(name) for name in (M_COLUMN[stage], *WORKLOAD))
+    requests, tokens, elapsed = (row.get(name) for name in ("requests_per_s", "tokens_per_s", "elapsed_time_s"))
+    if stage == "prefill":
+        per_request = M / sequences + 1 if sequences else None
+        held = prompt * sequences if prompt and sequences else None
+        steps, follows = row.get("N_prefill"), prompts / sequences if prompts and sequences else None
+    else:
+        output = row.get("output_len")
+        per_request, held = (prompt + output if prompt and output else None), sequences
+        steps, follows = row.get("N_decode"), output
+    if foreign and held and held != M:
+        return f"M={M}, but its prompts make M={held}"
+    if foreign and steps and follows and steps != follows:
+        return f"M={M} has {steps} steps, but {follows:g} follow from its other columns"
+    checks = (
+        ("tokens_per_s", tokens, requests and per_request and requests * per_request, requests),
+        ("elapsed_time_s", elapsed, requests and prompts and prompts / requests, requests),
+        ("steady_tokens_per_s", row.get("steady_tokens_per_s"), row.get("step_ms") and 1e3 * M / row["step_ms"], None),
+    )
+    for name, said, expected, other in checks:
+        if said and expected and abs(said - expected) > tolerance(said, expected, other):
+            return f"M={M} has {name} = {said:g}, but {expected:g} follows from its other columns"
+    return None
+
+
+def refuse_contradiction(path, stage, table, foreign=True):
+    """Raise RecordError if a row of a file, as `contradiction` takes it, contradicts itself."""
+    for row in table:
+        wrong = contradiction(stage, row, foreign)
+        if wrong:
+            raise RecordError(f"{path} contradicts itself: {wrong}")
+
+
+def tolerance(said, follows, other):
+    """How far two figures may differ: relatively, and by the last decimals of both and of what one was made from."""
+    return RELATIVE * abs(follows) + ROUNDED + (ROUNDED * abs(follows / other) if other else 0)

@@ -1,0 +1,83 @@
+"""Names in the files of others -> our names of types, backends and patterns, or a refusal that quotes them."""
+
+import re
+
+from slidesparse.errors import RecordError
+from slidesparse.machine.hardware import gpu_token
+from slidesparse.plan.backends import BACKENDS, DTYPES
+from slidesparse.plan.key import from_kept, is_pattern
+
+COPY = re.compile(r"(?P<name>.+?)(?: \(\d+\)| - Copy| copy)(?: \d+)?\.csv", re.IGNORECASE)
+"""The name of a file that a browser or a file manager copied."""
+
+HEAD = {"GPU": "GPU", "dtype": "dtype", "Model": "model", "model": "model"}
+"""Leading lines `# key: value` that say what a path says as well -> what they say."""
+
+
+def short_dtype(name):
+    """Our name of a type: FP8 for FP8E4M3."""
+    return "FP8" if name == "FP8E4M3" else name
+
+
+def pattern(name):
+    """Our name of a pattern: dense, 2_L, or 2_L for the paper's (L-2)_L, which counts the weights that are kept.
+
+    Raises RecordError for any other text.
+    """
+    kept = re.fullmatch(r"([0-9]{1,4})_([0-9]{1,4})", name, re.ASCII)
+    ours = name if is_pattern(name) else kept and from_kept(*kept.groups())
+    if not ours:
+        raise RecordError(
+            f"{name!r:.80} is no pattern: there are dense, 2_L, and L-2_L for the weights kept of an even L"
+        )
+    return ours
+
+
+def dtype(name):
+    """Our name of a type of weights. Raises RecordError for one that this report does not know."""
+    if short_dtype(name) not in DTYPES:
+        raise RecordError(f"the type {name!r:.80} is none of {', '.join(DTYPES)}")
+    return short_dtype(name)
+
+
+def backend(name):
+    """Our name of a backend, which is written in small letters. Raises RecordError for an unknown one."""
+    if name.lower() not in BACKENDS:
+        raise RecordError(f"the backend {name!r:.80} is none of {', '.join(BACKENDS)}")
+    return name.lower()
+
+
+def configured(dtype_name, backend_name, pattern_name):
+    """(type, backend, pattern) in our names. Raises RecordError for an unknown name and a missing pattern."""
+    names = dtype(dtype_name), backend(backend_name), pattern(pattern_name)
+    if BACKENDS[names[1]].sparse and names[2] == "dense":
+        raise RecordError(f"the backend {backend_name!r:.80} is sparse, and no pattern is named")
+    return names
+
+
+def refuse_copy(path):
+    """Raise RecordError if a CSV has the name that a copy is given."""
+    match = COPY.fullmatch(path.name)
+    if match:
+        original = path.with_name(f"{match['name']}.csv")
+        beside = f"of {original.name}, which lies beside it" if original.is_file() else "of a file that is not there"
+        raise RecordError(f"{path} has the name of a copy {beside}: nothing of it is used, delete or rename it")
+
+
+def refuse_other_head(path, header, hardware, dtypes=(), models=()):
+    """Raise RecordError if leading lines name another GPU, type or model than the path or the rows do.
+
+    header: {key: value} of leading lines. dtypes, models: what the path or the rows name; empty is not compared.
+    """
+    placed = {"GPU": (hardware.partition("_cc")[0],), "dtype": tuple(dtypes), "model": tuple(models)}
+    for word, kind in HEAD.items():
+        said, known = header.get(word, ""), placed[kind]
+        if not said or not known:
+            continue
+        bare = re.sub(r"-(INT8|FP8|FP8E4M3|BF16|FP16)$", "", said) if kind == "model" else said
+        means = {"GPU": gpu_token(said), "dtype": short_dtype(said.partition(" ")[0]), "model": bare}[kind]
+        if not {said, means} & set(known):
+            place = ", ".join(sorted(known))
+            raise RecordError(
+                f"{path} does not belong there: its header says {word} {said:.80}, its place says {place:.80}"
+            )

@@ -1,0 +1,160 @@
+"""Where the files of a source lie, and what to say of a root that is the wrong folder, or of files in wrong places."""
+
+import os
+import re
+from pathlib import Path
+
+from slidesparse.machine.hardware import gpu_token
+from slidesparse.plan.backends import STAGES
+from slidesparse.report.sources import published, tidy
+from slidesparse.report.sources.rows import HARDWARE
+from slidesparse.report.tables.columns import PUBLISHED
+from slidesparse.report.tables.gather import hardware_directories
+
+LAYOUTS = (published.THROUGHPUT, published.KERNELS, published.LOGS, tidy.FOLDER)
+"""Folders that lie in a root of others' files."""
+
+DEEP, MANY, SHOWN = 8, 2000, 3
+"""Levels and folders below a root that are searched, and folders that a sentence names."""
+
+LIKE_A_KEY = re.compile(r".+_cc[0-9]+_.*py[0-9].*")
+"""A folder that was meant to be named by its hardware."""
+
+
+def keys(root):
+    """Hardware keys of which a root has something in any layout."""
+    return {*hardware_directories(root), *published.hardware_keys(root), *tidy.hardware_keys(root)}
+
+
+def folders(root):
+    """Folders below a root, those above first, at most `MANY` of at most `DEEP` levels. Links are not followed."""
+    level, seen = [Path(root)], 0
+    for _ in range(DEEP):
+        below = []
+        for folder in level:
+            try:
+                with os.scandir(folder) as entries:
+                    below += sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+            except OSError:
+                continue
+            if seen + len(below) >= MANY:
+                break
+        yield from below[: MANY - seen]
+        seen += len(below)
+        if seen >= MANY:
+            return
+        level = below
+
+
+def nothing(root):
+    """A sentence on a root that holds nothing that could be reported, with the folder that may be meant; else None."""
+    path = Path(root)
+    try:
+        if not path.is_dir():
+            return f"{root} {'is no folder' if path.exists() else 'does not exist'}"
+        if not any(path.iterdir()):
+            return f"{root} is empty"
+    except OSError as error:
+        return f"{root} cannot be read: {error.strerror}"
+    if keys(root):
+        return None
+    below = list(folders(root))
+    throughput = sum(is_throughput(folder) for folder in (path, *below))
+    kernels = sum(is_search(folder) for folder in (path, *below))
+    found = f"found {counted(kernels, 'kernel')}, {counted(throughput, 'throughput')}"
+    above = root_above(path.absolute())
+    if above:
+        return f"{found}, under {root}: give {above}, the folder above"
+    roots = {folder for folder in below if keys(folder)}
+    roots = [folder for folder in below if folder in roots and not roots & set(folder.parents)]
+    if roots:
+        more = f" and {len(roots) - SHOWN} more" if len(roots) > SHOWN else ""
+        return f"{found}, under {root}: give {', '.join(map(str, roots[:SHOWN]))}{more}, below it"
+    wrong = misplaced(root)
+    if wrong:
+        return wrong[0]
+    if kernels or throughput:
+        where = f"{published.THROUGHPUT}/{{stage}}/ and {published.KERNELS}/{{library}}/{published.SEARCHES}/"
+        return f"{found}, under {root}, but none where they belong, in {where}"
+    return f"{found} and no hardware key under {root}"
+
+
+def counted(n, kind):
+    """`2 kernel folders`."""
+    return f"{n or 'no'} {kind} folder{'' if n == 1 or not n else 's'}"
+
+
+def is_throughput(folder):
+    """Whether a folder is named as those of throughput files."""
+    return published.THROUGHPUT_FOLDER.fullmatch(folder.name) is not None
+
+
+def is_search(folder):
+    """Whether a folder of one hardware key has GEMM searches."""
+    return folder.parent.name == published.SEARCHES and HARDWARE.fullmatch(folder.name) is not None
+
+
+def root_above(path):
+    """The root in which an absolute path lies, told from the names of its folders; None if there is none."""
+    for folder in (path, *path.parents):
+        if (folder.name in LAYOUTS or HARDWARE.fullmatch(folder.name)) and keys(folder.parent):
+            return folder.parent
+    return None
+
+
+def misplaced(root):
+    """Sentences on files and folders of a root that belong to no hardware key, so that no report has them."""
+    root = Path(root)
+    sentences = []
+    for folder in (root, root / tidy.FOLDER, *sorted(root.glob(f"{tidy.FOLDER}/*"))):
+        if folder.parent.name == tidy.FOLDER and HARDWARE.fullmatch(folder.name):
+            continue
+        sentences += [
+            f"{folder / f'{name}.csv'} is not read: a tidy table belongs in {root / tidy.FOLDER}/{{hardware key}}/"
+            for name in tidy.TABLES
+            if (folder / f"{name}.csv").is_file()
+        ]
+    named = []  # folders whose name should be a hardware key
+    for base in published.bases(root, published.THROUGHPUT):
+        for stage in filter(Path.is_dir, sorted(base.glob("*"))):
+            if stage.name in PUBLISHED:
+                wrong = [folder for folder in sorted(stage.glob("*")) if folder.is_dir() and not keyed(folder)]
+                sentences += [bad_name(folder) for folder in wrong]
+            else:
+                sentences.append(f"{stage} is not read: its name is neither prefill nor decode")
+    for base in published.bases(root, published.KERNELS):
+        named += sorted(base.glob(f"*/{published.SEARCHES}/*"))
+    named += [folder for folder in sorted(root.glob("*")) if LIKE_A_KEY.fullmatch(folder.name) and holds_stages(folder)]
+    sentences += [bad_name(folder) for folder in named if folder.is_dir() and not HARDWARE.fullmatch(folder.name)]
+    return sentences + elsewhere(root)
+
+
+def keyed(folder):
+    """Whether the name of a throughput folder has a hardware key."""
+    match = published.THROUGHPUT_FOLDER.fullmatch(folder.name)
+    return match is not None and HARDWARE.fullmatch(f"{match['gpu']}_{match['cc']}_{match['rest']}") is not None
+
+
+def holds_stages(folder):
+    """Whether a folder has the folder of a stage."""
+    return any((folder / stage).is_dir() for stage in STAGES)
+
+
+def bad_name(folder):
+    """A sentence on a folder that should be named by its hardware."""
+    if " " not in folder.name:
+        return f"{folder} is not read: its name is no hardware key, such as RTX4090_cc89_py312_cu129_x86_64"
+    gpu, cc, rest = folder.name.partition("_cc")
+    better = f" {gpu_token(gpu)}{cc}{rest.replace(' ', '')}" if cc else ""
+    return f"{folder} is not read: its name has a space, so it is no hardware key: rename it{better}"
+
+
+def elsewhere(root):
+    """Sentences on kinds of published folders that a root lacks where they belong, and has further below."""
+    kinds = {published.THROUGHPUT: published.throughput_folders, published.KERNELS: published.kernel_folders}
+    there = {name: bool(published.bases(root, name)) for name in kinds}
+    if all(there.values()) or not any(there.values()):
+        return []
+    (lacking,) = [name for name, found in there.items() if not found]
+    found = [folder for folder in folders(root) if folder.name == lacking]
+    return [f"{folder} is not read: it belongs in {root}" for folder in found[:SHOWN]]
