@@ -75,6 +75,14 @@ def test_figures_of_two_protocols_are_not_divided(tmp_path):
     assert "times as fast as" not in text
 
 
+def test_what_passed_by_type_and_stage():
+    by_type = {row[0]: row[1:] for row in rows_under(compared(PUBLISHED), "What passed, by type and stage")}
+    assert by_type["architecture"] == ["Hopper", "Ada Lovelace"]
+    assert by_type["INT8 prefill"] == by_type["FP8 prefill"] == ["35/35", "35/35"]
+    assert by_type["INT8 decode"] == by_type["FP8 decode"] == ["20/20", "20/20"]
+    assert by_type["FP8 kernel"] == ["324/324", "324/324"]
+
+
 def test_the_h100_report_has_the_tidy_figures():
     text, refused = markdown(PUBLISHED, hardware=H100)
     assert refused == []
@@ -107,6 +115,10 @@ def test_a_gpu_without_fp8_an_arm_machine_and_a_missing_backend(tmp_path):
         "FP8 cannot run on A100: FP8 (E4M3) tensor cores begin with compute capability 8.9, and it has 8.0",
     ]
     assert able[GB10][2:6] == ["12.1", "3.12", "13.0", "aarch64"]
+    by_type = {row[0]: row[1:3] for row in rows_under(text, "What passed, by type and stage")}
+    assert by_type["architecture"] == ["Ampere", "Blackwell"]
+    assert by_type["INT8 prefill"] == ["4/4", "2/2"]
+    assert by_type["FP8 prefill"] == [able[A100][-1], "not measured"]
     a100, _ = markdown(root, hardware=A100)
     assert "kernel: nothing measured." in a100
     assert "FP8 cannot run on A100" in a100

@@ -407,6 +407,7 @@ def test_points_that_a_sweep_lacks_are_counted(copy):
     assert "prefill: BitNet-2B INT8 34/35, BitNet-2B FP8 35/35; total 69/70" in text
     assert ["prefill", "BitNet-2B/INT8/cublaslt/dense", "32768"] in rows_under(text, "Missing, failed, left out")
     assert rows_under(text, "Tasks")[3][3] == "69/70"
+    assert "7 M × 5 backends" in text
 
 
 def test_what_a_refused_search_announces_is_counted(copy):
@@ -414,3 +415,27 @@ def test_what_a_refused_search_announces_is_counted(copy):
     text, (sentence,) = markdown(copy)
     assert "35 of 36 announced rows" in sentence
     assert "total 612/648" in text
+
+
+def test_the_span_of_a_run_covers_its_tasks(copy):
+    text, _ = markdown(copy)
+    assert "- Measured: 2026-01-28T10:59:16 to 2026-01-28T13:11:23.620525" in text
+    assert "Log of the run, by its status file: `bitnet_bench_20260128_105916.log`" in text
+    (status,) = copy.glob("vllm_bench_logs/*/*.json")
+    whole = status.read_text()
+    status.unlink()
+    for odd in ('"soon"', '"0001-01-01T00:00:00"', '""', "null", "7"):
+        other = whole.replace('"2026-01-28T13:11:23.620525"', odd)
+        status.with_name("bitnet_bench_20260199_999999_status.json").write_text(other)
+        assert markdown(copy)[1] == []
+    shutil.rmtree(copy / "vllm_bench_logs")
+    text, _ = markdown(copy)
+    assert "without prefill, decode, whose times are not recorded" in text
+
+
+def test_the_head_and_counts_of_a_run(copy):
+    text, _ = markdown(copy)
+    assert "- Architecture: Ada Lovelace, compute capability 8.9" in text
+    assert "7 M × 5 backends and patterns × 2 models and types = 70 points." in text
+    assert "9 M × 9 backends and patterns × 2 models and types = 162 points, × 4 linears = 648." in text
+    assert "Base models: 2 (BitNet-2B FP8, BitNet-2B INT8). Models in a pattern: 8." in text

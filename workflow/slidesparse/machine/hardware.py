@@ -28,6 +28,17 @@ KEY_PATTERN = (
 CAPABILITY = {"INT8": (80, "structured sparsity begins"), "FP8": (89, "FP8 (E4M3) tensor cores begin")}
 """dtype: the compute capability that it needs on an NVIDIA GPU, and why. CPUs run both."""
 
+ARCHITECTURES = {
+    **dict.fromkeys((80, 86, 87), "Ampere"),
+    89: "Ada Lovelace",
+    90: "Hopper",
+    **dict.fromkeys((100, 101, 103, 110, 120, 121), "Blackwell"),
+    70: "Volta",
+    72: "Volta",
+    75: "Turing",
+}
+"""Compute capability times ten -> NVIDIA's name of the architecture."""
+
 CACHE_BYTES = 256 << 20
 """Cache size that is assumed if the machine does not tell it; more than any GPU of 2026 has."""
 

@@ -172,7 +172,7 @@ def report(hardware, held, analyses, roots):
     ]
     capability = Section(say("What this hardware can run"), [comparison.capability_table([hardware])])
     origin = Section(say("Provenance"), overview.provenance_blocks(held, labels))
-    return Section(hardware, [Bullets(head(held, roots)), *sections, capability, origin])
+    return Section(hardware, [Bullets(head(hardware, held, roots)), *sections, capability, origin])
 
 
 def one_source(source, compared, anomalous, labels, prefix):
@@ -216,15 +216,13 @@ def source_names(sources):
     return names
 
 
-def head(sources, roots):
-    """The head of a report: name of the hardware, time span, sources, refused files."""
+def head(hardware, sources, roots):
+    """The head of a report: name of the hardware, architecture, time span, sources, refused files."""
     names = sorted({row.provenance.gpu_name for source in sources for row in source.rows} - {""})
-    spans = [span for source in sources if (span := overview.dates(source))]
     empty = [root for root in map(str, roots) if root not in [source.root for source in sources]]
     refused = sum(len(source.refused) for source in sources)
     items = [say("Hardware: {names}", names=", ".join(names) or say("name not recorded"))]
-    if spans:
-        items.append(say("Measured: {first} to {last}", first=min(s[0] for s in spans), last=max(s[1] for s in spans)))
+    items += filter(None, (overview.architecture(hardware), overview.span_of_times(sources)))
     items.append(say("Sources: {roots}", roots=", ".join(f"`{source.root}`" for source in sources)))
     if empty:
         items.append(say("Nothing of this hardware in: {roots}", roots=", ".join(f"`{root}`" for root in empty)))

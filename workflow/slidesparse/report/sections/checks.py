@@ -24,9 +24,10 @@ def passed(source, stage):
         if row.status == "ok":
             good.setdefault(row.configuration, set()).add((row.M, row.linear))
     counts = {}
-    each = {name.model: linears_of(source, name.model) if stage == "kernel" else 1 for name in names_of(source, stage)}
-    for name in names_of(source, stage):
-        Ms = source.planned(stage).get(name) or there.get(name, set())
+    planned, names = source.planned(stage), names_of(source, stage)
+    each = {model: linears_of(source, model) if stage == "kernel" else 1 for model in {name.model for name in names}}
+    for name in names:
+        Ms = planned.get(name) or there.get(name, set())
         counts[name] = sum(M in Ms for M, _ in good.get(name, ())), len(Ms) * each[name.model]
     return counts
 
@@ -46,6 +47,7 @@ def check_blocks(source):
         summary = [f"{' '.join(group)} {ratio(total)}" for group, total in totals]
         total = ratio(add(counts.values()))
         blocks.append(say("{stage}: {summary}; total {total}", stage=stage, summary=summary, total=total))
+        blocks += grid(source, stage, counts)
         columns = list(dict.fromkeys(name.column for name in counts))
         rows = []
         for group, total in totals:
@@ -53,6 +55,43 @@ def check_blocks(source):
             rows.append((" ".join(group), *(cells.get(column) for column in columns), ratio(total)))
         blocks.append(Table(f"passed_{stage}", (stage, *columns, "total"), rows, "l"))
     return blocks
+
+
+def grid(source, stage, counts):
+    """A sentence with the factors of a stage's points, if they are all M of all configurations of all types."""
+    there = {}
+    for row in source.stage(stage):
+        there.setdefault(row.configuration, set()).add(row.M)
+    planned = source.planned(stage)
+    asked = {name: planned.get(name) or there.get(name, set()) for name in counts}
+    Ms = set().union(*asked.values())
+    types = {name[:2] for name in counts}
+    columns = {name.column for name in counts}
+    if any(mine != Ms for mine in asked.values()) or len(counts) != len(types) * len(columns):
+        return []
+    factors = {"M": len(Ms), "columns": len(columns), "types": len(types), "n": len(Ms) * len(counts)}
+    linears = {linears_of(source, model) for model in {name.model for name in counts}}
+    if stage == "kernel" and len(linears) == 1 and linears != {1}:
+        each = linears.pop()
+        return [
+            say(
+                "{M} M × {columns} backends and patterns × {types} models and types = {n} points, "
+                "× {each} linears = {all}.",
+                each=each,
+                all=each * factors["n"],
+                **factors,
+            )
+        ]
+    return [say("{M} M × {columns} backends and patterns × {types} models and types = {n} points.", **factors)]
+
+
+def by_type(source):
+    """(type, stage) -> (passed, asked for), see `passed`."""
+    counts = {}
+    for stage in ("prefill", "decode", "kernel"):
+        for name, pair in passed(source, stage).items():
+            counts[name.dtype, stage] = add([counts.get((name.dtype, stage), (0, 0)), pair])
+    return counts
 
 
 def add(pairs):
@@ -98,7 +137,14 @@ def problem_blocks(source):
         blocks += [say("Points that are in no CSV yet:"), Bullets(source.ungathered)]
     if not blocks:
         blocks = [say("Nothing failed, ran out of memory, or was refused.")]
-    if source.plan is None:
+    if source.plan is None and any(source.announced.values()):
+        blocks.append(
+            say(
+                "What was asked for is not recorded: it is taken to be what kernel files announce, and each M of a "
+                "stage for all configurations of a model."
+            )
+        )
+    elif source.plan is None:
         blocks.append(say("What was asked for is not recorded in this source; only what is there is counted."))
     return blocks
 

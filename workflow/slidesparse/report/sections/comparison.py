@@ -38,6 +38,7 @@ class Summary:
     values: (stage, metric, model, dtype) -> {(Configuration, M): value}; a kernel metric names its caches.
     ratios: (stage, what, over, model, dtype) -> Comparison.
     passed: stage -> (passed, asked for).
+    by_type: (type, stage) -> (passed, asked for).
     problems: status -> number of points.
     anomalies: number of anomalies.
     span: first and last time.
@@ -53,6 +54,7 @@ class Summary:
     passed: dict
     problems: dict
     anomalies: int
+    by_type: dict = field(default_factory=dict)
     values: dict = field(default_factory=dict)
     ratios: dict = field(default_factory=dict)
     dense: dict = field(default_factory=dict)
@@ -72,6 +74,7 @@ def summary(key, source, compared, anomalies):
             for word in ("failed", "out_of_memory")
         },
         sum(len(findings) for *_, findings in anomalies),
+        checks.by_type(source),
     )
     for stage in ("prefill", "decode"):
         for (model, dtype), rows in grouped(source.stage(stage)).items():
@@ -139,6 +142,7 @@ def document(summaries):
         Bullets([say("Hardware keys: {n}. Sources: {m}.", n=len(keys), m=len({item.root for item in summaries}))]),
         Section(say("What each can run"), [capability_table(keys)]),
         Section(say("What was measured"), [measured_table(summaries, labels)]),
+        Section(say("What passed, by type and stage"), [type_table(summaries, labels)]),
         Section(
             say("Conclusions"),
             [Bullets(conclusions(summaries, labels) or [say("Nothing to conclude: there is nothing to compare.")])],
@@ -148,6 +152,27 @@ def document(summaries):
         Section(say("Absolute figures"), value_sections(summaries, labels) or [say("Nothing measured.")]),
     ]
     return Section(say("Hardware compared"), blocks)
+
+
+def type_table(summaries, labels):
+    """A row for the architecture, and one for each type and stage: how many points passed, or why none was measured."""
+    rows = [("architecture", *(overview.architecture_name(item.key) or NONE for item in summaries))]
+    for dtype in DTYPES:
+        for stage in ("prefill", "decode", "kernel"):
+            cells = []
+            for item in summaries:
+                pair = item.by_type.get((dtype, stage))
+                cells.append(checks.ratio(pair) if pair else cannot(item.key, dtype) or say("not measured"))
+            rows.append((f"{dtype} {stage}", *cells))
+    return Table("by_type", ("what", *labels), rows, "l" * (1 + len(labels)))
+
+
+def cannot(key, dtype):
+    """Why a hardware key cannot run a type, or None."""
+    try:
+        return hardware.supports(key, dtype)
+    except HardwareError:
+        return None
 
 
 def measured_table(summaries, labels):

@@ -3,6 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
+from slidesparse.errors import HardwareError
+from slidesparse.machine import hardware
 from slidesparse.plan.backends import STAGES
 from slidesparse.report.document.model import NONE, Bullets, Table, fixed, say, whole
 from slidesparse.report.sources.rows import Provenance, configuration_order
@@ -24,6 +26,41 @@ def dates(source):
     return (known[0], known[-1]) if known else None
 
 
+def span_of_times(sources):
+    """A sentence with the first and last time in sources, and of which stages no time is recorded; None without times.
+
+    A task table with a time covers all stages of its source.
+    """
+    spans = [span for source in sources if (span := dates(source))]
+    if not spans:
+        return None
+    ends = {"first": min(span[0] for span in spans), "last": max(span[1] for span in spans)}
+    rows = [row for source in sources if not source.dates for row in source.rows if row.measured]
+    untimed = [stage for stage in STAGES if any(row.stage == stage and not row.utc for row in rows)]
+    if untimed:
+        return say(
+            "Measured: {first} to {last}, without {stages}, whose times are not recorded", stages=untimed, **ends
+        )
+    return say("Measured: {first} to {last}", **ends)
+
+
+def architecture_name(key):
+    """NVIDIA's name of the architecture of a hardware key, or None for a CPU and an unknown one."""
+    try:
+        return hardware.ARCHITECTURES.get(hardware.parse(key).cc)
+    except HardwareError:
+        return None
+
+
+def architecture(key):
+    """A sentence on the architecture and compute capability of a hardware key, or None if they have no name."""
+    name = architecture_name(key)
+    if name is None:
+        return None
+    capability = fixed(hardware.parse(key).cc / 10, 1)
+    return say("Architecture: {name}, compute capability {cc}", name=name, cc=capability)
+
+
 def task_blocks(source):
     """A table of tasks with status and duration, and their totals."""
     if not source.tasks:
@@ -42,7 +79,8 @@ def task_blocks(source):
         total = say(
             "{words}; total {seconds} s ({hours} h), without {n} tasks of unknown duration.", **values, n=unknown
         )
-    return [Table("tasks", ("task", "status", "duration (s)", "items", "note"), rows, "llrrl"), total]
+    log = [say("Log of the run, by its status file: {log}", log=f"`{source.log}`")] if source.log else []
+    return [Table("tasks", ("task", "status", "duration (s)", "items", "note"), rows, "llrrl"), total, *log]
 
 
 def items(row):
@@ -55,9 +93,9 @@ def items(row):
 
 def model_blocks(source):
     """Tables of base models, and of what quantising, pruning and sliding changed."""
+    blocks = counts_of_models(source)
     if not source.models and not source.checkpoints:
-        return [say("This source holds no manifests of models or checkpoints.")]
-    blocks = []
+        return [*blocks, say("This source holds no manifests of models or checkpoints.")]
     if source.models:
         rows = [
             (item["model"], origin(item.get("source")), whole(len(files(item))), whole(total_bytes(item)))
@@ -71,6 +109,22 @@ def model_blocks(source):
         headers = ("checkpoint", "weights", "zeros before", "changed by pruning", "changed (%)", "bytes")
         blocks.append(Table("checkpoints", headers, [checkpoint_row(item) for item in order], "l"))
     return blocks
+
+
+def counts_of_models(source):
+    """A sentence with the number of base models and of models in a pattern: those with manifests or in an engine.
+
+    A base model is one that was fetched or generated, or a dense checkpoint.
+    """
+    made = {(item["model"], item["dtype"], item["sparsity"]) for item in source.checkpoints}
+    run = {row.configuration for stage in ("prefill", "decode") for row in source.stage(stage)}
+    made |= {(name.model, name.dtype, name.sparsity) for name in run}
+    base = sorted({item["model"] for item in source.models} | {f"{m} {dtype}" for m, dtype, s in made if s == "dense"})
+    slid = [name for name in made if name[2] != "dense"]
+    if not made and not base:
+        return []
+    names = ", ".join(base) or NONE
+    return [say("Base models: {n} ({names}). Models in a pattern: {m}.", n=len(base), names=names, m=len(slid))]
 
 
 def checkpoint_row(item):
