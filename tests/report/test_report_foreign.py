@@ -136,6 +136,7 @@ def test_unknown_names_in_a_tidy_table_take_their_rows_only(tmp_path):
         run_row(13, backend="magic"),
         run_row(13, backend="cuSPARSELt"),
         run_row(14, dtype="FP8E4M3"),
+        run_row(14).replace("prefill", "training"),
     ]
     folder = tidy(tmp_path, throughput=THROUGHPUT + "".join(rows))
     text, refused = markdown(tmp_path)
@@ -147,7 +148,8 @@ def test_unknown_names_in_a_tidy_table_take_their_rows_only(tmp_path):
     assert said[2].startswith(" 6 not used: the type 'INT3' is none of INT8, FP8")
     assert said[3].startswith(" 7 not used: the backend 'magic' is none of cublaslt")
     assert said[4].startswith(" 8 not used: the backend 'cuSPARSELt' is sparse, and no pattern")
-    assert len(said) == 5
+    assert said[5].startswith(" 10 not used: the stage 'training' is neither prefill nor decode")
+    assert len(said) == 6
     assert "#### prefill BitNet-2B INT8 cusparselt/2_8" in text
     assert "#### prefill BitNet-2B FP8 cublaslt/dense" in text
 
@@ -397,6 +399,18 @@ def test_a_folder_with_a_space_is_named_and_the_rest_reported(copy):
     assert "BitNet-2B FP8 35/35" in text
 
 
+def test_folders_that_no_report_reads_are_named(copy):
+    (copy / "throughput_benchmark_results" / "training").mkdir()
+    ours(copy)
+    (copy / "RTX 4090_cc89_py312_cu129_x86_64" / "prefill").mkdir(parents=True)
+    (copy / INT8).with_name(HARDWARE).mkdir()
+    named = [sentence for sentence in read_source(copy, HARDWARE).refused if "is not read" in sentence]
+    assert len(named) == 3
+    assert sum("no hardware key, such as" in sentence for sentence in named) == 1
+    assert sum("neither prefill nor decode" in sentence for sentence in named) == 1
+    assert sum("has a space" in sentence for sentence in named) == 1
+
+
 # What was asked for, and when
 
 
@@ -431,6 +445,27 @@ def test_the_span_of_a_run_covers_its_tasks(copy):
     shutil.rmtree(copy / "vllm_bench_logs")
     text, _ = markdown(copy)
     assert "without prefill, decode, whose times are not recorded" in text
+
+
+def test_a_task_of_a_thousand_years_is_refused(copy):
+    (status,) = copy.glob("vllm_bench_logs/*/*.json")
+    edit(status, lambda text: text.replace("99.91210627555847", "9" * 12))
+    (sentence,) = read_source(copy, HARDWARE).refused
+    assert "task 1 has no duration" in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("NVIDIA GeForce RTX 4090", True),
+        ("RTX4090", True),
+        ("GeForce RTX4090", True),
+        ("NVIDIA GeForce RTX 4080", False),
+    ],
+)
+def test_a_gpu_has_several_names(copy, name, right):
+    edit(copy / DENSE, lambda text: f"# GPU: {name}\n{text}")
+    assert bool(read_source(copy, HARDWARE).refused) != right
 
 
 def test_the_head_and_counts_of_a_run(copy):

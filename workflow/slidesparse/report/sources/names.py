@@ -55,6 +55,11 @@ def configured(dtype_name, backend_name, pattern_name):
     return names
 
 
+def letters(name):
+    """The letters and digits of a name."""
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
 def refuse_copy(path):
     """Raise RecordError if a CSV has the name that a copy is given."""
     match = COPY.fullmatch(path.name)
@@ -69,14 +74,16 @@ def refuse_other_head(path, header, hardware, dtypes=(), models=()):
 
     header: {key: value} of leading lines. dtypes, models: what the path or the rows name; empty is not compared.
     """
-    placed = {"GPU": (hardware.partition("_cc")[0],), "dtype": tuple(dtypes), "model": tuple(models)}
+    gpu = hardware.partition("_cc")[0]
+    placed = {"GPU": () if gpu.startswith("cpu-") else (gpu,), "dtype": tuple(dtypes), "model": tuple(models)}
     for word, kind in HEAD.items():
         said, known = header.get(word, ""), placed[kind]
         if not said or not known:
             continue
         bare = re.sub(r"-(INT8|FP8|FP8E4M3|BF16|FP16)$", "", said) if kind == "model" else said
         means = {"GPU": gpu_token(said), "dtype": short_dtype(said.partition(" ")[0]), "model": bare}[kind]
-        if not {said, means} & set(known):
+        ends = kind == "GPU" and letters(said).endswith(letters(gpu))  # as NVIDIA H100 PCIe with H100PCIe
+        if not {said, means} & set(known) and not ends:
             place = ", ".join(sorted(known))
             raise RecordError(
                 f"{path} does not belong there: its header says {word} {said:.80}, its place says {place:.80}"

@@ -43,6 +43,9 @@ THROUGHPUT, KERNELS, SEARCHES, LOGS = (
 TOP = 3
 """Number of algorithms of each search in a kernel file."""
 
+LONGEST = 1e9
+"""Seconds that no task takes."""
+
 MOST = 1000
 """Most M or shapes that a head announces and that are then counted as asked for."""
 
@@ -331,7 +334,7 @@ def status_rows(path, status, source):
             rows.append(entry(index, "skipped", note="already there"))
         else:
             seconds = result.get("duration")
-            if not isinstance(seconds, int | float) or seconds < 0:
+            if not isinstance(seconds, int | float) or not 0 <= seconds < LONGEST:
                 raise RecordError(f"{path} is damaged: task {index + 1} has no duration")
             points = point_status(
                 [row for row in source.rows if index >= 3 and task_of(row.stage, row.configuration) == index]

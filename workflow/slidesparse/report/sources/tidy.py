@@ -133,8 +133,6 @@ def read_table(path, name, hardware):
             raise RecordError(f"{path} is damaged: row {number} has no usable {', '.join(empty + low)}")
         if not hardware.startswith(f"{row['gpu']}_cc{row['cc']}_"):
             raise RecordError(f"{path} does not belong there: row {number} is of {row['gpu']} cc{row['cc']}")
-        if name == "throughput" and row["stage"] not in ("prefill", "decode"):
-            raise RecordError(f"{path} is damaged: row {number} has the unknown stage {row['stage']}")
     return table, header
 
 
@@ -163,7 +161,9 @@ def usable(source, path, table):
 
 
 def named(row):
-    """The type, backend and pattern of a row in our names. Raises RecordError for an unknown one."""
+    """The type, backend and pattern of a row in our names. Raises RecordError for an unknown one, and stage."""
+    if row.get("stage", "prefill") not in M_COLUMN:
+        raise RecordError(f"the stage {row['stage']!r:.80} is neither prefill nor decode")
     if "backend" not in row:
         return {"dtype": names.dtype(row["dtype"]), "sparsity": names.pattern(row["sparsity"])}
     columns = ("dtype", "backend", "sparsity")
