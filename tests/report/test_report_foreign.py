@@ -1,11 +1,12 @@
 """Files of others: nothing of them vanishes in silence, and nothing in them ends the report."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from reports import HARDWARE, PUBLISHED, edit, gathered, markdown, ours, rows_under
+from reports import H100, HARDWARE, PUBLISHED, edit, gathered, markdown, ours, rows_under
 from slidesparse.errors import RecordError
 from slidesparse.report.sources.places import MANY, folders, nothing
 from slidesparse.report.sources.read import hardware_keys, read_source
@@ -445,6 +446,20 @@ def test_the_span_of_a_run_covers_its_tasks(copy):
     shutil.rmtree(copy / "vllm_bench_logs")
     text, _ = markdown(copy)
     assert "without prefill, decode, whose times are not recorded" in text
+
+
+def test_a_search_with_an_empty_figure_is_refused(copy):
+    edit(copy / SEARCH, lambda text: re.sub(r"\n(64,2560,3840,\d+),[^,]*,", r"\n\1,,", text))
+    (sentence,) = read_source(copy, HARDWARE).refused
+    assert sentence == f"{copy / SEARCH} is damaged: it has a row without tops_1"
+
+
+def test_a_fused_kernel_without_a_length_is_refused(tmp_path):
+    copy = Path(shutil.copytree(PUBLISHED / "tidy", tmp_path / "tidy"))
+    edit(copy / H100 / "quant_kernels.csv", lambda text: text.replace(",2560,", ",,", 1))
+    text, (sentence,) = markdown(tmp_path, hardware=H100)
+    assert "row 1 has no usable K" in sentence
+    assert "quantise and lift" not in text
 
 
 def test_a_task_of_a_thousand_years_is_refused(copy):

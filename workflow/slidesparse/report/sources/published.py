@@ -272,8 +272,10 @@ def refuse_empty(path, table, columns):
 
 
 def refuse_negative(path, row, columns):
-    """Raise RecordError if a measured value is negative."""
+    """Raise RecordError if a measured value is missing or negative."""
     for column in columns:
+        if row[column] is None:
+            raise RecordError(f"{path} is damaged: it has a row without {column}")
         if row[column] < 0:
             raise RecordError(f"{path} is damaged: it has {column} = {row[column]:g}, below zero")
 

@@ -80,7 +80,7 @@ IDENTITY = {
 MEASURED = {
     "kernel": ("M", "N", "K", "K_expanded", "latency_us", "eff_tops"),
     "throughput": ("M", "requests_per_s", "tokens_per_s", "elapsed_s"),
-    "quant_kernels": ("M", "latency_us"),
+    "quant_kernels": ("M", "K", "latency_us"),
 }
 """Columns that every row has. A zero in them means that nothing was measured."""
 
