@@ -109,6 +109,17 @@ def test_a_figure_of_the_wrong_type_is_a_sentence(point, stage, place, value):
         read_point(path)
 
 
+def test_prompts_of_unequal_length_are_no_contradiction(tmp_path):
+    """1025 tokens in prompts of at most 1024 are prompts of 513 and 512."""
+    path = synthetic.path(tmp_path, "prefill", 1025)
+    content = synthetic.point(path, protocol=PROTOCOL["prefill"])
+    results, rate = content["results"], content["results"]["requests_per_s"]
+    results |= {"prompt_len": 513, "prompt_lens": [513, 512], "max_num_seqs": 2, "tokens_per_s": rate * 513.5}
+    assert contradiction(content) is None
+    results["tokens_per_s"] = rate * 514
+    assert "tokens_per_s" in contradiction(content)
+
+
 def test_the_gpu_time_of_a_step_is_the_median_of_its_windows(point):
     path, content = point("decode")
     for median, windows, agrees in ((8.2, [8.4, 8.2, 8.0], True), (8.4, [8.4, 8.2, 8.0], False), (None, [8.0], False)):

@@ -94,7 +94,8 @@ def _throughput(key, results, today):
         yield _same("gpu_step_ms", results.get("gpu_step_ms") or 0, _summary(results["gpu_steps_ms"])["median"])
     requests, tokens, elapsed = (results.get(name) for name in ("requests_per_s", "tokens_per_s", "elapsed_s"))
     if requests and tokens:
-        yield _same("tokens_per_s", tokens, requests * (results["prompt_len"] + results["output_len"]))
+        lengths = results.get("prompt_lens") or [results["prompt_len"]]
+        yield _same("tokens_per_s", tokens, requests * (sum(lengths) / len(lengths) + results["output_len"]))
     if requests and elapsed:
         yield _same("requests_per_s", requests, results["num_prompts"] / elapsed)
     for name in ("tokens", "sequences"):
