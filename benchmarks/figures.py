@@ -286,8 +286,8 @@ def turns_cost():
     turn = [shown(product_alone("FP8", "2_4", M, together=True)) for M in Ms]
     return paragraph(
         f"At M = {listed(Ms)}, dense FP8 products took {fixed(min(cost), 0)} to {fixed(max(cost), 0)} % longer in turn",
-        f"than alone, at the median. Over the faster of cuBLASLt and CUTLASS alone, 2:4 has {listed(alone)} there; over",
-        f"the same two libraries in turn, {listed(turn)}.",
+        f"than alone, at the median. Over the faster of cuBLASLt and CUTLASS alone, 2:4 has {listed(alone)} there;",
+        f"over the same two libraries in turn, {listed(turn)}.",
     )
 
 
