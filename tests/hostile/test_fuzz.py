@@ -19,6 +19,7 @@ from places import ROOT
 from slidesparse import models
 from slidesparse.errors import SlideSparseError
 from slidesparse.models import checkpoints, safetensors_io
+from slidesparse.plan.key import Configuration
 from slidesparse.plan.matrix import validated
 from slidesparse.points import status
 from slidesparse.points.plan import read_plan
@@ -205,7 +206,7 @@ def test_mutated_tables_are_refused_or_read(tmp_path, times):
                 row[draw.randrange(len(row))] = str(draw.choice(EVIL))
             table.write_text("\n".join(",".join(row) for row in cells) + draw.choice(("\n", "", '"')))
             key = synthetic.path(tmp_path, stage, 1).relative_to(tmp_path).parts
-            survives(read_configuration, table, synthetic.HARDWARE, stage, key[2:6])
+            survives(read_configuration, table, synthetic.HARDWARE, stage, Configuration(*key[2:6]))
 
 
 @times
