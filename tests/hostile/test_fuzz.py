@@ -24,7 +24,8 @@ from slidesparse.plan.matrix import validated
 from slidesparse.points import status
 from slidesparse.points.plan import read_plan
 from slidesparse.report.sources.measured import read_configuration
-from slidesparse.report.tables.gather import gather_all, read_points, to_csv
+from slidesparse.report.tables.gather import gather_all, read_points
+from slidesparse.report.tables.point_rows import to_csv
 
 EVIL = [
     None,

@@ -19,7 +19,8 @@ from slidesparse.plan.key import Key
 from slidesparse.points import choose_stock, measure, records, request, status
 from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
-from slidesparse.report.tables.gather import gather, gather_all, throughput_row
+from slidesparse.report.tables.gather import gather, gather_all
+from slidesparse.report.tables.point_rows import throughput_row
 from slidesparse.report.tables.tasks import tasks_table
 from synthetic import HARDWARE
 from workflow_clone import TINY, Clone

@@ -19,7 +19,8 @@ from slidesparse.points import request
 from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
 from slidesparse.report.tables.columns import COLUMNS
-from slidesparse.report.tables.gather import gather, gather_all, throughput_row
+from slidesparse.report.tables.gather import gather, gather_all
+from slidesparse.report.tables.point_rows import throughput_row
 from slidesparse.report.tables.tasks import tasks_table
 
 PROGRAM = PROGRAMS / "gather_points.py"

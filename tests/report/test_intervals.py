@@ -6,8 +6,8 @@ import pytest
 
 import synthetic
 from places import ROOT
-from slidesparse.report.tables.gather import gemm_columns, throughput_row
 from slidesparse.report.tables.intervals import of_median
+from slidesparse.report.tables.point_rows import gemm_columns, throughput_row
 
 
 def coverage(n, rank):

@@ -4,7 +4,7 @@ import pytest
 
 import synthetic
 from places import ROOT
-from slidesparse.report.tables.gather import kernel_rows
+from slidesparse.report.tables.point_rows import kernel_rows
 from slidesparse.report.tables.roofline import OPERATIONS, least, moved
 
 H200 = {"name": "NVIDIA H200", "sm_count": 132, "memory_bandwidth": 4_917_000_000_000}

@@ -25,6 +25,7 @@ from slidesparse.report.sections import (
 )
 from slidesparse.report.sections.figures import figures
 from slidesparse.report.sections.ratios import comparisons
+from slidesparse.report.sections.summaries import summary
 from slidesparse.report.sources.places import nothing
 from slidesparse.report.sources.read import hardware_keys, read_source
 from slidesparse.report.tables.gather import gather_all, hardware_directories
@@ -159,7 +160,7 @@ def analysed(held):
 
 def summaries_of(key, held, analyses):
     """What the comparison needs of every source of one hardware key."""
-    return [comparison.summary(key, source, *analysis) for source, analysis in zip(held, analyses, strict=True)]
+    return [summary(key, source, *analysis) for source, analysis in zip(held, analyses, strict=True)]
 
 
 def report(hardware, held, analyses, roots):

@@ -1,0 +1,95 @@
+"""What the comparison of hardware needs of each source of each key."""
+
+from dataclasses import dataclass, field
+
+from slidesparse.report.sections import checks, overview
+from slidesparse.report.sections.ratios import of_layers, of_points
+from slidesparse.report.sources.rows import caches_of, grouped, step_value
+
+ENGINES = {"prefill": ("step_ms", "tokens_per_s"), "decode": ("gpu_step_ms", "tokens_per_s")}
+"""stage -> columns by which engines of two GPUs are compared. In decode the host may decide the time by the clock."""
+
+
+@dataclass
+class Summary:
+    """What the comparison needs of one source of one hardware key.
+
+    values: (stage, metric, model, dtype) -> {(Configuration, M): value}; a kernel metric names its caches.
+    ratios: (stage, what, over, model, dtype) -> Comparison.
+    passed: stage -> (passed, asked for).
+    by_type: (type, stage) -> (passed, asked for).
+    problems: status -> number of points.
+    anomalies: number of anomalies.
+    span: first and last time.
+    dense: (stage, column, model, dtype) -> {M: (Configuration, Quantity, protocol)} of the fastest dense engine, of
+    the figures that count.
+    """
+
+    key: str
+    root: str
+    names: list
+    provenance: list
+    span: tuple | None
+    passed: dict
+    problems: dict
+    anomalies: int
+    by_type: dict = field(default_factory=dict)
+    values: dict = field(default_factory=dict)
+    ratios: dict = field(default_factory=dict)
+    dense: dict = field(default_factory=dict)
+
+
+def summary(key, source, compared, anomalies):
+    """The Summary of one source, its comparisons and its anomalies."""
+    kept = Summary(
+        key,
+        source.root,
+        sorted({row.provenance.gpu_name for row in source.rows} - {""}),
+        sorted({row.provenance.machine[1:4] for row in source.rows if any(row.provenance.machine[1:4])}),
+        overview.dates(source),
+        {stage: checks.add(checks.passed(source, stage).values()) for stage in ("prefill", "decode", "kernel")},
+        {
+            word: len({(r.stage, r.configuration, r.M) for r in source.rows if r.status == word})
+            for word in ("failed", "out_of_memory")
+        },
+        sum(len(findings) for *_, findings in anomalies),
+        checks.by_type(source),
+    )
+    for stage in ("prefill", "decode"):
+        for (model, dtype), rows in grouped(source.stage(stage)).items():
+            good = [row for row in rows if row.status == "ok"]
+            tokens = {
+                (r.configuration, r.M): r.values["tokens_per_s"]
+                for r in good
+                if r.values.get("tokens_per_s") is not None
+            }
+            steps = {(r.configuration, r.M): step_value(r)[0] for r in good if step_value(r)}
+            kept.values[stage, "tokens/s", model, dtype] = tokens
+            kept.values[stage, "step (ms)", model, dtype] = steps
+            for column in ENGINES[stage]:
+                kept.dense[stage, column, model, dtype] = fastest_dense(source, rows, column)
+    for (model, dtype), rows in grouped(source.stage("kernel")).items():
+        for column, caches in (("latency_us", caches_of(rows)), ("latency_hot_us", "hot")):
+            sums = {key: value.value for key, value in of_layers(source, model, dtype, column).items()}
+            if sums:
+                kept.values["kernel", f"{caches} GEMMs of a layer (µs)", model, dtype] = sums
+    for one in compared:
+        if one.kind in ("dense", "best_dense", "linear") and one.ratios:
+            over = str(one.over)
+            kept.ratios[one.stage, str(one.what), over, one.model, one.dtype] = one
+    return kept
+
+
+def fastest_dense(source, rows, column):
+    """M -> (Configuration, Quantity, protocol) of the fastest dense engine that is not stock vLLM.
+
+    Only figures count that no check disqualifies and that the host does not bound.
+    """
+    protocols = {(row.configuration, row.M): row.provenance.protocol for row in rows}
+    best = {}
+    for (name, M), each in of_points(source, rows, column).items():
+        if name.sparsity == "dense" and not name.stock and not each.unfit and not each.host_bound:
+            rate = each.value if column == "tokens_per_s" else 1 / each.value
+            if M not in best or rate > best[M][0]:
+                best[M] = rate, (name, each, protocols[name, M])
+    return {M: found for M, (_, found) in best.items()}
