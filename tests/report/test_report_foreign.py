@@ -1,62 +1,28 @@
 """Files of others: nothing of them vanishes in silence, and nothing in them ends the report."""
 
-import re
 import shutil
-from pathlib import Path
 
 import pytest
 
-from reports import H100, HARDWARE, PUBLISHED, edit, gathered, markdown, ours, rows_under
+from foreign import (
+    DENSE,
+    INT8,
+    KERNEL,
+    KERNELS,
+    RUNS,
+    SEARCH,
+    SLID,
+    THROUGHPUT,
+    configurations,
+    run_row,
+    search_row,
+    tidy,
+)
+from reports import HARDWARE, PUBLISHED, edit, markdown, ours, rows_under
 from slidesparse.errors import RecordError
 from slidesparse.report.sources.places import MANY, folders, nothing
-from slidesparse.report.sources.read import hardware_keys, read_source
+from slidesparse.report.sources.read import read_source
 from slidesparse.report.write import write_comparison, write_reports
-
-KERNELS = "benchmark_kernel/{}/alg_search_results/" + HARDWARE
-RUNS = "throughput_benchmark_results/{}/RTX4090_cc89_{}_py312_cu129_x86_64"
-INT8 = RUNS.format("prefill", "INT8")
-DENSE = f"{INT8}/cublaslt/BitNet-2B-INT8_prefill.csv"
-SLID = f"{INT8}/cusparselt/2_8/BitNet-2B-INT8_prefill.csv"
-SEARCH = KERNELS.format("cuSPARSELt") + "/INT8/alg_search_BitNet-2B-INT8_2_8.csv"
-
-THROUGHPUT = (
-    "gpu,cc,stage,dtype,model,backend,sparsity,M,prompt_len,output_len,max_num_seqs,num_prompts,requests_per_s,"
-    "tokens_per_s,elapsed_s,steps,ms_per_step,total_tokens,source\n"
-)
-KERNEL = (
-    "gpu,cc,dtype,model,backend,sparsity,M,N,K,K_expanded,latency_us,tops,eff_tops,alg_id,split_k,workspace,alg_count\n"
-)
-
-
-def run_row(rate, M=512, dtype="INT8", backend="cuBLASLt", pattern="dense"):
-    """A row of a tidy table of prefill, with one prompt of M tokens in each of 128 steps."""
-    figures = f"{rate},{rate * (M + 1)},{128 / rate:.5f}"
-    return f"RTX4090,89,prefill,{dtype},BitNet-2B,{backend},{pattern},{M},{M},1,1,128,{figures},128,1,1,x\n"
-
-
-def search_row(us, M=64, N=2560, K=2560, dtype="FP8", backend="cuBLASLt", pattern="dense"):
-    """A row of a tidy table of kernels."""
-    return f"RTX4090,89,{dtype},BitNet-2B,{backend},{pattern},{M},{N},{K},{K},{us},9,9,1,,0,8\n"
-
-
-def tidy(root, **tables):
-    """Write tidy tables; returns their folder."""
-    folder = Path(root, "tidy", HARDWARE)
-    folder.mkdir(parents=True)
-    for name, text in tables.items():
-        (folder / f"{name}.csv").write_text(text)
-    return folder
-
-
-@pytest.fixture
-def copy(tmp_path):
-    """A copy of the published files of the RTX 4090 that a test may change."""
-    return Path(shutil.copytree(PUBLISHED, tmp_path / "published", ignore=shutil.ignore_patterns("tidy")))
-
-
-def configurations(source, stage="prefill"):
-    return {row.configuration[1:] for row in source.stage(stage)}
-
 
 # One point in two layouts
 
@@ -294,198 +260,3 @@ def test_an_empty_source_beside_another_fails_nothing(tmp_path):
     assert "no source holds anything of hardware H200" in named
     text = (tmp_path / "results" / HARDWARE / "report.en.md").read_text()
     assert "prefill: BitNet-2B INT8 1/1; total 1/1" in text
-
-
-# Columns, heads and names of files
-
-
-CONTRADICTIONS = {
-    "tokens/s": (lambda text: text.replace("7789.9184", "7800.9184"), "tokens_per_s = 7800.92, but 7789.9"),
-    "elapsed": (lambda text: text.replace("8.4294", "9.4294"), "elapsed_time_s = 9.4294, but 8.42937 follows"),
-    "steps": (lambda text: text.replace("2048,1024,2,256,128", "2048,1024,2,256,64"), "has 64 steps, but 128 follow"),
-    "M": (lambda text: text.replace("2048,1024,2", "2048,512,2"), "M=2048, but its prompts make M=1024"),
-    "a head of another GPU": (lambda text: f"# GPU: NVIDIA A100-SXM4-80GB\n{text}", "its header says GPU NVIDIA A100"),
-    "a head of another type": (lambda text: f"# dtype: FP8E4M3\n{text}", "its header says dtype FP8E4M3"),
-    "a head of another model": (lambda text: f"# Model: Llama-1B-INT8\n{text}", "its header says Model Llama-1B-INT8"),
-}
-
-
-@pytest.mark.parametrize("name", CONTRADICTIONS)
-def test_a_file_that_contradicts_itself_is_refused(copy, name):
-    change, cause = CONTRADICTIONS[name]
-    edit(copy / DENSE, change)
-    text, (sentence,) = markdown(copy)
-    assert sentence.startswith(f"{copy / DENSE} ")
-    assert cause in sentence
-    assert "prefill: BitNet-2B INT8 28/35, BitNet-2B FP8 35/35; total 63/70" in text
-
-
-HEADS = {
-    "GPU": ("# GPU: NVIDIA GeForce RTX 4090", "# GPU: NVIDIA GeForce RTX 3090"),
-    "dtype": ("# dtype: INT8 ->", "# dtype: FP8E4M3 ->"),
-    "Model": ("# Model: BitNet-2B-INT8", "# Model: Qwen-7B-INT8"),
-}
-
-
-@pytest.mark.parametrize("word", HEADS)
-def test_a_search_whose_head_names_something_else_is_refused(copy, word):
-    edit(copy / SEARCH, lambda text: text.replace(*HEADS[word]))
-    text, (sentence,) = markdown(copy)
-    assert f"{copy / SEARCH} does not belong there: its header says {word} " in sentence
-    assert "total 612/612" in text
-
-
-def test_a_tidy_row_that_contradicts_itself_is_not_used(tmp_path):
-    wrong = run_row(10, M=1024).replace(",10250,", ",10300,")
-    folder = tidy(tmp_path, throughput=THROUGHPUT + run_row(10) + wrong)
-    (sentence,) = read_source(tmp_path, HARDWARE).refused
-    where = f"{folder / 'throughput.csv'}: row 2 not used: it contradicts itself: M=1024 has tokens_per_s = 10300"
-    assert sentence.startswith(where)
-    assert [row.M for row in read_source(tmp_path, HARDWARE).rows] == [512]
-    edit(folder / "throughput.csv", lambda text: f"# GPU: NVIDIA H100 PCIe\n{text}")
-    (sentence,) = read_source(tmp_path, HARDWARE).refused
-    assert "its header says GPU NVIDIA H100 PCIe, its place says RTX4090" in sentence
-
-
-@pytest.mark.parametrize("column", ["tokens_per_s", "elapsed_time_s", "steady_tokens_per_s"])
-def test_a_gathered_csv_that_contradicts_itself_is_refused(tmp_path, column):
-    file = gathered(ours(tmp_path))
-    header, first, *rest = file.read_text().splitlines()
-    cells, at = first.split(","), header.split(",").index(column)
-    cells[at] = f"{float(cells[at]) * 1.01:.10g}"
-    file.write_text("\n".join([header, ",".join(cells), *rest]) + "\n")
-    source = read_source(tmp_path, HARDWARE)
-    (sentence,) = source.refused
-    assert f"{file} contradicts itself: M=512 has {column} = " in sentence
-    assert len(source.stage("prefill")) == 2
-
-
-@pytest.mark.parametrize("file", [DENSE, SEARCH])
-def test_a_byte_order_mark_and_blank_lines_at_the_end_are_read(copy, file):
-    before, _ = markdown(copy)
-    edit(copy / file, lambda text: f"\ufeff{text}\n\n \n")
-    assert markdown(copy) == (before, [])
-
-
-@pytest.mark.parametrize("name", ["{} (1)", "{} copy", "{} - Copy"])
-def test_a_copy_beside_its_file_is_refused_as_one(copy, name):
-    before, _ = markdown(copy)
-    for file in (copy / DENSE, copy / SEARCH):
-        shutil.copy(file, file.with_name(f"{name.format(file.stem)}.csv"))
-    table = tidy(copy, throughput=THROUGHPUT + run_row(11, backend="cutlass")) / "throughput.csv"
-    shutil.copy(table, table.with_name(f"{name.format(table.stem)}.csv"))
-    text, refused = markdown(copy)
-    assert len(refused) == 3
-    assert all("has the name of a copy of" in sentence for sentence in refused)
-    assert "total 648/648" in text
-
-
-def test_a_copy_in_our_layout_is_refused_as_one(tmp_path):
-    file = gathered(ours(tmp_path))
-    shutil.copy(file, file.with_name(f"{file.stem} (1).csv"))
-    (sentence,) = read_source(tmp_path, HARDWARE).refused
-    assert f"has the name of a copy of {file.name}" in sentence
-
-
-def test_a_folder_with_a_space_is_named_and_the_rest_reported(copy):
-    spaced = copy / INT8.replace("RTX4090", "RTX 4090")
-    (copy / INT8).rename(spaced)
-    search = copy / KERNELS.format("cuBLASLt")
-    search.rename(search.with_name(HARDWARE.replace("RTX4090", "RTX 4090")))
-    text, refused = markdown(copy)
-    assert [str(spaced) in refused[0], len(refused)] == [True, 2]
-    assert all("its name has a space" in sentence for sentence in refused)
-    assert "rename it RTX4090_cc89_INT8_py312_cu129_x86_64" in refused[0]
-    assert hardware_keys([copy]) == [HARDWARE]
-    assert "BitNet-2B FP8 35/35" in text
-
-
-def test_folders_that_no_report_reads_are_named(copy):
-    (copy / "throughput_benchmark_results" / "training").mkdir()
-    ours(copy)
-    (copy / "RTX 4090_cc89_py312_cu129_x86_64" / "prefill").mkdir(parents=True)
-    (copy / INT8).with_name(HARDWARE).mkdir()
-    named = [sentence for sentence in read_source(copy, HARDWARE).refused if "is not read" in sentence]
-    assert len(named) == 3
-    assert sum("no hardware key, such as" in sentence for sentence in named) == 1
-    assert sum("neither prefill nor decode" in sentence for sentence in named) == 1
-    assert sum("has a space" in sentence for sentence in named) == 1
-
-
-# What was asked for, and when
-
-
-def test_points_that_a_sweep_lacks_are_counted(copy):
-    edit(copy / DENSE, lambda text: "".join(text.splitlines(keepends=True)[:-1]))
-    text, refused = markdown(copy)
-    assert refused == []
-    assert "prefill: BitNet-2B INT8 34/35, BitNet-2B FP8 35/35; total 69/70" in text
-    assert ["prefill", "BitNet-2B/INT8/cublaslt/dense", "32768"] in rows_under(text, "Missing, failed, left out")
-    assert rows_under(text, "Tasks")[3][3] == "69/70"
-    assert "7 M × 5 backends" in text
-
-
-def test_what_a_refused_search_announces_is_counted(copy):
-    edit(copy / SEARCH, lambda text: "\n".join(text.splitlines()[:-1]))
-    text, (sentence,) = markdown(copy)
-    assert "35 of 36 announced rows" in sentence
-    assert "total 612/648" in text
-
-
-def test_the_span_of_a_run_covers_its_tasks(copy):
-    text, _ = markdown(copy)
-    assert "- Measured: 2026-01-28T10:59:16 to 2026-01-28T13:11:23.620525" in text
-    assert "Log of the run, by its status file: `bitnet_bench_20260128_105916.log`" in text
-    (status,) = copy.glob("vllm_bench_logs/*/*.json")
-    whole = status.read_text()
-    status.unlink()
-    for odd in ('"soon"', '"0001-01-01T00:00:00"', '""', "null", "7"):
-        other = whole.replace('"2026-01-28T13:11:23.620525"', odd)
-        status.with_name("bitnet_bench_20260199_999999_status.json").write_text(other)
-        assert markdown(copy)[1] == []
-    shutil.rmtree(copy / "vllm_bench_logs")
-    text, _ = markdown(copy)
-    assert "without prefill, decode, whose times are not recorded" in text
-
-
-def test_a_search_with_an_empty_figure_is_refused(copy):
-    edit(copy / SEARCH, lambda text: re.sub(r"\n(64,2560,3840,\d+),[^,]*,", r"\n\1,,", text))
-    (sentence,) = read_source(copy, HARDWARE).refused
-    assert sentence == f"{copy / SEARCH} is damaged: it has a row without tops_1"
-
-
-def test_a_fused_kernel_without_a_length_is_refused(tmp_path):
-    copy = Path(shutil.copytree(PUBLISHED / "tidy", tmp_path / "tidy"))
-    edit(copy / H100 / "quant_kernels.csv", lambda text: text.replace(",2560,", ",,", 1))
-    text, (sentence,) = markdown(tmp_path, hardware=H100)
-    assert "row 1 has no usable K" in sentence
-    assert "quantise and lift" not in text
-
-
-def test_a_task_of_a_thousand_years_is_refused(copy):
-    (status,) = copy.glob("vllm_bench_logs/*/*.json")
-    edit(status, lambda text: text.replace("99.91210627555847", "9" * 12))
-    (sentence,) = read_source(copy, HARDWARE).refused
-    assert "task 1 has no duration" in sentence
-
-
-@pytest.mark.parametrize(
-    ("name", "right"),
-    [
-        ("NVIDIA GeForce RTX 4090", True),
-        ("RTX4090", True),
-        ("GeForce RTX4090", True),
-        ("NVIDIA GeForce RTX 4080", False),
-    ],
-)
-def test_a_gpu_has_several_names(copy, name, right):
-    edit(copy / DENSE, lambda text: f"# GPU: {name}\n{text}")
-    assert bool(read_source(copy, HARDWARE).refused) != right
-
-
-def test_the_head_and_counts_of_a_run(copy):
-    text, _ = markdown(copy)
-    assert "- Architecture: Ada Lovelace, compute capability 8.9" in text
-    assert "7 M × 5 backends and patterns × 2 models and types = 70 points." in text
-    assert "9 M × 9 backends and patterns × 2 models and types = 162 points, × 4 linears = 648." in text
-    assert "Base models: 2 (BitNet-2B FP8, BitNet-2B INT8). Models in a pattern: 8." in text
