@@ -25,6 +25,8 @@ from slidesparse.models import describe
 from slidesparse.plan import matrix
 from slidesparse.plan.table import Table
 from slidesparse.points import request
+from slidesparse.report.tables.columns import COLUMNS, M_COLUMN
+from slidesparse.tuning.table import to_csv
 
 ROOT = Path(__file__).parents[1]
 KEY = "H200_cc90_py312_cu130_x86_64"
@@ -79,7 +81,7 @@ def finish(directory, points, config):
             for suffix in (".md", ".html"):
                 write_atomic(place.with_name(place.name + suffix), "")
     for folder in (results / KEY / "report", results / "comparison"):
-        folder.mkdir()
+        write_atomic(folder / "contents.csv", "")
     write_atomic(results / KEY / "tasks.csv", "")
     tune = table.plans[KEY]["tune"]["M"], table.plans[KEY]["measure"]["tune"]
     for key in points:
@@ -88,8 +90,13 @@ def finish(directory, points, config):
         tuning = Path(key.tuning(results))
         if not tuning.exists():
             linears = request.linears(results / "models" / key.model / "shape.json")
-            write_json(tuning, {"schema": 3, "request": request.of_table(tuning, linears, *tune)})
-            write_atomic(tuning.with_suffix(".csv"), "")
+            top = [{"algorithm": i, "name": f"{i}", "latency_us": 1.0, "workspace": 0, "kernels": []} for i in range(3)]
+            entries = [
+                each | {"K_slid": each["K"], "M": M, "output": "BF16", "top": top} for each in linears for M in tune[0]
+            ]
+            content = {"schema": 3, "request": request.of_table(tuning, linears, *tune), "entries": entries}
+            write_json(tuning, content)
+            write_atomic(tuning.with_suffix(".csv"), to_csv(content))
     rows = defaultdict(list)
     for key in points:
         asked = request.request(key, *table.asked(key))
@@ -102,9 +109,11 @@ def finish(directory, points, config):
             "results": "0" * SIZE,
         }
         write_json(key.path(results), point)
-        rows[key.csv(results)].append(key.M)
-    for csv, Ms in rows.items():
-        write_atomic(csv, "\n".join(["M", *map(str, Ms), ""]))
+        row = {M_COLUMN[key.stage]: key.M, "request_digest": asked["digest"]}
+        rows[key.stage, key.csv(results)] += [row] * (len(linears) if key.stage == "kernel" else 1)
+    for (stage, csv), lines in rows.items():
+        cells = [",".join(str(line.get(column, "0.1234567891")) for column in COLUMNS[stage]) for line in lines]
+        write_atomic(csv, "\n".join([",".join(COLUMNS[stage]), *cells, ""]))
     (directory / "record.smk").write_text(RECORD)
     call(directory, "--snakefile", "record.smk", "--forceall", "--cores", "1", "--", "all")
 

@@ -10,7 +10,7 @@ from slidesparse.errors import SlideSparseError
 from slidesparse.files import none_from_the_future, refuse_links_out
 from slidesparse.machine.hardware import KEY_PATTERN
 from slidesparse.plan import cluster, matrix, stock
-from slidesparse.plan.table import Table, options
+from slidesparse.plan.table import Table, inspected, options
 from slidesparse.points import request, status
 from slidesparse.points.stale import Stale
 from slidesparse.report.tables.gather import rows_of

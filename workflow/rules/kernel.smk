@@ -5,7 +5,7 @@ rule measure_kernel:
     input:
         basis="results/models/{model}/shape.json",
         tuning="results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.json",
-        peers=lambda w: [path for path in table.peers(w).values() if path],
+        peers=inspected(lambda w: [path for path in table.peers(w).values() if path]),
         stale=stale.point(stage="kernel"),
     output:
         update("results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.json"),
@@ -15,8 +15,8 @@ rule measure_kernel:
     resources:
         **table.resources(kernel=True),
     params:
-        protocol=lambda w: request.rerun_when(w.hardware, "kernel", w.sparsity),
-        peers=lambda w: options(table.peers(w)),
-        parameters=lambda w: table.measuring(w.hardware, "kernel"),
+        protocol=inspected(lambda w: request.rerun_when(w.hardware, "kernel", w.sparsity)),
+        peers=inspected(lambda w: options(table.peers(w))),
+        parameters=inspected(lambda w: table.measuring(w.hardware, "kernel")),
     shell:
         MEASURE

@@ -4,7 +4,7 @@
 rule measure_prefill:
     input:
         basis="results/checkpoints/{model}/{dtype}/{sparsity}.json",
-        tuning=table.tuned,
+        tuning=inspected(table.tuned),
         stale=stale.point(stage="prefill"),
     output:
         update("results/{hardware}/prefill/{model}/{dtype}/{backend}/{sparsity}/M{m}.json"),
@@ -17,7 +17,7 @@ rule measure_prefill:
         **table.resources(kernel=False),
     params:
         protocol=request.PROTOCOL["prefill"],
-        parameters=lambda w: table.measuring(w.hardware, "prefill"),
+        parameters=inspected(lambda w: table.measuring(w.hardware, "prefill")),
         peers=[],
     shell:
         MEASURE
@@ -26,7 +26,7 @@ rule measure_prefill:
 use rule measure_prefill as measure_decode with:
     input:
         basis="results/checkpoints/{model}/{dtype}/{sparsity}.json",
-        tuning=table.tuned,
+        tuning=inspected(table.tuned),
         stale=stale.point(stage="decode"),
     output:
         update("results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.json"),
@@ -34,7 +34,7 @@ use rule measure_prefill as measure_decode with:
         "results/{hardware}/decode/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
     params:
         protocol=request.PROTOCOL["decode"],
-        parameters=lambda w: table.measuring(w.hardware, "decode"),
+        parameters=inspected(lambda w: table.measuring(w.hardware, "decode")),
         peers=[],
 
 
@@ -56,8 +56,8 @@ rule measure_stock:
     resources:
         **table.resources(kernel=False),
     params:
-        protocol=lambda w: request.PROTOCOL[w.stage],
-        parameters=lambda w: table.measuring(w.hardware, w.stage),
+        protocol=inspected(lambda w: request.PROTOCOL[w.stage]),
+        parameters=inspected(lambda w: table.measuring(w.hardware, w.stage)),
         peers=[],
     shell:
         MEASURE
@@ -78,8 +78,8 @@ rule choose_stock:
     priority: table.count + 1
     localrule: True
     params:
-        protocol=lambda w: request.PROTOCOL[w.stage],
-        parameters=lambda w: table.measuring(w.hardware, w.stage),
+        protocol=inspected(lambda w: request.PROTOCOL[w.stage]),
+        parameters=inspected(lambda w: table.measuring(w.hardware, w.stage)),
     shell:
         "rm -f .snakemake/backups/{output}; python3 workflow/scripts/choose_stock.py --output {output} --basis {input.basis}"
         " --parameters {params.parameters:q} --log {log} --owner $PPID 2> {log}"

@@ -1,6 +1,7 @@
 """The table that the rules read: all planned points and CSVs, their order, and the resources of their jobs."""
 
 import functools
+import inspect
 import json
 from collections import defaultdict
 
@@ -8,6 +9,19 @@ from slidesparse.files import write_json
 from slidesparse.machine import hardware
 from slidesparse.plan import backends, cluster, matrix, stock
 from slidesparse.plan.key import Key
+
+
+def inspected(function):
+    """A function of wildcards that keeps its signature: Snakemake asks for it twice for each job.
+
+    To find out a signature takes longer than most of these functions, and a tenth of planning.
+    """
+
+    def same(w):
+        return function(w)
+
+    same.__signature__ = inspect.signature(same)
+    return same
 
 
 class Table:

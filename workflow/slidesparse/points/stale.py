@@ -13,6 +13,7 @@ from slidesparse.errors import SlideSparseError
 from slidesparse.files import read_json, write_atomic
 from slidesparse.models.shape import describe
 from slidesparse.plan.key import Key
+from slidesparse.plan.table import inspected
 from slidesparse.points import answers, request
 from slidesparse.program import sentence
 
@@ -36,7 +37,7 @@ class Stale:
             path = key.path(self._table.root)
             return self._mark() if os.path.exists(path) and self._differs(key, path) else []
 
-        return stale
+        return inspected(stale)
 
     def _differs(self, key, path):
         try:
@@ -84,15 +85,15 @@ class Stale:
         """
 
         def stale(w):
-            keys = [Key.of(path) for path in self._table.points(w)]
-            path = keys[0].csv(self._table.root) if keys else ""
+            points = self._table.points(w)
+            path = Key.of(points[0]).csv(self._table.root) if points else ""
             if not os.path.exists(path):
                 return []
             rows = rows_of(path)
-            there = all(rows.get(key.M) == self._stored(key.path(self._table.root)) for key in keys)
-            return [] if there else self._mark()
+            asked = ((int(os.path.basename(point)[1:-5]), point) for point in points)  # M16.json
+            return [] if all(rows.get(M) == self._stored(point) for M, point in asked) else self._mark()
 
-        return stale
+        return inspected(stale)
 
     def _mark(self):
         if not self._marked:

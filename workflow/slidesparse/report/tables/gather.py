@@ -48,11 +48,11 @@ def gather(point_paths, output_csv, expected=None):
 def rows_of(path):
     """{M: digest of the request} of the rows of a gathered CSV; empty if it cannot be read."""
     try:
-        rows = list(csv.DictReader(read_text(path).splitlines()))
-        return {
-            int(row[column]): row["request_digest"] for row in rows for column in M_COLUMN.values() if column in row
-        }
-    except (OSError, ValueError, TypeError, KeyError, csv.Error):
+        header, *rows = csv.reader(read_text(path).splitlines())
+        M = next(header.index(column) for column in M_COLUMN.values() if column in header)
+        digest = header.index("request_digest")
+        return {int(row[M]): row[digest] for row in rows}
+    except (OSError, ValueError, IndexError, StopIteration, csv.Error):
         return {}
 
 
