@@ -129,3 +129,12 @@ def test_the_gpu_time_of_a_step_is_the_median_of_its_windows(point):
     write_json(path, content | {"results": content["results"] | {"gpu_steps_ms": []}})
     with pytest.raises(RecordError, match="gpu_steps_ms"):
         read_point(path)
+
+
+@pytest.mark.parametrize(("backend", "ran"), [("cusparselt", "cublaslt"), ("auto", "auto"), ("auto", "x")])
+def test_the_linears_of_an_engine_ran_on_its_backends(point, backend, ran):
+    content = point("decode", backend=backend, sparsity="2_8")[1]
+    content["results"]["linears"] = {"qkv": {"backend": "cusparselt"}, "o": {"backend": "cusparselt"}}
+    assert contradiction(content) is None
+    content["results"]["linears"]["o"] = {"backend": ran}
+    assert contradiction(content) == f"linears: o ran on {ran}, which is no backend of {backend}"

@@ -1,6 +1,7 @@
 """What a user reads of a run that is going on, has ended or was killed: from files alone, on one screen."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 import synthetic
 from places import PROGRAMS
+from slidesparse import program
 from slidesparse.errors import RecordError
 from slidesparse.files import write_json
 from slidesparse.points import records, status
@@ -126,3 +128,24 @@ def test_following_prints_lines_until_its_owner_ends(results):
 def test_it_loads_nothing_heavy():
     code = "import sys, slidesparse.points.status; print(*(sys.modules.keys() & {'torch', 'numpy', 'vllm', 'pandas'}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_what_a_killed_run_has_left_ends_with_it(results):
+    """A stopped shell cannot end by itself. The shells of another run stay."""
+
+    def shell(owner):
+        prefix = program.SHELL.format(owner=owner)
+        return subprocess.Popen(["bash", "-c", f"{prefix}read line"], stdin=subprocess.PIPE, start_new_session=True)
+
+    with subprocess.Popen(["sleep", "1000"]) as owner, shell(owner.pid) as left, shell(os.getpid()) as other:
+        command = [sys.executable, PROGRAM, "--results", results, "--follow", HARDWARE, "--owner", str(owner.pid)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as following:
+            assert following.stderr.readline()
+            left.send_signal(signal.SIGSTOP)
+            owner.kill()
+            owner.wait()
+            assert following.wait(10) == 1
+        assert left.wait(10) == -signal.SIGKILL
+        assert other.poll() is None
+        other.communicate(b"line\n")
+        assert other.returncode == 0

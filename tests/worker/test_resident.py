@@ -299,7 +299,7 @@ def test_when_the_owner_is_killed_all_end(place, then, reaped):
         place.owner.wait()
     for one in (client, waiting):
         assert one.communicate(timeout=DEADLINE) == ("", "")
-        assert one.returncode == 1
+        assert one.returncode in (1, -signal.SIGKILL)  # itself, or by another one of the owner
     wait_gone(*pids)
     wait_until(lambda: not place.processes())
     assert place.sockets() == []

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from slidesparse.errors import RecordError, SlideSparseError
 from slidesparse.files import open_lock, printable, read_json
 
-SHELL = "set -euo pipefail; trap '' INT; "
-"""What the shells of all jobs begin with. A program that is still starting ignores SIGINT, for which Python would print
-a traceback; `run` changes that."""
+SHELL = "set -euo pipefail; trap '' INT; : owner {owner}; "
+"""What the shells of all jobs begin with; `owner` is the process whose jobs they are (see `end_left_over`). A program
+that is still starting ignores SIGINT, for which Python would print a traceback; `run` changes that."""
 
 LOOK_S = 1.0
 """Seconds between two looks at the file of a lock."""
@@ -48,31 +48,30 @@ def wait_for_end(pid):
 
 
 def end_with(pid):
-    """End this process as soon as process `pid` has ended, even by kill -9.
-
-    Another program with this owner may be stopped (SIGSTOP) and see nothing, so it is ended, too.
-    """
+    """End this process as soon as process `pid` has ended, even by kill -9, and with it what else that has left."""
 
     def watch():
         wait_for_end(pid)
-        end_stopped(pid)
+        end_left_over(pid)
         os._exit(1)
 
     threading.Thread(target=watch, name="owner", daemon=True).start()
 
 
-def end_stopped(owner):
-    """Kill the stopped (SIGSTOP) processes of an owner that has ended: what has `--owner` with its pid, and its shells.
+def end_left_over(owner):
+    """Kill what an owner that has ended has left: the shells of its jobs, and what has `--owner` with its pid.
 
-    A shell of its jobs begins with SHELL and is left without a parent.
+    All of these end by themselves unless they are stopped (SIGSTOP). A resident worker and its guard also have a socket
+    to remove, so they are killed only if they are stopped.
     """
     words = (f"--owner\0{owner}\0".encode(), f"--owner={owner}\0".encode())
+    shell = SHELL.format(owner=owner).encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, IndexError):  # it has ended meanwhile, or belongs to somebody else
-            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
             command = (entry / "cmdline").read_bytes()
-            own = any(word in command for word in words) or (SHELL.encode() in command and parent == "1")
-            if state == "T" and own:
+            own = shell in command or any(word in command for word in words)
+            if own and int(entry.name) != os.getpid() and (state == "T" or b"\0--socket=" not in command):
                 os.kill(int(entry.name), signal.SIGKILL)
 
 

@@ -101,6 +101,19 @@ def _throughput(key, results, today):
     for name in ("tokens", "sequences"):
         if results.get(name) and results[name][0] > results[name][1]:
             yield f"{name}: the smallest, {results[name][0]}, exceeds the largest, {results[name][1]}"
+    yield _other_backend(key, results.get("linears") or {})
+
+
+def _other_backend(key, linears):
+    """A sentence if a linear of an engine ran on a backend that the engine does not have."""
+    if key["backend"] == "auto":
+        own = {name for name, backend in BACKENDS.items() if backend.module}
+    else:
+        own = {key["backend"]} & BACKENDS.keys()
+    for name, ran in linears.items():
+        if ran["backend"] not in own:
+            return f"linears: {name} ran on {ran['backend']}, which is no backend of {key['backend']}"
+    return None
 
 
 def _ends(block, kind):

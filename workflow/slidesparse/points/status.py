@@ -304,9 +304,13 @@ def follow(results, keys, stream=sys.stderr):
 
 
 def accompany(program, results, keys):
-    """Start `program` to print the progress of hardware `keys` (`follow`); when this process ends, print the screen."""
+    """Start `program` to print the progress of hardware `keys` (`follow`); when this process ends, print the screen.
+
+    It has a session of its own: a signal to this process's group would stop it too, and it is the one that ends what a
+    killed run has left (program.end_with).
+    """
     command = ["python3", program, "--results", results, "--owner", str(os.getpid()), "--follow", *keys]
-    follower = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    follower = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def end():
         follower.kill()

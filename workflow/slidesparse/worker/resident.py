@@ -35,7 +35,7 @@ from pathlib import Path
 from slidesparse import errors
 from slidesparse.errors import MeasurementError, SlideSparseError
 from slidesparse.files import digest
-from slidesparse.program import end_stopped, start_time, wait_for_end
+from slidesparse.program import end_left_over, start_time, wait_for_end
 
 # Variables that a worker keeps of the caller's environment, with XDG_* and HF_*: devices, paths, proxies.
 KEPT = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR"}
@@ -336,7 +336,7 @@ def main():
         wait_for_end(int(arguments.owner))
         time.sleep(grace)
         Path(arguments.socket).unlink(missing_ok=True)
-        end_stopped(int(arguments.owner))
+        end_left_over(int(arguments.owner))
         end()
 
     if not worker:
