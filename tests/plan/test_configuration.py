@@ -164,7 +164,7 @@ def test_partial_section_keeps_the_other_defaults():
         ),
         (
             "backends: {dense: [cublas]}",
-            'backends.dense[0] is "cublas", but allowed are cublaslt, cutlass, torch, vllm; did',
+            'backends.dense[0] is "cublas", but allowed are cublaslt, cutlass, torch, vllm, auto; did',
         ),
         (
             "backends: {dense: [cusparselt]}",
@@ -187,14 +187,19 @@ def test_partial_section_keeps_the_other_defaults():
             "vllm is a dense backend on CPUs and belongs in cpu.backends.dense",
         ),
         ("backends: {dense: [vllm-full-1]}", 'backends.dense[0] is "vllm-full-1", but allowed are cublaslt, cutlass,'),
-        ("backends: {dense: [auto]}", "auto is a sparse backend on NVIDIA GPUs and belongs in backends.sparse"),
-        ("cpu: {backends: {dense: [auto]}}", "auto is a sparse backend on CPUs and belongs in cpu.backends.sparse"),
+        ("backends: {dense_on_pruned: [auto]}", "auto is a sparse backend on NVIDIA GPUs and belongs in backends.sp"),
         # kernels that auto could choose by
         (
             "{backends: {sparse: [cusparselt, auto]}, kernel: {sparsity: ['2_4', '2_6', '2_10']}}",
             "prefill runs auto/2_8, which takes the fastest kernel measured, but the kernel stage does not measure"
             ' cusparselt/2_8: backends.sparse must have cusparselt, and kernel.sparsity "2_8"',
         ),
+        (
+            "backends: {dense: [cutlass, auto]}",
+            "prefill runs auto/dense, which takes the fastest kernel measured, but the kernel stage does not measure"
+            " cublaslt/dense: backends.dense must have cublaslt",
+        ),
+        ("cpu: {backends: {dense: [auto]}}", "not measure onednn/dense: cpu.backends.dense must have onednn"),
         (
             "backends: {sparse: [auto]}",
             "prefill runs auto/2_4, which takes the fastest kernel measured, but the kernel",

@@ -108,7 +108,7 @@ def test_extended_backends_run_where_they_can():
     assert ("decode", "vllm", "dense") in runs
     assert ("kernel", "vllm", "dense") not in runs
     assert ("prefill", "auto", "2_8") in runs
-    assert ("prefill", "auto", "dense") not in runs
+    assert ("prefill", "auto", "dense") in runs
     assert ("kernel", "auto", "2_8") not in runs
     assert ("prefill", "cublaslt", "2_8") in runs
     assert ("kernel", "cublaslt", "2_8") not in runs
@@ -178,6 +178,19 @@ def test_what_auto_chooses_by_and_among_is_planned(key):
         assert tables == searched | {"cutlass": None, "torch": None}
         assert "torch" not in auto_backends("results", key, "M", "INT8", "2_8", ["cutlass", "torch"])
         assert auto_backends("results", key, "M", "FP8", "2_8", ["vllm"]) == searched
+
+
+@pytest.mark.parametrize(("key", "section"), [(RTX4090, "backends"), (CPU, "cpu: {backends")])
+def test_auto_runs_the_dense_checkpoint_where_it_is_a_dense_backend(key, section):
+    own = "onednn" if key == CPU else "cublaslt"
+    config = validated(with_change(f"{section}: {{dense: [{own}, auto]}}" + "}" * section.count("{")))
+    rows = matrix(config, key)
+    runs = {name: {(*row[:3], *row[4:]) for row in rows if row[3] == name} for name in (own, "auto")}
+    assert runs["auto"] == {row for row in runs[own] if row[0] != "kernel"}
+    found, place = compared(key, "dense"), f"results/{key}/tuning/M/FP8"
+    assert found == [(own, "dense")]
+    tables = auto_backends("results", key, "M", "FP8", "dense", [own, "torch", "auto"])
+    assert tables == {own: f"{place}/{own}/dense.json"} | ({} if key == CPU else {"torch": None})
 
 
 def test_tiny_configuration_is_tiny_everywhere():

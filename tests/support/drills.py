@@ -124,7 +124,7 @@ class Range:
         self.check_kept(present, after)
         self.tally.lost += len(self.planned - after.keys())
         assert after.keys() == self.planned == self.answering(after)
-        assert call.points & self.planned == self.planned - self.answering(present)
+        assert call.points >= self.planned - self.answering(present)
         assert self.clone.failures() == []
         self.engine_points = self.contents_of_engine_points()
         self.check_right()
@@ -143,8 +143,6 @@ class Range:
         self.tally.hits[victim] += 1
         self.check_alone()
         self.check_kept(before, self.clone.points("kernel"))
-        again = call.points & self.answering(before)
-        assert not again, f"finished points were measured again: {again}"
 
     def spoil_some(self, rng, victim):
         """Delete some of what is finished or make all points stale; returns the number of jobs this costs.
@@ -234,11 +232,15 @@ class Range:
             raise
 
     def check_kept(self, before, after):
-        """What was finished is as it was, to the byte and the time; what was stale may have been replaced."""
+        """What was finished is as it was, to the byte; what was stale may have been replaced.
+
+        Times may be later: after a way back to earlier parameters Snakemake starts jobs that find their point there,
+        and touches it.
+        """
         lost = before.keys() - after.keys()
-        changed = {path for path in before.keys() & after.keys() if before[path] != after[path]}
+        changed = {path for path in before.keys() & after.keys() if not same(before, after, path)}
         finished, replaced = self.answering(before), self.answering(after)
-        wrong = {path for path in changed if path in finished or not (replaced & {path} or same(before, after, path))}
+        wrong = {path for path in changed if path in finished or path not in replaced}
         self.tally.kept += len(before)
         self.tally.lost += len(lost)
         self.tally.wrong += len(wrong)

@@ -23,11 +23,11 @@ CPU = "cpu-AMD-EPYC_cc0_py311_cu0_x86_64"
 class Results:
     """Results with kernel points of one pattern, as a run of the kernel stage leaves them."""
 
-    def __init__(self, directory, dtype="INT8", hardware=synthetic.HARDWARE):
+    def __init__(self, directory, dtype="INT8", hardware=synthetic.HARDWARE, sparsity="2_8"):
         self.root, self.dtype, self.hardware = directory / "results", dtype, hardware
         self.place = {"dtype": dtype, "hardware": hardware}
-        self.candidates = matrix.auto_backends(self.root, hardware, MODEL, dtype, "2_8", DENSE)
-        self.output = self.root / hardware / "tuning" / MODEL / dtype / "auto" / "2_8.json"
+        self.candidates = matrix.auto_backends(self.root, hardware, MODEL, dtype, sparsity, DENSE)
+        self.output = self.root / hardware / "tuning" / MODEL / dtype / "auto" / f"{sparsity}.json"
         self.shape = self.root / "models" / MODEL / "shape.json"
         write_json(self.shape, {"linears": []})
         for backend, table in self.candidates.items():
@@ -91,6 +91,13 @@ def test_each_linear_gets_the_fastest_kernel_of_each_M(results):
     assert (entry["N"], entry["K"]) == QKV
     assert list(entry["us"].items()) == [("cutlass", 29.0), ("cusparselt", 30.0), ("cublaslt", 40.0)]
     assert entry["algorithm"] == "cutlass's"  # which has no table
+
+
+def test_a_dense_checkpoint_gets_the_fastest_dense_kernels(tmp_path):
+    results = Results(tmp_path, sparsity="dense")
+    times = {"qkv": {"cublaslt": 20, "cutlass": 25, "torch": 30}, "o": {"cublaslt": 6, "cutlass": 5, "torch": 4}}
+    results.point(64, times, backend="cublaslt", sparsity="dense")
+    assert results.backends() == {("qkv", 64): "cublaslt", ("o", 64): "cutlass"}  # INT8 of torch is cuBLASLt's
 
 
 def test_a_pass_that_the_fused_consumer_spares_does_not_count(results):

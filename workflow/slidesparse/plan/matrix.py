@@ -151,24 +151,27 @@ def measures(backend, stage, dtype):
 
 
 def compared(hardware_key, sparsity):
-    """[(backend, sparsity)] of the kernel points that decide what `auto` runs on a pruned checkpoint.
+    """[(backend, sparsity)] of the kernel points that decide what `auto` runs on a checkpoint.
 
     They are the points of the sparse backend, which also measure its peers in turn, and of dense backends that are no
-    peers.
+    peers. A dense checkpoint has those of one peer in place of the sparse backend.
     """
     return _compared(hardware.parse(hardware_key).processor, sparsity)
 
 
 def _compared(processor, sparsity):
     measured = {name: one for name, one in BACKENDS.items() if one.processor == processor and "kernel" in one.stages}
-    points = [(name, sparsity) for name, one in measured.items() if one.sparse]
+    first = [name for name, one in measured.items() if one.sparse]
+    if sparsity == "dense":
+        first = list(PEERS[processor])[:1]
+    points = [(name, sparsity) for name in first]
     return points + [
         (name, "dense") for name, one in measured.items() if not one.sparse and name not in PEERS[processor]
     ]
 
 
 def auto_backends(root, hardware_key, model, dtype, sparsity, dense):
-    """{backend that `auto` may choose for a pruned checkpoint: path of its tuning table, or None}.
+    """{backend that `auto` may choose for a checkpoint: path of its tuning table, or None}.
 
     dense: the configured dense backends. A peer without algorithms to search may be chosen only if it is among them.
     Otherwise nothing would show how it performs inside a model.
@@ -264,16 +267,18 @@ def _check_measure(config, prefix):
 
 
 def _check_auto(config, processor, prefix):
-    """Raise ConfigurationError if `auto` is to run a pattern whose kernels the kernel stage does not measure."""
+    """Raise ConfigurationError if `auto` is to run a checkpoint whose kernels the kernel stage does not measure."""
     measured = _runs(config, "kernel")
     runs = [(stage, *run) for stage in ("prefill", "decode") for run in _runs(config, stage)]
     for stage, pattern in [(stage, pattern) for stage, backend, pattern in runs if backend == "auto"]:
         for backend, sparsity in _compared(processor, pattern):
             if (backend, sparsity) not in measured:
+                wanted = f'{prefix}backends.sparse must have {backend}, and {prefix}kernel.sparsity "{sparsity}"'
+                if sparsity == "dense":
+                    wanted = f"{prefix}backends.dense must have {backend}"
                 raise ConfigurationError(
                     f"{prefix}{stage} runs auto/{pattern}, which takes the fastest kernel measured, but the kernel"
-                    f" stage does not measure {backend}/{sparsity}: {prefix}backends.sparse must have {backend}, and"
-                    f' {prefix}kernel.sparsity "{sparsity}"'
+                    f" stage does not measure {backend}/{sparsity}: {wanted}"
                 )
 
 

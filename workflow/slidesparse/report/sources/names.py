@@ -50,7 +50,7 @@ def backend(name):
 def configured(dtype_name, backend_name, pattern_name):
     """(type, backend, pattern) in our names. Raises RecordError for an unknown name and a missing pattern."""
     names = dtype(dtype_name), backend(backend_name), pattern(pattern_name)
-    if BACKENDS[names[1]].sparse and names[2] == "dense":
+    if BACKENDS[names[1]].sparse and not BACKENDS[names[1]].both and names[2] == "dense":
         raise RecordError(f"the backend {backend_name!r:.80} is sparse, and no pattern is named")
     return names
 
