@@ -149,3 +149,18 @@ def test_what_a_killed_run_has_left_ends_with_it(results):
         assert other.poll() is None
         other.communicate(b"line\n")
         assert other.returncode == 0
+
+
+def test_a_point_of_other_parameters_is_not_there_and_its_failed_replacement_is_named(tmp_path):
+    """After a way back to its parameters it is there again, and the record of that failure counts for nothing."""
+    names = [("decode", *DENSE, M) for M in (64, 128)]
+    own, other = ({"decode": {"steps": steps, "time_limit_s": 9}} for steps in (1, 2))
+    for M in (64, 128):
+        path = synthetic.path(tmp_path, "decode", M)
+        write_json(path, synthetic.point(path) | {"request": {"parameters": {"steps": 1}}})
+    records.write_failure(path, "the engine died", "results/some.log")
+    synthetic.plan(tmp_path, names, parameters=other)
+    assert status.screen(tmp_path).splitlines()[0] == f"{HARDWARE}: 0 of 2 points are there, 1 failed, 1 missing"
+    assert "decode BitNet-2B/INT8/cublaslt/dense M=128: the engine died" in status.screen(tmp_path)
+    synthetic.plan(tmp_path, names, parameters=own | {"kernel": {}})
+    assert status.screen(tmp_path).splitlines()[0] == f"{HARDWARE}: 2 of 2 points are there"

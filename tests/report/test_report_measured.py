@@ -228,6 +228,16 @@ def test_a_point_whose_program_is_gone_has_failed(tmp_path):
     assert "Being measured:" not in text
 
 
+def test_a_failure_beside_a_point_counts_unless_the_csv_has_the_point(tmp_path):
+    """The point may be of other parameters than the plan's, and the one that was to replace it has failed."""
+    root = ours(tmp_path / "results")
+    synthetic.write(root, "prefill", [2048])  # not gathered
+    for M in (1024, 2048):
+        records.write_failure(synthetic.path(root, "prefill", M), "the engine died", "some.log")
+    found = rows_under(markdown(root)[0], "prefill BitNet-2B INT8 cublaslt/dense")
+    assert [row[1] for row in found] == ["83.33", "83.33", "failed"]
+
+
 def test_what_is_not_in_the_plan_is_counted_as_it_is(tmp_path):
     root = ours(tmp_path / "results")
     synthetic.plan(root, [("prefill", "BitNet-2B", "INT8", "cublaslt", "dense", M) for M in (512, 2048)])

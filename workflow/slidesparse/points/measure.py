@@ -52,6 +52,7 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
         records.write_failure(output, str(error), log)
         raise
     if answers.is_point(output, asked):
+        records.failure_of(output).unlink(missing_ok=True)  # of another request
         return
     with _device(machine, key.stage, worker):
         if not answers.is_point(output, asked):  # another run may have measured it meanwhile

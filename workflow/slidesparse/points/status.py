@@ -18,6 +18,7 @@ from statistics import median
 
 from slidesparse.errors import RecordError
 from slidesparse.files import everything_below, inside, printable, read_json, read_text
+from slidesparse.plan.backends import deciding
 from slidesparse.points import records
 from slidesparse.points.request import variant_paths
 
@@ -84,6 +85,7 @@ def _plan(path):
     try:
         valid = all(isinstance(M, int) for names in plan["points"].values() for Ms in names.values() for M in Ms)
         valid &= sum(len(Ms) for names in plan["points"].values() for Ms in names.values()) <= POINTS_LIMIT
+        valid &= all(isinstance(each, dict) for each in plan.get("parameters", {}).values())
         [(item["dtype"], item["reason"]) for item in plan.get("left_out", [])]
     except (KeyError, TypeError, AttributeError):
         valid = False
@@ -97,27 +99,31 @@ def read(results, key, plan):
     stages = {}
     for stage, configurations in plan["points"].items():
         state = stages[stage] = Stage()
+        parameters = plan.get("parameters", {}).get(stage)
+        parameters = parameters and deciding(stage, parameters)
         for name, Ms in configurations.items():
             for M in Ms:
                 path = inside(results, key, stage, *name.split("/"), f"M{M}.json")
                 state.planned.append(path)
-                _look(path, state)
+                _look(path, state, parameters)
     return stages
 
 
-def _look(path, state):
+def _look(path, state, parameters):
     """Note in `state` whether the point at `path` is done, failed or in flight; a damaged point counts as failed.
 
-    A point of stock vLLM takes the state of its first variant that is in flight or has failed.
+    A point that was measured with other `parameters` (None is not checked) counts as missing, unless its replacement is
+    in flight or has failed. A point of stock vLLM takes the state of its first variant that is in flight or has failed.
     """
     with suppress(FileNotFoundError):
-        seconds, status = _of_point(path, path.stat().st_mtime_ns)
+        seconds, status, measured = _of_point(path, path.stat().st_mtime_ns)
         if seconds is None:
             state.failed[path] = {"reason": f"{path} is damaged; delete it and it is measured again"}
-        else:
+            return
+        if parameters in (None, measured):
             state.done[path] = seconds
             state.no_memory += status == "out_of_memory"
-        return
+            return
     for name, place in {"": path, **variant_paths(path)}.items():
         try:
             if not records.failure_of(place).exists():
@@ -133,12 +139,15 @@ def _look(path, state):
 
 @cache
 def _of_point(path, changed):
-    """(seconds, status) of the point at `path`, or (None, None) if it is damaged; cached until `changed`, its mtime."""
+    """(seconds, status, parameters) of the point at `path`, None for each if it is damaged.
+
+    Cached until `changed`, its mtime.
+    """
     try:
         point = read_json(path, RecordError)
-        return _seconds(point["run"]["seconds"]), str(point["status"])
+        return _seconds(point["run"]["seconds"]), str(point["status"]), point["request"]["parameters"]
     except (RecordError, KeyError, TypeError, ValueError):
-        return None, None
+        return None, None, None
 
 
 def _seconds(value):

@@ -26,7 +26,7 @@ def anomalies(source, comparisons, others=()):
     results = [
         (
             say("Flat step time"),
-            say("the time of a step does not depend on M, so a ratio there compares hosts, not kernels"),
+            say("the host or another fixed cost decides the time of a step, so a ratio there is none of kernels"),
             [*host_bound(source), *disqualified(unfit.flat_steps(source))],
         ),
         (

@@ -71,7 +71,7 @@ def read(source, hardware):
         configuration = Configuration(model, dtype, backend, sparsity)
         if not is_usable(directory):
             continue  # gathering has named it already
-        expected = directory / f"{model}-{dtype}_{stage}.csv"
+        expected, there = directory / f"{model}-{dtype}_{stage}.csv", None
         for path in sorted(directory.glob("*.csv")):
             try:
                 refuse_copy(path)
@@ -82,9 +82,10 @@ def read(source, hardware):
                 source.refused.append(str(error))
                 continue
             source.add(OURS, rows, path)
+            there = {row.M for row in rows}
         if not expected.is_file() and point_files(directory):
             source.ungathered.append(str(directory))
-        source.add(OURS, failures(directory, hardware, stage, configuration))
+        source.add(OURS, failures(directory, hardware, stage, configuration, there))
     source.add(OURS, failures_of_variants(root, hardware, source.rows))
     for path in sorted((root / hardware / "tuning").glob("*/*/*/*.csv")):
         name = Configuration(*path.with_suffix("").parts[-4:])
@@ -150,12 +151,16 @@ def to_row(hardware, stage, configuration, row):
     )
 
 
-def failures(directory, hardware, stage, configuration):
-    """A row for every `M{m}.failed.json` without a point beside it: the point has failed or is being measured."""
+def failures(directory, hardware, stage, configuration, there=None):
+    """A row for every `M{m}.failed.json` whose point has failed or is being measured.
+
+    there: M that the folder's CSV has, whose records count for nothing. None if there is no CSV; then those count for
+    nothing that have a point beside them.
+    """
     rows = []
     for path in directory.glob("M*.failed.json"):
         M = re.fullmatch(r"M([0-9]{1,12})\.failed\.json", path.name)
-        if not M or (directory / f"M{M[1]}.json").exists():
+        if not M or (int(M[1]) in there if there is not None else (directory / f"M{M[1]}.json").exists()):
             continue
         try:
             record = read_json(path)
