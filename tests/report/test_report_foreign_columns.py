@@ -210,4 +210,4 @@ def test_the_head_and_counts_of_a_run(copy):
     assert "- Architecture: Ada Lovelace, compute capability 8.9" in text
     assert "7 M × 5 backends and patterns × 2 models and types = 70 points." in text
     assert "9 M × 9 backends and patterns × 2 models and types = 162 points, × 4 linears = 648." in text
-    assert "Base models: 2 (BitNet-2B FP8, BitNet-2B INT8). Models in a pattern: 8." in text
+    assert "Base models: 3 (BitNet-2B BF16, BitNet-2B FP8, BitNet-2B INT8). Models in a pattern: 8." in text

@@ -8,6 +8,7 @@ from slidesparse.machine import hardware
 from slidesparse.plan.backends import STAGES
 from slidesparse.report.document.model import NONE, Bullets, Table, fixed, say, whole
 from slidesparse.report.sources.rows import Provenance, configuration_order
+from slidesparse.report.tables.tasks import NAMES
 
 STATUS = ("success", "failed", "skipped", "missing")
 
@@ -114,12 +115,15 @@ def model_blocks(source):
 def counts_of_models(source):
     """A sentence with the number of base models and of models in a pattern: those with manifests or in an engine.
 
-    A base model is one that was fetched or generated, or a dense checkpoint.
+    A base model is one that was fetched or generated, or a dense checkpoint. The published run kept no manifests. Its
+    first task fetched the BF16 model and made the dense checkpoints from it.
     """
     made = {(item["model"], item["dtype"], item["sparsity"]) for item in source.checkpoints}
     run = {row.configuration for stage in ("prefill", "decode") for row in source.stage(stage)}
     made |= {(name.model, name.dtype, name.sparsity) for name in run}
     base = sorted({item["model"] for item in source.models} | {f"{m} {dtype}" for m, dtype, s in made if s == "dense"})
+    if not source.models and any(task["task"] == NAMES[0] and task["status"] == "success" for task in source.tasks):
+        base = sorted({*base, *(f"{m} BF16" for m, _, s in made if s == "dense")})
     slid = [name for name in made if name[2] != "dense"]
     if not made and not base:
         return []
