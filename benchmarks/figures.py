@@ -192,15 +192,15 @@ def answer():
             f"On NVIDIA H200s, 2:4 makes prefill {span(of['2_4'])} times as fast from 2,048 tokens a step on. 2:6 has",
             f"{span(of['2_6'])}, and 2:8 is slower: {span(of['2_8'])}. A figure is the step time of our fastest dense",
             "engine in [vLLM](https://docs.vllm.ai) over the sparse engine's, by the wall clock, both on one GPU in",
-            "one run. Above 1 sparse is faster. M is the number of tokens in a step. In ratios with † the host has a",
-            "share.",
+            "one run. Above 1 sparse is faster. M is the number of tokens in a step. † marks where a GPU waited for",
+            "its host.",
         ),
         "",
         *table("prefill, M", PREFILL, prefill_rows(PATTERNS)),
         "",
         *paragraph(
             "Synthetic weights in the shape of BitNet b1.58 2B 4T, prompts of at most 1,024 tokens; accuracy is not",
-            f"measured. At 512 tokens the host decides: 2:4 has {small}.",
+            f"measured. At 512 tokens the host has a share: 2:4 has {small}.",
         ),
     ]
 
@@ -274,7 +274,7 @@ def kernel_rivals():
     fastest = sorted({NAMES[min(found, key=found.get)] for found in points})
     return paragraph(
         f"In FP8 the fastest rivals are products of {listed(fastest)}. In INT8, cuBLASLt and torch leave INT32, which",
-        "a linear still has to scale, while CUTLASS and cuSPARSELt leave BF16. Over CUTLASS alone, whose kernels",
+        "a linear still has to scale, while CUTLASS and cuSPARSELt leave BF16. Over CUTLASS by itself, whose kernels",
         f"nobody searched, 2:4 has in INT8 {same}.",
     )
 
@@ -286,8 +286,8 @@ def turns_cost():
     turn = [shown(product_alone("FP8", "2_4", M, together=True)) for M in Ms]
     return paragraph(
         f"At M = {listed(Ms)}, dense FP8 products took {fixed(min(cost), 0)} to {fixed(max(cost), 0)} % longer in turn",
-        f"than alone, at the median. Over the faster of cuBLASLt and CUTLASS alone, 2:4 has {listed(alone)} there;",
-        f"over the same two libraries in turn, {listed(turn)}.",
+        "than alone, at the median over libraries, linears and patterns. Over the faster of cuBLASLt and CUTLASS",
+        f"alone, 2:4 has {listed(alone)} there; over the same two libraries in turn, {listed(turn)}.",
     )
 
 
@@ -340,8 +340,8 @@ def follows():
     assert all(host(H200, "decode", dtype, "2_4", M) for dtype in TYPES for M in DECODE)
     return [
         *bullet(
-            f"In prefill 2:4 pays from 2,048 tokens on: {span(pays['INT8'])} (INT8) and {span(pays['FP8'])} (FP8) over",
-            f"our dense engine. At 1,024 tokens it has {span(first)}.",
+            f"In prefill 2:4 on cuSPARSELt pays from 2,048 tokens on: {span(pays['INT8'])} (INT8) and",
+            f"{span(pays['FP8'])} (FP8) over our dense engine. At 1,024 tokens it has {span(first)}.",
         ),
         *bullet(
             "In decode the GPU time of a step comes from one profile, without an interval. So whether 2:4 is faster",
@@ -349,7 +349,8 @@ def follows():
             "(FP8).",
         ),
         *bullet(
-            "A user of decode waits for the wall clock, in which the host has its share at all four M. By it 2:4 has",
+            "A user of decode waits for the wall clock, in which the host has its share at all four M. By it, on these",
+            "hosts, 2:4 has",
             f"{listed(wall['INT8'])} (INT8) and {listed(wall['FP8'])} (FP8) at M = {listed(DECODE)}.",
         ),
         *bullet(

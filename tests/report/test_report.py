@@ -114,7 +114,7 @@ def test_kernel_figures_agree_with_those_of_the_authors(published, dtype):
 
 
 def test_speedups_name_their_denominator_and_what_is_above_the_bound(published):
-    assert "Denominator: cublaslt/dense of the same M. Bound: L/(L-2)." in published
+    assert "Denominator: cublaslt/dense, at the same M. Bound: L/(L-2)." in published
     found = rows_under(published, "prefill BitNet-2B INT8, tokens/s of the published protocol, over cublaslt/dense")
     assert found[3] == ["4096", "1.43", "1.16", "1.23", "1.13"]
     assert "equal efficiency: cusparselt/2_8 at M=1024, cusparselt/2_10 at M=1024" in published

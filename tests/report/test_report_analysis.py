@@ -100,12 +100,14 @@ def test_a_kernel_is_held_against_each_rival_by_name():
     }
     text = text_of(kernel(DENSE, 64, 18.0) + kernel(SLID, 64, 10.0, **paired))
     turn = "kernel BitNet-2B INT8, cold GEMMs of a layer in turn, over "
-    assert rows_under(text, turn + "cublaslt")[0][1].startswith("1.50 (1.")
-    assert rows_under(text, turn + "the fastest dense library of each linear")[0][1].startswith("1.20 (1.")
+    assert rows_under(text, "kernel BitNet-2B INT8, cold GEMMs of a layer in turn, INT32 outputs, over cublaslt")[0][
+        1
+    ].startswith("1.50 (1.")
+    assert rows_under(text, turn + "each linear's fastest dense library with BF16 outputs")[0][1].startswith("1.20 (1.")
     best = "the fastest dense library of each whole linear"
     whole = f"kernel BitNet-2B INT8, cold whole linears of a layer in turn, over {best}"
     assert rows_under(text, whole)[0] == ["64", "1.05 (1.02–1.08)"]
-    assert "Denominator: the fastest dense library of each linear of the same M. Bound: L/(L-2)." in text
+    assert "Denominator: each linear's fastest dense library with BF16 outputs, at the same M. Bound: L/(L-2)." in text
     assert text.count("Libraries that take turns share a GPU's power and a process in which sparse products run:") == 3
 
 
@@ -217,7 +219,7 @@ def test_the_fastest_dense_backend_is_one_whose_product_has_the_same_type():
 def test_what_the_published_figures_suffer_from_is_named():
     source = read_source(PUBLISHED, HARDWARE)
     found = {str(rule): findings for rule, _, findings in anomalies(source, comparisons(source))}
-    flat = {where: Ms for where, Ms, _ in found["Flat step time"]}
+    flat = {where: Ms for where, Ms, _ in found["Host-bound or flat step"]}
     assert flat["prefill BitNet-2B/INT8/cublaslt/dense"] == "512, 1024, 2048"
     assert len(flat) == 10
     windows = found["Decode window that did not hold M sequences"]
@@ -258,7 +260,7 @@ def test_a_step_says_itself_what_is_wrong_with_it():
         step("decode", DENSE, 128, 10.5, sequences_min=128),
     ]
     found = rules(rows)
-    assert [M for _, M, _ in found.pop("Flat step time")] == ["512"]
+    assert [M for _, M, _ in found.pop("Host-bound or flat step")] == ["512"]
     assert [str(text) for *_, text in found.pop("Step that did not hold M tokens")] == ["steps of 500 to 512 tokens"]
     assert [M for _, M, _ in found.pop("Decode window that did not hold M sequences")] == ["64"]
     assert [M for _, M, _ in found.pop("Wide confidence interval")] == ["1024"]

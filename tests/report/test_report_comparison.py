@@ -71,7 +71,7 @@ def test_gpus_are_compared_in_decode_by_the_time_of_the_gpu(tmp_path):
 
 def test_figures_of_two_protocols_are_not_divided(tmp_path):
     text = gpus(tmp_path, ("protocol", 6))
-    assert "Their protocols differ (1, 6), so they are not divided by one another." in text
+    assert "Their protocols differ (6, 1), so they are not divided by one another." in text
     assert "times as fast as" not in text
 
 

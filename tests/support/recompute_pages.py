@@ -158,7 +158,7 @@ SENTENCES = {
     "stock-again": "measured once more after everything else",
     "kernel-rivals": "In FP8 the fastest rivals are products of cuBLASLt and torch",
     "turns": "Over the faster of cuBLASLt and CUTLASS alone",
-    "follows": "2:4 pays from 2,048|whether 2:4 is faster|at all four M|2:6 has at most #|2:8 at most #",
+    "follows": "2:4 on cuSPARSELt pays from 2,048|whether 2:4 is faster|at all four M|2:6 has at most #|2:8 at most #",
 }
 """Block -> its phrases with such words. What they claim is asserted above, or follows from the figures beside them."""
 

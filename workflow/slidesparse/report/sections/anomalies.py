@@ -25,7 +25,7 @@ def anomalies(source, comparisons, others=()):
     """
     results = [
         (
-            say("Flat step time"),
+            say("Host-bound or flat step"),
             say("the host or another fixed cost decides the time of a step, so a ratio there is none of kernels"),
             [*host_bound(source), *disqualified(unfit.flat_steps(source))],
         ),
@@ -115,8 +115,8 @@ def bounds(comparisons):
     for comparison in comparisons:
         for name, M in comparison.above_bound():
             values = {
-                "ratio": fixed(comparison.ratios[name, M].value, 2),
-                "bound": fixed(Pattern(name.sparsity).bound, 2),
+                "ratio": fixed(comparison.ratios[name, M].value, 3),
+                "bound": fixed(Pattern(name.sparsity).bound, 3),
             }
             sentence = say(
                 "{ratio} times {over}, bound {bound} ({what})", over=comparison.over, what=comparison.what, **values

@@ -226,8 +226,8 @@ def conclusions(summaries, labels):
                 first = having[0][0]
                 sentences.append(
                     say(
-                        "{stage} {model} {dtype} {pattern}, {what}, over {over}, geometric mean of the {n} M that count"
-                        " for all, of {m} that all have: {parts}.",
+                        "{stage} {model} {dtype} {pattern}, {what}, over {over}, geometric mean over {n} of the {m} M"
+                        " that all have: {parts}.",
                         stage=key[0],
                         model=key[3],
                         dtype=key[4],
@@ -273,8 +273,8 @@ def dense_engines(key, dense):
         "M": M,
         "parts": joined(parts, ", "),
     }
-    protocols = sorted({dense[label][M][2] for label in ranked})
-    if len(protocols) > 1:
+    protocols = [dense[label][M][2] for label in ranked]
+    if len(set(protocols)) > 1:
         return [
             say(
                 "{stage} {model} {dtype}, fastest dense engine, {what} at M={M}: {parts}. Their protocols"

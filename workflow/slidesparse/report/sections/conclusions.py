@@ -150,7 +150,11 @@ def of_comparison(comparison, clock=None):
         unit=comparison.unit,
     )
     if beside:
-        found = say("{found}, by the clock {ratio}", found=found, ratio=marked(beside, 2, ends=True))
+        ratio = marked(beside, 2, ends=True)
+        if comparison.kind in ("best_dense", "stock"):
+            found = say("{found}, by the clock, over its own fastest, {ratio}", found=found, ratio=ratio)
+        else:
+            found = say("{found}, by the clock {ratio}", found=found, ratio=ratio)
     return [
         say(
             "{stage} {model} {dtype}, {what}, over {over}: the largest ratio is {found}. {parts}.",

@@ -255,9 +255,14 @@ def comparisons(source):
             comparisons += divided(
                 Comparison("kernel", model, dtype, what, "", "dense", "µs", column, caches), values, higher=False
             )
+        turns = say("{caches} GEMMs of a layer in turn", caches=say("cold"))
+        if any(row.values.get("latency_int32_us") and row.values.get("cublaslt_int32_us") for row in rows):
+            exact = say("{caches} GEMMs of a layer in turn, INT32 outputs", caches=say("cold"))
+        else:
+            exact = turns
         for kind, what, over, sides in (
-            ("dense", say("{caches} GEMMs of a layer in turn", caches=say("cold")), CUBLASLT, beside_cublaslt),
-            ("best_dense", say("{caches} GEMMs of a layer in turn", caches=say("cold")), BEST, beside_best),
+            ("dense", exact, CUBLASLT, beside_cublaslt),
+            ("best_dense", turns, BEST, beside_best),
             (
                 "linear",
                 say("{caches} whole linears of a layer in turn", caches=say("cold")),
@@ -272,7 +277,7 @@ def comparisons(source):
     return comparisons
 
 
-BEST = say("the fastest dense library of each linear")
+BEST = say("each linear's fastest dense library with BF16 outputs")
 BEST_LINEAR = say("the fastest dense library of each whole linear")
 STOCK = say("stock vLLM (fusion and sparsity together)")
 

@@ -191,9 +191,9 @@ def comparison_section(source, comparison):
     if bounded:
         bounds = [fixed(Pattern(name.sparsity).bound, 2) if name in sparse else None for name in names]
         rows.append(("bound", *bounds))
-    notes = [say("Denominator: {over} of the same M.", over=comparison.over)]
+    notes = [say("Denominator: {over}, at the same M.", over=comparison.over)]
     if bounded:
-        notes = [say("Denominator: {over} of the same M. Bound: L/(L-2).", over=comparison.over)]
+        notes = [say("Denominator: {over}, at the same M. Bound: L/(L-2).", over=comparison.over)]
     known = [ratio for ratio in comparison.ratios.values() if ratio.low is not None]
     if known:
         noise = sum(ratio.inside_noise for ratio in known)
