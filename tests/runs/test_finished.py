@@ -173,3 +173,38 @@ def test_a_library_that_is_edited_during_a_measurement_names_no_point(clone):
     clone.run("kernel", config=[TINY])
     point_of = json.loads((clone.directory / lost).read_text())
     assert point_of["run"]["git"]["dirty"] is True and point_of["results"]["zero_rate"] == 0.123
+
+
+def test_a_report_of_another_plan_is_made_again_and_counts_no_point_of_it(clone):
+    """Its measurement failed. On the way back nothing is to be measured, and status and report say today's plan."""
+    before = contents(clone)
+    clone.edit(
+        "workflow/slidesparse/kernel/point.py", r"^def measure\(request\):\n", "def measure(request):\n    1 / 0\n"
+    )
+    clone.run("all", config=[TINY, OTHER], status=1)
+    clone.run("report", config=[TINY, OTHER])
+    assert re.search("kernel: 0/[0-9]+ passed, 2 points failed", clone.report())
+    assert clone.status().startswith(f"{KEY}: 4 of 6 points are there, 2 failed")
+    clone.git("checkout", "--quiet", "workflow")
+    clone.run("all", config=[TINY])
+    assert contents(clone) == before
+    assert "the plan has" not in clone.report()
+    assert clone.status().startswith(f"{KEY}: 6 of 6 points are there\n")
+    assert not clone.dry_run("all", config=[TINY]).jobs
+
+
+def test_choices_of_auto_follow_the_points_without_records_of_snakemake(clone):
+    auto = "cpu: {backends: {sparse: [reference, auto]}}"
+    more = "cpu: {kernel: {M: [16, 24]}}"
+    clone.run("all", config=[TINY, auto, more])
+    shutil.rmtree(clone.directory / ".snakemake")
+    assert clone.dry_run("all", config=[TINY, auto]).jobs["choose_kernels"] == 1
+
+
+def test_a_folder_in_place_of_a_point_is_one_sentence(clone):
+    path = clone.directory / point("kernel", "onednn", "dense", 16)
+    path.unlink()
+    path.mkdir()
+    call = clone.run("kernel", config=[TINY], status=1)
+    assert "rm: cannot remove" not in call.output
+    assert "Traceback" not in call.output

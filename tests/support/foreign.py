@@ -28,7 +28,8 @@ def run_row(rate, M=512, dtype="INT8", backend="cuBLASLt", pattern="dense"):
 
 def search_row(us, M=64, N=2560, K=2560, dtype="FP8", backend="cuBLASLt", pattern="dense"):
     """A row of a tidy table of kernels."""
-    return f"RTX4090,89,{dtype},BitNet-2B,{backend},{pattern},{M},{N},{K},{K},{us},9,9,1,,0,8\n"
+    tops = 2 * M * N * K / us / 1e6
+    return f"RTX4090,89,{dtype},BitNet-2B,{backend},{pattern},{M},{N},{K},{K},{us},{tops},{tops},1,,0,8\n"
 
 
 def tidy(root, **tables):

@@ -223,6 +223,13 @@ class Clone:
         """Relative paths of the records of failed points."""
         return sorted(self.files("results/*/*/*/*/*/*/M*.failed.json"))
 
+    def status(self):
+        """What show_status.py prints."""
+        command = [sys.executable, "workflow/scripts/show_status.py"]
+        return subprocess.run(
+            command, cwd=self.directory, env=self.environment, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
+
     def report(self):
         """Text of this machine's report."""
         return self.only("results/cpu-*/report.en.md").read_text()

@@ -345,6 +345,17 @@ def test_changed_code_counts_for_nothing(place, monkeypatch):
 
 
 @pytest.mark.parametrize("stopped", [0, 1], ids=["worker", "guard"])
+def test_an_idle_process_that_is_stopped_is_replaced(place, stopped):
+    """It would accept no request, and the client would wait for it."""
+    client, pids = place.in_flight()
+    place.open_gate()
+    assert client.communicate(timeout=DEADLINE)[1] == ""
+    os.kill(pids[stopped], signal.SIGSTOP)
+    assert place.ask()["served"] == 1
+    wait_gone(*pids[:2])
+
+
+@pytest.mark.parametrize("stopped", [0, 1], ids=["worker", "guard"])
 def test_a_stopped_process_holds_no_client(place, stopped):
     client, pids = place.in_flight()
     os.kill(pids[stopped], signal.SIGSTOP)

@@ -41,7 +41,7 @@ REPORTS = expand("results/{key}/report.{language}.md", key=table.plans, language
 # The command of every measured point. plan.json tells the worker what else it will be asked for. The braces put the
 # shell's message about a killed program into the log.
 MEASURE = (
-    "rm -f .snakemake/backups/{output}; {{ python3 workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
+    "rm -rf .snakemake/backups/{output}; {{ python3 workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
     " --parameters {params.parameters:q} --peers {params.peers:q} --plan results/{wildcards.hardware}/plan.json"
     " --log {log} --owner $PPID --seat {resources.seat}; }} 2> {log}"
 )

@@ -12,7 +12,7 @@ rule describe_model:
     params:
         entry=lambda w: table.dimensions(w.model),
     shell:
-        "rm -f .snakemake/backups/{output}; python3 workflow/scripts/describe_model.py --model {wildcards.model} --entry {params.entry:q}"
+        "rm -rf .snakemake/backups/{output}; python3 workflow/scripts/describe_model.py --model {wildcards.model} --entry {params.entry:q}"
         " --output {output} --owner $PPID 2> {log}"
 
 

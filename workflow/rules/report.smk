@@ -13,14 +13,15 @@ rule gather_points:
     params:
         parameters=lambda w: table.measuring(w.hardware, w.stage),
     shell:
-        "rm -f .snakemake/backups/{output}; python3 workflow/scripts/gather_points.py --points {input.points}"
+        "rm -rf .snakemake/backups/{output}; python3 workflow/scripts/gather_points.py --points {input.points}"
         " --parameters {params.parameters:q} --output {output} --owner $PPID 2> {log}"
 
 
 # Programs write these files only where their content changes. contents.csv stands for the folder of tables and figures.
 rule write_report:
     input:
-        lambda w: table.csvs(w.hardware),
+        csvs=lambda w: table.csvs(w.hardware),
+        stale=stale.plan,
     output:
         *[update(f"results/{{hardware}}/report.{language}.md") for language in LANGUAGES],
         *[

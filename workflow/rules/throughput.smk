@@ -81,5 +81,5 @@ rule choose_stock:
         protocol=inspected(lambda w: request.PROTOCOL[w.stage]),
         parameters=inspected(lambda w: table.measuring(w.hardware, w.stage)),
     shell:
-        "rm -f .snakemake/backups/{output}; python3 workflow/scripts/choose_stock.py --output {output} --basis {input.basis}"
+        "rm -rf .snakemake/backups/{output}; python3 workflow/scripts/choose_stock.py --output {output} --basis {input.basis}"
         " --parameters {params.parameters:q} --log {log} --owner $PPID 2> {log}"

@@ -21,7 +21,7 @@ rule tune_backend:
         M=lambda w: table.plan(w.hardware)["tune"]["M"],
         parameters=lambda w: table.measuring(w.hardware, "tune"),
     shell:
-        "rm -f .snakemake/backups/{output.json} .snakemake/backups/{output.csv};"
+        "rm -rf .snakemake/backups/{output.json} .snakemake/backups/{output.csv};"
         " python3 workflow/scripts/tune_backend.py --output {output.json} --basis {input.shape} --M {params.M}"
         " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --owner $PPID"
         " --seat {resources.seat} 2> {log}"
@@ -32,8 +32,9 @@ rule choose_kernels:
     input:
         points=table.compared,
         tables=lambda w: [path for path in table.auto_backends(w).values() if path],
+        stale=stale.chosen,
     output:
-        "results/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.json",
+        update("results/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.json"),
     log:
         "results/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.log",
     benchmark:
@@ -45,5 +46,5 @@ rule choose_kernels:
         candidates=lambda w: options(table.auto_backends(w)),
         parameters=lambda w: table.measuring(w.hardware, "kernel"),
     shell:
-        "python3 workflow/scripts/choose_kernels.py --output {output} --points {input.points}"
+        "rm -rf .snakemake/backups/{output}; python3 workflow/scripts/choose_kernels.py --output {output} --points {input.points}"
         " --candidates {params.candidates:q} --parameters {params.parameters:q} --owner $PPID 2> {log}"

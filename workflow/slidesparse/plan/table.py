@@ -82,10 +82,14 @@ class Table:
         said = [f"{item['dtype']} is left out on {key}: {item['reason']}" for key, item in left_out]
         return [note, *said] if note else said
 
+    def content(self, hardware_key):
+        """The content of plan.json of a hardware key."""
+        return matrix.plan(self.config, hardware_key)
+
     def write_plans(self):
         """Write plan.json of every hardware key."""
         for key in self.plans:
-            write_json(f"{self.root}/{key}/plan.json", matrix.plan(self.config, key))
+            write_json(f"{self.root}/{key}/plan.json", self.content(key))
 
     def entry(self, model):
         """JSON of a model's entry in the registry. If it changes, the model is fetched again."""

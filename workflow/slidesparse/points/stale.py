@@ -10,7 +10,7 @@ import os
 import sys
 
 from slidesparse.errors import SlideSparseError
-from slidesparse.files import read_json, write_atomic
+from slidesparse.files import read_json, sha256_file, write_atomic
 from slidesparse.models.shape import describe
 from slidesparse.plan.key import Key
 from slidesparse.plan.table import inspected
@@ -65,6 +65,31 @@ class Stale:
             return [] if found else self._mark()
         except SlideSparseError:  # the shape is missing, or the table is damaged: who reads it says so
             return []
+
+    def chosen(self, w):
+        """For the choices of `auto`: made from other files than today's."""
+        path = f"{self._table.root}/{w.hardware}/tuning/{w.model}/{w.dtype}/auto/{w.sparsity}.json"
+        if not os.path.exists(path):
+            return []
+        wanted = [*self._table.compared(w), *filter(None, self._table.auto_backends(w).values())]
+        if not all(map(os.path.isfile, wanted)):  # what is made now is newer
+            return []
+        place = os.path.dirname(path)
+        try:
+            said = {
+                os.path.normpath(f"{place}/{name}"): digest for name, digest in read_json(path)["made_from"].items()
+            }
+        except (SlideSparseError, AttributeError, KeyError, TypeError):
+            said = None
+        return [] if said == {os.path.normpath(name): sha256_file(name) for name in wanted} else self._mark()
+
+    def plan(self, w):
+        """For reports: one that another plan was shown in, or none, because plan.json is written when a job starts."""
+        try:
+            there = read_json(f"{self._table.root}/{w.hardware}/plan.json")
+        except (SlideSparseError, OSError):
+            there = None
+        return [] if there == json.loads(json.dumps(self._table.content(w.hardware))) else self._mark()
 
     def shape(self, w):
         """For shapes: one that is not its entry's would make all of its model's points stale."""

@@ -58,7 +58,11 @@ def write_reports(results, sources, hardware=None, languages=("en",), processes=
     Returns one sentence for each refused file. Raises RecordError if no source has anything, of the one key if given,
     and, when all others are written, for reports that could not be.
     """
-    asked = str(results), [str(root) for root in sources], check_languages(languages)
+    roots = {}
+    for root in sources:
+        roots.setdefault(os.path.realpath(root), str(root))
+    sources = list(roots.values())
+    asked = str(results), sources, check_languages(languages)
     one = partial(write_hardware if hardware else write_if_held, *asked)
     keys = [hardware] if hardware else hardware_keys(sources)
     linked = [key for key in keys if leads_out(results, Path(results, key))]

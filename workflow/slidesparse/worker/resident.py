@@ -73,6 +73,8 @@ def ask(kind, request, owner, *, idle, log, timeout=None):
     while not _ended(owner, started):
         connection, fresh = _connect(name, options, environment)
         with connection:
+            accepted = threading.Event()
+            threading.Thread(target=_watch_waiting, args=(name, accepted), daemon=True).start()
             try:
                 connection.sendall(message)
                 reply = _receive(connection)
@@ -80,6 +82,8 @@ def ask(kind, request, owner, *, idle, log, timeout=None):
                 if not fresh:
                     continue
                 reply = _failure(f"the resident worker for {request['worker']} does not start; see its log {log}")
+            finally:
+                accepted.set()
             if "accepted" in reply:
                 reply = _outcome(connection, timeout, **reply)
         if "replace" not in reply:
@@ -215,6 +219,23 @@ def _watch(group, ended, stopped):
             stopped.set()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
+            return
+
+
+def _watch_waiting(name, accepted):
+    """Kill the guard and the worker of socket `name` if one of them stays stopped: it would accept no request."""
+    option, looks = f"\0--socket={user_directory() / name}\0".encode(), 0
+    while not accepted.wait(LOOK_SECONDS):
+        states = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, IndexError):
+                if option in (path / "cmdline").read_bytes():
+                    states[int(path.name)] = (path / "stat").read_text().rpartition(")")[2].split()[0]
+        looks = looks + 1 if "T" in states.values() else 0
+        if looks == 2:
+            for pid in states:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             return
 
 

@@ -188,9 +188,11 @@ def dense_choices(source):
     sentences = []
     for stage in ("prefill", "decode"):
         rows = [row for row in source.stage(stage) if row.status == "ok"]
-        dense = {row.configuration.backend for row in rows if row.configuration.sparsity == "dense"}
-        engines = dense - {row.configuration.backend for row in rows if row.configuration.stock}
-        if len(engines - {"auto"}) > 1 and "auto" not in engines:
+        engines = {}
+        for name in {row.configuration for row in rows}:
+            if name.sparsity == "dense" and not name.stock:
+                engines.setdefault((name.model, name.dtype), set()).add(name.backend)
+        if any(len(backends) > 1 and "auto" not in backends for backends in engines.values()):
             sentences.append(
                 say(
                     "{stage}: the fastest dense engine has one library for all linears. An engine with the fastest"
@@ -201,14 +203,27 @@ def dense_choices(source):
         ran = {}
         for row in rows:
             if row.configuration.backend == "auto" and row.configuration.sparse_kernel:
-                ran.setdefault(row.configuration, []).append(row.sparse)
-        names = [name for name in sorted(ran, key=configuration_order) if not any(ran[name])]
-        if names:
+                ran.setdefault(row.configuration, []).append(row.values.get("sparse_linears"))
+        models, order = {row.configuration.model for row in rows}, sorted(ran, key=configuration_order)
+
+        several = len(models) > 1
+        said = {name: f"{f'{name.model} ' if several else ''}{name.dtype} {name.column}" for name in order}
+        none = [name for name in order if None not in ran[name] and not any(ran[name])]
+        unknown = [name for name in order if None in ran[name]]
+        if none:
             sentences.append(
                 say(
                     "{stage}: no sparse kernel ran in {names}. These are dense engines with pruned weights.",
                     stage=stage,
-                    names=", ".join(f"{name.dtype} {name.column}" for name in names),
+                    names=", ".join(said[name] for name in none),
+                )
+            )
+        if unknown:
+            sentences.append(
+                say(
+                    "{stage}: which kernels ran in {names} is unknown, so they count as dense ones.",
+                    stage=stage,
+                    names=", ".join(said[name] for name in unknown),
                 )
             )
     return sentences

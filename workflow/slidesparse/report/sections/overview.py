@@ -1,5 +1,6 @@
 """Sections about the run: tasks, models and checkpoints, result files, provenance."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from slidesparse.plan.backends import STAGES
 from slidesparse.report.document.model import NONE, Bullets, Table, fixed, say, whole
 from slidesparse.report.sources.rows import Provenance, configuration_order
 from slidesparse.report.tables.tasks import NAMES
+
+ISO = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 STATUS = ("success", "failed", "skipped", "missing")
 
@@ -23,7 +26,7 @@ def provenance_labels(sources):
 
 def dates(source):
     """First and last ISO time in a source, or None."""
-    known = sorted({row.utc for row in source.rows if row.utc} | set(source.dates))
+    known = sorted(time for time in {row.utc for row in source.rows} | set(source.dates) if ISO.match(time))
     return (known[0], known[-1]) if known else None
 
 

@@ -99,7 +99,7 @@ class Comparison:
     caches: cold or hot for kernels.
     ratios: (Configuration, M) -> Quantity.
     sides: (Configuration, M) -> (own value, denominator's value).
-    apart: number of ratios left out because hardware, driver, versions or protocol differ.
+    apart: number of ratios left out because hardware, driver, versions, protocol or lengths of requests differ.
     """
 
     stage: str
@@ -177,6 +177,10 @@ def of_points(source, rows, column):
     """
     least = "least_gpu_step_ms" if column == "gpu_step_ms" else column
 
+    def machine(row):
+        """Only requests of equal lengths are compared by tokens/s."""
+        return row.provenance.machine + ((workload(row),) if column == "tokens_per_s" else ())
+
     def end(row, which):
         own = row.values.get(least) in (None, row.values[column])
         return row.values.get(f"{column}_ci_{which}") if own else None
@@ -186,7 +190,7 @@ def of_points(source, rows, column):
             row.values.get(least) or row.values[column],
             end(row, "low"),
             end(row, "high"),
-            row.provenance.machine,
+            machine(row),
             gpu_uuid=row.provenance.gpu_uuid,
             host_bound=bool(row.values.get("host_bound")) and column != "gpu_step_ms",
             unfit=reasons(source).get((row.stage, row.configuration, row.M)),
@@ -195,6 +199,14 @@ def of_points(source, rows, column):
         for row in rows
         if row.status == "ok" and row.values.get(column) is not None
     }
+
+
+def workload(row):
+    """Lengths of a row's prompts and outputs, as text; empty if they are not known."""
+    lengths = [row.values.get(name) for name in ("prompt_len", "output_len")]
+    if row.stage == "prefill":
+        lengths[1] = None
+    return "+".join(str(length) for length in lengths if length is not None)
 
 
 def of_layers(source, model, dtype, column):
@@ -284,8 +296,9 @@ STOCK = say("stock vLLM (fusion and sparsity together)")
 
 def dense_base(values):
     """The dense configuration that is the denominator of speed-ups, or None."""
-    dense = {name for name, _ in values if name.sparsity == "dense" and name.backend in DENSE_BACKENDS}
-    return min(dense, key=lambda name: DENSE_BACKENDS.index(name.backend), default=None)
+    dense = {name for name, _ in values if name.sparsity == "dense"}
+    order = {backend: at for at, backend in enumerate(DENSE_BACKENDS)}
+    return min(dense, key=lambda name: order.get(name.backend, len(order)), default=None)
 
 
 def divided(empty, values, higher):

@@ -52,7 +52,7 @@ def speedup_blocks(source, comparisons):
     apart = [
         say(
             "{stage} {dtype}: left out are {n} ratios of points that differ in hardware name, driver,"
-            " versions or protocol.",
+            " versions, protocol or lengths of requests.",
             stage=comparison.stage,
             dtype=comparison.dtype,
             n=comparison.apart,
@@ -217,7 +217,8 @@ def comparison_section(source, comparison):
     if comparison.apart:
         notes.append(
             say(
-                "Left out: {n} ratios of points that differ in hardware name, driver, versions or protocol.",
+                "Left out: {n} ratios of points that differ in hardware name, driver, versions, protocol or lengths of"
+                " requests.",
                 n=comparison.apart,
             )
         )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from slidesparse.report.sections import checks, overview
-from slidesparse.report.sections.ratios import of_layers, of_points
+from slidesparse.report.sections.ratios import of_layers, of_points, workload
 from slidesparse.report.sources.rows import caches_of, grouped, step_value
 
 ENGINES = {"prefill": ("step_ms", "tokens_per_s"), "decode": ("gpu_step_ms", "tokens_per_s")}
@@ -80,12 +80,18 @@ def summary(key, source, compared, anomalies):
     return kept
 
 
+def protocol(row, column):
+    """What must be equal if figures of two sources are to be divided: the protocol, for tokens/s also the requests."""
+    lengths = f"{workload(row)} tokens a request" if column == "tokens_per_s" and workload(row) else ""
+    return ", ".join(filter(None, (row.provenance.protocol, lengths)))
+
+
 def fastest_dense(source, rows, column):
     """M -> (Configuration, Quantity, protocol) of the fastest dense engine that is not stock vLLM.
 
     Only figures count that no check disqualifies and that the host does not bound.
     """
-    protocols = {(row.configuration, row.M): row.provenance.protocol for row in rows}
+    protocols = {(row.configuration, row.M): protocol(row, column) for row in rows}
     best = {}
     for (name, M), each in of_points(source, rows, column).items():
         if name.sparsity == "dense" and not name.stock and not each.unfit and not each.host_bound:

@@ -1,5 +1,6 @@
 """Figures that a check disqualifies. They stay in their tables, and take part in no conclusion, mean or comparison."""
 
+from itertools import combinations
 from typing import NamedTuple
 
 from slidesparse.plan.key import Configuration
@@ -40,12 +41,12 @@ def reasons(source):
 
 
 def flat_steps(source):
-    """Prefill steps that take no longer for twice the tokens: their time is the host's."""
+    """Prefill steps that take no longer for twice the tokens, or more: their time is the host's."""
     found = []
     for name, rows in by_configuration(source.stage("prefill")).items():
         steps = [(row.M, step_value(row)[0]) for row in rows if step_value(row)]
         flat = {}
-        for (M, step), (more, longer) in zip(steps, steps[1:], strict=False):
+        for (M, step), (more, longer) in combinations(steps, 2):
             if more / M >= GROWTH and longer / step < FLAT:
                 flat |= {M: step, more: longer}
         values = ", ".join(f"{fixed(step, 1)} (M={M})" for M, step in flat.items())
@@ -66,10 +67,10 @@ def windows(source):
                 found.append(Unfit("decode", name, row.M, WINDOW, sentence))
         for row, more in zip(good, good[1:], strict=False):
             times = [each.values.get("elapsed_time_s") for each in (row, more)]
-            if row.values.get("step_ms") is not None or None in times:
+            tokens = [each.values.get("tokens_per_s") for each in (row, more)]
+            if row.values.get("step_ms") is not None or None in times + tokens:
                 continue
-            growth, longer = more.M / row.M, times[1] / times[0]
-            gain = more.values["tokens_per_s"] / row.values["tokens_per_s"]
+            growth, longer, gain = more.M / row.M, times[1] / times[0], tokens[1] / tokens[0]
             if growth >= GROWTH and longer >= 0.95 * growth:
                 sentence = say(
                     "{longer} times as long as M={less} for {gain} times the tokens/s, as when "

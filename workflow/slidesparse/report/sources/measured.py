@@ -6,9 +6,10 @@ from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.plan import stock
-from slidesparse.plan.key import Configuration
+from slidesparse.plan.key import Configuration, Key
 from slidesparse.points import records
 from slidesparse.points.plan import read_plan
+from slidesparse.points.request import expected_digests
 from slidesparse.points.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
 from slidesparse.report.sources.agree import refuse_contradiction
 from slidesparse.report.sources.names import refuse_copy, refuse_other_head
@@ -58,6 +59,13 @@ FIRST = {
 """Columns that our CSVs have always had. An old CSV may lack later ones."""
 
 
+RELATIVE = 1e-6
+"""How far a figure may lie outside its interval, relatively: cells have ten digits."""
+
+NO_ZERO = re.compile("_us$|speedup|^(least_)?(gpu_)?step_ms|_per_s$|elapsed|effective_tops")
+"""Columns of times, rates and ratios, none of which can be zero."""
+
+
 def read(source, hardware):
     """Add all of one hardware key in our layout to `source`; refused files become sentences in it."""
     root = Path(source.root)
@@ -78,6 +86,7 @@ def read(source, hardware):
                 if path != expected:
                     raise RecordError(f"{path} does not belong there: the CSV of this folder is {expected.name}")
                 rows = read_configuration(path, hardware, stage, configuration)
+                rows = of_plan(source.plan, root, rows)
             except RecordError as error:
                 source.refused.append(str(error))
                 continue
@@ -114,11 +123,27 @@ def read_configuration(path, hardware, stage, configuration):
             raise RecordError(f"{path} is damaged: row {number} does not name its linear, N and K")
     refuse_duplicates(path, table, (M, "linear") if stage == "kernel" else (M,))
     refuse_zeros(path, table, POSITIVE[stage])
+    refuse_impossible(path, table, COLUMNS[stage])
     if stage == "kernel":
         refuse_partial(path, table)
     else:
         refuse_contradiction(path, stage, table, foreign=False)
     return [to_row(hardware, stage, configuration, row) for row in table]
+
+
+def refuse_impossible(path, table, columns):
+    """Raise RecordError if a figure is below zero or, being a time, rate or ratio, zero, or outside its interval."""
+    for number, row in enumerate(table, start=1):
+        for column, kind in columns.items():
+            value, low, high = (row.get(f"{column}{end}") for end in ("", "_ci_low", "_ci_high"))
+            if kind not in (int, float) or value is None:
+                continue
+            if value < 0 or (value == 0 and NO_ZERO.search(column)):
+                raise RecordError(f"{path} is damaged: row {number} has {column} = {value:g}")
+            if None not in (low, high) and not low * (1 - RELATIVE) <= value <= high * (1 + RELATIVE):
+                raise RecordError(
+                    f"{path} is damaged: row {number} has {column} = {value:g}, outside {low:g} to {high:g}"
+                )
 
 
 def refuse_partial(path, table):
@@ -149,6 +174,18 @@ def to_row(hardware, stage, configuration, row):
         utc=row["utc"] or "",
         seconds=row["seconds"],
     )
+
+
+def of_plan(plan, root, rows):
+    """The rows without those whose points are there, are planned, and answer another request than the plan's."""
+    if not plan or not rows or rows[0].stage not in plan.parameters:
+        return rows
+    first = rows[0]
+    Ms = plan.of_stage(first.stage).get(first.configuration, ())
+    keys = [Key(first.hardware, first.stage, *first.configuration, M) for M in Ms]
+    there = [path for path in (key.path(root) for key in keys) if Path(path).is_file()]
+    digests = expected_digests(there, plan.parameters[first.stage])
+    return [row for row in rows if digests.get(row.M) in (None, row.values.get("request_digest"))]
 
 
 def failures(directory, hardware, stage, configuration, there=None):

@@ -82,7 +82,7 @@ def refuse_other_head(path, header, hardware, dtypes=(), models=()):
             continue
         bare = re.sub(r"-(INT8|FP8|FP8E4M3|BF16|FP16)$", "", said) if kind == "model" else said
         means = {"GPU": gpu_token(said), "dtype": short_dtype(said.partition(" ")[0]), "model": bare}[kind]
-        ends = kind == "GPU" and letters(said).endswith(letters(gpu))  # as NVIDIA H100 PCIe with H100PCIe
+        ends = kind == "GPU" and letters(said) in (letters(gpu), f"nvidia{letters(gpu)}")  # as H100PCIe
         if not {said, means} & set(known) and not ends:
             place = ", ".join(sorted(known))
             raise RecordError(

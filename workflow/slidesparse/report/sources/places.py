@@ -17,6 +17,9 @@ LAYOUTS = (published.THROUGHPUT, published.KERNELS, published.LOGS, tidy.FOLDER)
 DEEP, MANY, SHOWN = 8, 2000, 3
 """Levels and folders below a root that are searched, and folders that a sentence names."""
 
+MOST_STRAYS = 50
+"""Tables without a place that are named."""
+
 LIKE_A_KEY = re.compile(r".+_cc[0-9]+_.*py[0-9].*")
 """A folder that was meant to be named by its hardware."""
 
@@ -149,12 +152,30 @@ def bad_name(folder):
     return f"{folder} is not read: its name has a space, so it is no hardware key: rename it{better}"
 
 
+def strays(source, hardware):
+    """Sentences on tables in folders of one hardware key that no layout reads, by their name or place."""
+    root = Path(source.root)
+    inside = [root / hardware / stage for stage in STAGES] + [root / tidy.FOLDER / hardware]
+    inside += [folder for key, _, _, folder in published.throughput_folders(root) if key == hardware]
+    inside += [folder for key, _, folder in published.kernel_folders(root) if key == hardware]
+    own = root / hardware
+    wrong = [path for path in sorted(own.glob("*")) if path.name.lower() in STAGES and path.name not in STAGES]
+    sentences = [f"{path} is not read: a stage is written {path.name.lower()}" for path in wrong if path.is_dir()]
+    read = source.read | {path for path, _ in source.files}
+    said = "\n".join(source.refused)
+    for folder in inside:
+        for path in sorted(folder.rglob("*")):
+            table = ".csv" in path.name.lower() and published.SQUARE not in path.name.lower()
+            if table and str(path) not in read and str(path) not in said and path.is_file():
+                sentences.append(f"{path} is not read: no table has this name in this place")
+    more = len(sentences) - MOST_STRAYS
+    return sentences[:MOST_STRAYS] + ([f"{root}: {more} more tables are not read"] if more > 0 else [])
+
+
 def elsewhere(root):
     """Sentences on kinds of published folders that a root lacks where they belong, and has further below."""
     kinds = {published.THROUGHPUT: published.throughput_folders, published.KERNELS: published.kernel_folders}
     there = {name: bool(published.bases(root, name)) for name in kinds}
-    if all(there.values()) or not any(there.values()):
-        return []
-    (lacking,) = [name for name, found in there.items() if not found]
-    found = [folder for folder in folders(root) if folder.name == lacking]
+    lacking = {name for name, found in there.items() if not found}
+    found = [folder for folder in folders(root) if folder.name in lacking] if lacking else []
     return [f"{folder} is not read: it belongs in {root}" for folder in found[:SHOWN]]

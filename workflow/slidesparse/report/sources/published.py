@@ -51,6 +51,9 @@ MOST = 1000
 
 FAILED = -1
 
+ROUNDED = 1e-3
+"""How far operations per second may be from what a latency says, relatively. Those of the published files: 4e-5."""
+
 BRACKETS = str.maketrans("()", "[]")
 """Turns lists of pairs in Python's form into JSON."""
 
@@ -190,7 +193,12 @@ def read_kernel(source, path, hardware, library):
     configuration = Configuration(match["model"], dtype, backend, sparsity)
     if len(Ms) <= MOST and len(shapes) <= MOST:
         source.announce("kernel", configuration, Ms)
-        source.linears[match["model"]] = max(len(shapes), source.linears.get(match["model"], 1))
+        source.linears.setdefault(match["model"], len(shapes))
+        if len(shapes) != source.linears[match["model"]]:
+            raise RecordError(
+                f"{path} announces {len(shapes)} shapes, and files of {match['model']} before it have"
+                f" {source.linears[match['model']]}"
+            )
     refuse_empty(path, table, ("M", "N", "K", "alg_count"))
     refuse_duplicates(path, table, ("M", "N", "K"))
     if len(table) < len(shapes) * len(Ms):
@@ -203,6 +211,7 @@ def read_kernel(source, path, hardware, library):
         if (row["N"], row["K"]) not in shapes or row["M"] not in Ms:
             raise RecordError(f"{path} is damaged: its header does not announce M={row['M']} N={row['N']} K={row['K']}")
         refuse_negative(path, row, () if failed else ("tops_1", "lat_us_1"))
+        refuse_wrong_tops(path, {} if failed else row)
         index = shapes.index((row["N"], row["K"]))
         values = {
             "N": row["N"],
@@ -278,6 +287,21 @@ def refuse_negative(path, row, columns):
             raise RecordError(f"{path} is damaged: it has a row without {column}")
         if row[column] < 0:
             raise RecordError(f"{path} is damaged: it has {column} = {row[column]:g}, below zero")
+
+
+def refuse_wrong_tops(path, row):
+    """Raise RecordError if operations per second do not follow from the latency, or a later rank is faster."""
+    if not row:
+        return
+    follows = 2 * row["M"] * row["N"] * row["K"] / row["lat_us_1"] / 1e6
+    if abs(row["tops_1"] / follows - 1) > ROUNDED:
+        raise RecordError(
+            f"{path} contradicts itself: M={row['M']} N={row['N']} has tops_1 = {row['tops_1']:g}, but {follows:g}"
+            " follows from lat_us_1"
+        )
+    others = [row[f"lat_us_{rank}"] for rank in range(2, TOP + 1)]
+    if any(other is not None and 0 < other < row["lat_us_1"] for other in others):
+        raise RecordError(f"{path} contradicts itself: M={row['M']} N={row['N']} has a rank faster than the first")
 
 
 def read_status(source, hardware):

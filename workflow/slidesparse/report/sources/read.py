@@ -23,7 +23,7 @@ def read_source(root, hardware):
     if source.model_names():
         measured.read_manifests(source)
     if source.rows or source.refused:
-        source.refused += places.misplaced(root)
+        source.refused += [*places.misplaced(root), *places.strays(source, hardware)]
     return source
 
 

@@ -95,6 +95,7 @@ class Source:
     plan: the Plan of the run, or None.
     announced: stage -> Configuration -> set of M that files of others say or show were asked for.
     layouts: (stage, Configuration, M) -> the layout whose rows are used.
+    read: paths of all files that were read, also of those whose rows are not used.
     repeated: (layout, row) of rows that are not used, because another layout has their point.
     """
 
@@ -119,12 +120,14 @@ class Source:
     announced: dict = field(default_factory=dict)
     layouts: dict = field(default_factory=dict)
     repeated: list = field(default_factory=list)
+    read: set = field(default_factory=set)
 
     def add(self, layout, rows, path=None):
         """Add the rows of one file, or of none. A point that another layout has brought keeps that layout's rows."""
         used = [row for row in rows if self.layouts.setdefault(row.point, layout) == layout]
         self.repeated += [(layout, row) for row in rows if self.layouts[row.point] != layout]
         self.rows += used
+        self.read.add(str(path))
         if path is not None and used:
             self.files.append((str(path), len(used)))
 

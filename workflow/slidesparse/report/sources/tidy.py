@@ -85,6 +85,12 @@ MEASURED = {
 """Columns that every row has. A zero in them means that nothing was measured."""
 
 
+COUNTS = ("prompt_len", "output_len", "max_num_seqs", "num_prompts", "steps")
+"""Columns of throughput.csv that may be empty, and are above zero otherwise."""
+
+KERNEL_ROUNDED = 1e-3
+"""How far operations per second may be from what a latency says, relatively. Those of the published tables: 5e-5."""
+
 SHOWN = 5
 """Most rows of one fault that a sentence numbers."""
 
@@ -114,6 +120,8 @@ def read(source, hardware):
             continue
         to_rows = {"kernel": kernel_rows, "throughput": throughput_rows}[path.stem]
         rows = to_rows(table, hardware, origin(header))
+        if path.stem == "kernel":
+            source.refused += lacking(path, table)
         for row in rows:
             source.announce(row.stage, row.configuration, [row.M])
         source.add(TIDY, rows, path)
@@ -145,7 +153,11 @@ def usable(source, path, table):
             key = tuple(row[column] for column in IDENTITY[path.stem])
             if key in seen:
                 raise RecordError("the same configuration stands above under another name of its pattern or type")
-            wrong = path.stem == "throughput" and contradiction(row["stage"], in_columns(row))
+            if path.stem == "throughput":
+                low = [name for name in COUNTS if row[name] is not None and row[name] <= 0]
+                wrong = f"it has {low[0]} = {row[low[0]]}" if low else contradiction(row["stage"], in_columns(row))
+            else:
+                wrong = path.stem == "kernel" and kernel_contradiction(row)
             if wrong:
                 raise RecordError(f"it contradicts itself: {wrong}")
         except RecordError as error:
@@ -158,6 +170,30 @@ def usable(source, path, table):
         more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
         source.refused.append(f"{path}: {which}{more} not used: {fault}")
     return good
+
+
+def kernel_contradiction(row):
+    """What of a row of kernel.csv contradicts the rest of it; None if nothing does."""
+    follows = 2 * row["M"] * row["N"] * row["K"] / row["latency_us"] / 1e6
+    if abs(row["eff_tops"] / follows - 1) > KERNEL_ROUNDED:
+        return f"M={row['M']} has eff_tops = {row['eff_tops']:g}, but {follows:g} follows from its latency"
+    return None
+
+
+def lacking(path, table):
+    """Sentences on configurations of kernel.csv that lack a shape at an M at which they have others."""
+    shapes, there = {}, {}
+    for row in table:
+        shapes.setdefault(row["model"], set()).add((row["N"], row["K"]))
+        where = row["model"], row["dtype"], row["backend"], row["sparsity"], row["M"]
+        there.setdefault(where, set()).add((row["N"], row["K"]))
+    sentences = []
+    for (model, dtype, backend, sparsity, M), found in there.items():
+        gone = sorted(shapes[model] - found)
+        if gone:
+            which = ", ".join(f"N={N} K={K}" for N, K in gone[:SHOWN])
+            sentences.append(f"{path}: {model} {dtype} {backend}/{sparsity} M={M} lacks {which}: it counts in no sum")
+    return sentences[:SHOWN] + ([f"{path}: {len(sentences) - SHOWN} more lack shapes"] if sentences[SHOWN:] else [])
 
 
 def named(row):

@@ -1,0 +1,132 @@
+"""Figures that cannot be, and tables that nobody reads: each is named, and the reports of the others are written."""
+
+import pytest
+
+import synthetic
+from foreign import DENSE, KERNEL, SEARCH, THROUGHPUT, run_row, search_row, tidy
+from reports import HARDWARE, PUBLISHED, edit, kernel, markdown, ours, rows_under, set_column, step, text_of
+from slidesparse.plan.key import Configuration
+from slidesparse.report.sources.read import read_source
+from slidesparse.report.tables.gather import gather_all
+from slidesparse.report.write import write_reports
+
+CUBLASLT, AUTO = (Configuration("BitNet-2B", "INT8", backend, "dense") for backend in ("cublaslt", "auto"))
+SPARSE = Configuration("BitNet-2B", "INT8", "cusparselt", "2_8")
+
+
+@pytest.mark.parametrize("value", [0, -5])
+@pytest.mark.parametrize(
+    ("stage", "column"), [("decode", "gpu_step_ms"), ("kernel", "speedup_best_dense"), ("kernel", "latency_int32_us")]
+)
+def test_a_figure_that_cannot_be_refuses_its_file_and_no_other(tmp_path, stage, column, value):
+    root = ours(tmp_path / "results")
+    M = 64 if stage == "decode" else 128
+    synthetic.write(root, stage, [M], place={"backend": "cusparselt", "sparsity": "2_8"})
+    gather_all(root, HARDWARE)
+    (path,) = root.glob(f"*/{stage}/*/*/cusparselt/2_8/*.csv")
+    set_column(path, column, [value] * (len(path.read_text().splitlines()) - 1))
+    refused = write_reports(tmp_path / "out", [root, PUBLISHED])
+    assert [sentence for sentence in refused if f"{path} " in sentence and f"has {column} = {value}" in sentence]
+    assert (tmp_path / "out" / "comparison.en.md").is_file()
+
+
+def test_a_median_outside_its_interval_is_refused(tmp_path):
+    root = ours(tmp_path / "results")
+    (path,) = root.glob("*/prefill/*/*/cublaslt/dense/*.csv")
+    set_column(path, "step_ms_ci_high", [0.001, 0.001])
+    _, refused = markdown(root)
+    assert any("outside" in sentence and str(path) in sentence for sentence in refused)
+
+
+@pytest.mark.parametrize("name", ["BitNet-2B-INT8_prefill.CSV", "BitNet-2B-INT8_prefill.csv.txt"])
+def test_a_table_without_a_place_is_named(copy, name):
+    path = (copy / DENSE).rename((copy / DENSE).with_name(name))
+    refused = read_source(copy, HARDWARE).refused
+    assert f"{path} is not read: no table has this name in this place" in refused
+
+
+def test_a_tidy_table_that_lacks_a_shape_says_so(tmp_path):
+    shapes = [(3840, 2560), (2560, 2560), (13824, 2560), (2560, 6912)]
+    rows = [search_row(20.0, M=M, N=N, K=K) for M in (64, 128) for N, K in shapes]
+    folder = tidy(tmp_path, kernel=KERNEL + "".join(rows[:-1]))
+    (sentence,) = read_source(tmp_path, HARDWARE).refused
+    assert sentence == (
+        f"{folder / 'kernel.csv'}: BitNet-2B FP8 cublaslt/dense M=128 lacks N=2560 K=6912: it counts in no sum"
+    )
+
+
+def test_operations_per_second_must_follow_from_the_latency(copy):
+    assert read_source(copy, HARDWARE).refused == []
+    lines = (copy / SEARCH).read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("M,")) + 1
+    cells = lines[at].split(",")
+    latency = lines[at - 1].split(",").index("lat_us_1")
+    cells[latency] = str(float(cells[latency]) * 0.85)
+    lines[at] = ",".join(cells)
+    (copy / SEARCH).write_text("\n".join(lines) + "\n")
+    (sentence,) = read_source(copy, HARDWARE).refused
+    assert "contradicts itself" in sentence and "follows from lat_us_1" in sentence
+
+
+def test_requests_of_other_lengths_are_not_divided(copy):
+    """Prompts of 128 tokens beside those of 1,024, each file right in itself."""
+    before, _ = markdown(copy)
+    sparse = copy / str(DENSE).replace("cublaslt", "cusparselt/2_4")
+    assert sparse.is_file()
+
+    def shorter(text):
+        head, *rows = text.splitlines()
+        names, out = head.split(","), [head]
+        for row in rows:
+            cells = dict(zip(names, row.split(","), strict=True))
+            M, length = int(cells["M_prefill"]), 128
+            steps, tokens = int(cells["N_prefill"]), float(cells["tokens_per_s"])
+            cells |= {"prompt_len": length, "max_num_seqs": M // length, "num_prompts": steps * M // length}
+            rate = tokens / (length + 1)
+            cells |= {"requests_per_s": f"{rate:.6f}", "elapsed_time_s": f"{cells['num_prompts'] / rate:.6f}"}
+            out.append(",".join(str(cells[name]) for name in names))
+        return "\n".join(out) + "\n"
+
+    edit(sparse, shorter)
+    text, refused = markdown(copy)
+    assert refused == []
+    title = "prefill BitNet-2B INT8, tokens/s of the published protocol, over cublaslt/dense"
+    assert "cusparselt/2_4" in before and all(len(row) == 4 for row in rows_under(text, title))
+    assert "versions, protocol or lengths of requests" in text
+
+
+def test_steps_that_stay_the_same_over_fine_Ms_are_flat():
+    Ms = (1024, 1536, 2048, 3072, 4096)
+    rows = [step("prefill", name, M, ms) for name, ms in ((CUBLASLT, 64.0), (SPARSE, 50.0)) for M in Ms]
+    assert "left out M=1024, 1536, 2048, 3072, 4096 (flat steps)" in text_of(rows)
+
+
+def test_an_engine_of_auto_may_be_the_one_dense_engine():
+    rows = [step("prefill", name, 4096, ms) for name, ms in ((AUTO, 64.0), (SPARSE, 50.0))]
+    text = text_of(rows)
+    assert "over auto/dense: the largest ratio is 1.28" in text
+    assert "no dense backend was measured" not in text.replace("kernel: no speed-up over dense", "")
+
+
+def test_what_auto_ran_may_be_unknown():
+    name = SPARSE._replace(backend="auto")
+    rows = [step("prefill", each, 4096, ms) for each, ms in ((CUBLASLT, 64.0), (name, 50.0))]
+    text = text_of(rows)
+    assert "which kernels ran in INT8 auto/2_8 is unknown, so they count as dense ones" in text
+    assert "no sparse kernel ran" not in text
+
+
+def test_a_kernel_sum_needs_no_second_source():
+    assert "cusparselt/2_8" in text_of(kernel(CUBLASLT, 64, 18.0) + kernel(SPARSE, 64, 10.0))
+
+
+def test_one_root_under_two_names_is_one_source(tmp_path):
+    root = ours(tmp_path / "results")
+    write_reports(tmp_path / "out", [root, f"{root}/"])
+    assert f"Sources: `{root}`\n" in (tmp_path / "out" / HARDWARE / "report.en.md").read_text()
+
+
+def test_a_tidy_count_below_zero_is_not_used(tmp_path):
+    row = run_row(15.185).replace(",128,1,1,x", ",-128,1,1,x")
+    tidy(tmp_path, throughput=THROUGHPUT + row)
+    assert any("it has steps = -128" in sentence for sentence in read_source(tmp_path, HARDWARE).refused)
