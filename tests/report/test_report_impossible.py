@@ -1,5 +1,7 @@
 """Figures that cannot be, and tables that nobody reads: each is named, and the reports of the others are written."""
 
+import ast
+
 import pytest
 
 import synthetic
@@ -130,3 +132,26 @@ def test_a_tidy_count_below_zero_is_not_used(tmp_path):
     row = run_row(15.185).replace(",128,1,1,x", ",-128,1,1,x")
     tidy(tmp_path, throughput=THROUGHPUT + row)
     assert any("it has steps = -128" in sentence for sentence in read_source(tmp_path, HARDWARE).refused)
+
+
+def test_linears_are_named_by_their_shapes_whatever_the_order_of_the_head(copy):
+    before, _ = markdown(copy)
+
+    def reverse(text):
+        (line,) = [line for line in text.splitlines() if "NK_list:" in line]
+        head, _, pairs = line.partition("NK_list: ")
+        other = str([list(pair) for pair in ast.literal_eval(pairs)][::-1])
+        return text.replace(line, f"{head}NK_list: {other}")
+
+    edit(copy / SEARCH, reverse)
+    assert markdown(copy) == (before, [])
+
+
+def test_hot_and_cold_kernels_are_not_set_side_by_side(tmp_path):
+    root = ours(tmp_path / "results")
+    shapes = [(3840, 2560), (2560, 2560), (13824, 2560), (2560, 6912)]
+    rows = "".join(search_row(20.0, N=N, K=K, dtype="INT8", backend="cuSPARSELt", pattern="2_10") for N, K in shapes)
+    tidy(root, kernel=KERNEL + rows)
+    text, refused = markdown(root)
+    assert any("4 kernels of BitNet-2B INT8 in the tidy tables had hot caches" in sentence for sentence in refused)
+    assert "| BitNet-2B INT8 | 8/8 | 8/8 | 0/4 | 16/20 |" in text

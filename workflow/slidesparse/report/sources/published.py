@@ -204,7 +204,7 @@ def read_kernel(source, path, hardware, library):
     if len(table) < len(shapes) * len(Ms):
         raise RecordError(f"{path} is truncated: it holds {len(table)} of {len(shapes) * len(Ms)} announced rows")
     refuse_zeros(path, table, ("M", "N", "K", "tops_1", "lat_us_1"))
-    provenance = origin(header)
+    provenance, names_of = origin(header), linear_names(shapes)
     rows = []
     for row in table:
         failed = row["lat_us_1"] in (None, FAILED)
@@ -212,7 +212,6 @@ def read_kernel(source, path, hardware, library):
             raise RecordError(f"{path} is damaged: its header does not announce M={row['M']} N={row['N']} K={row['K']}")
         refuse_negative(path, row, () if failed else ("tops_1", "lat_us_1"))
         refuse_wrong_tops(path, {} if failed else row)
-        index = shapes.index((row["N"], row["K"]))
         values = {
             "N": row["N"],
             "K_slid": row["K"],
@@ -230,12 +229,28 @@ def read_kernel(source, path, hardware, library):
                 "failed" if failed else "ok",
                 values,
                 provenance,
-                LINEARS[index] if len(shapes) == len(LINEARS) else f"linear {index + 1}",
+                names_of[row["N"], row["K"]],
                 "the search found no algorithm" if failed else "",
                 utc=header.get("Time", ""),
             )
         )
     return rows
+
+
+def linear_names(shapes):
+    """(N, K') -> name of the linear, whatever the order in the head; without four linears they are numbered.
+
+    o and down have N in common, and down has the larger K'. gate_up has more channels than qkv.
+    """
+    if len(shapes) != len(LINEARS):
+        return {shape: f"linear {number}" for number, shape in enumerate(shapes, start=1)}
+    channels = [N for N, _ in shapes]
+    shared = [shape for shape in shapes if channels.count(shape[0]) == 2]
+    others = sorted(shape for shape in shapes if shape not in shared)
+    if len(shared) != 2 or len(others) != 2:
+        return dict(zip(shapes, LINEARS, strict=True))
+    o, down = sorted(shared)
+    return dict(zip((others[0], o, others[1], down), LINEARS, strict=True))
 
 
 def origin(header):

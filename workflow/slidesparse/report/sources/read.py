@@ -1,5 +1,6 @@
 """Reads all of one hardware key below one root: files in our layout, in the published one, and tidy tables."""
 
+from collections import Counter
 from pathlib import Path
 
 from slidesparse.plan.backends import STAGES
@@ -18,6 +19,7 @@ def read_source(root, hardware):
     published.read(source, hardware)
     tidy.read(source, hardware)
     complete(source)
+    source.refused += apart_by_caches(source)
     source.refused += repeats(source, hardware)
     published.read_status(source, hardware)
     if source.model_names():
@@ -35,6 +37,25 @@ def complete(source):
             swept.setdefault(name.model, set()).update(Ms)
         for name, Ms in names.items():
             Ms.update(swept[name.model])
+
+
+def apart_by_caches(source):
+    """Leave out kernels with hot caches of a model and type that also has cold ones; returns sentences on them.
+
+    Latencies of the two kinds are never set side by side.
+    """
+    kinds = {}
+    for row in source.stage("kernel"):
+        kinds.setdefault(row.configuration[:2], set()).add(row.values.get("caches") or "cold")
+    mixed = {of for of, found in kinds.items() if len(found) > 1}
+    out = [r for r in source.stage("kernel") if r.configuration[:2] in mixed and r.values.get("caches") == "hot"]
+    source.rows = [row for row in source.rows if not any(row is each for each in out)] if out else source.rows
+    counts = Counter((source.layouts[row.point], *row.configuration[:2]) for row in out)
+    return [
+        f"{source.root}: {n} kernels of {model} {dtype} in {layout} had hot caches, and others of them cold ones: they"
+        " are left out; give them as a source of their own"
+        for (layout, model, dtype), n in sorted(counts.items())
+    ]
 
 
 def repeats(source, hardware):
