@@ -44,6 +44,11 @@ def speedup_blocks(source, comparisons):
             stage=stage,
             but=but(source, stage),
         )
+        if not has_dense(source, stage)
+        else say(
+            "{stage}: no speed-up over dense, because both sides have no M in common, or a layer lacks linears.",
+            stage=stage,
+        )
         for stage in ("prefill", "decode", "kernel")
         if stage not in dense and any(row.configuration.sparse_kernel for row in source.stage(stage))
     ]
@@ -61,6 +66,12 @@ def speedup_blocks(source, comparisons):
         if comparison.apart and comparison.kind == "dense" and not comparison.ratios
     ]
     return notes + apart + gain_blocks(source) + blocks
+
+
+def has_dense(source, stage):
+    """Whether a dense backend other than stock vLLM was measured."""
+    rows = [row for row in source.stage(stage) if row.status == "ok"]
+    return any(row.configuration.sparsity == "dense" and not row.configuration.stock for row in rows)
 
 
 def but(source, stage):
