@@ -12,6 +12,7 @@ import sys
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import read_json, sha256_file, write_atomic
 from slidesparse.models.shape import describe
+from slidesparse.plan.backends import deciding
 from slidesparse.plan.key import Key
 from slidesparse.plan.table import inspected
 from slidesparse.points import answers, request
@@ -86,10 +87,10 @@ class Stale:
     def plan(self, w):
         """For reports: one that another plan was shown in, or none, because plan.json is written when a job starts."""
         try:
-            there = read_json(f"{self._table.root}/{w.hardware}/plan.json")
-        except (SlideSparseError, OSError):
+            there = _shown(read_json(f"{self._table.root}/{w.hardware}/plan.json"))
+        except (SlideSparseError, OSError, AttributeError, KeyError, TypeError):
             there = None
-        return [] if there == json.loads(json.dumps(self._table.content(w.hardware))) else self._mark()
+        return [] if there == _shown(self._table.content(w.hardware)) else self._mark()
 
     def shape(self, w):
         """For shapes: one that is not its entry's would make all of its model's points stale."""
@@ -128,3 +129,10 @@ class Stale:
                 sys.exit(sentence(error))
             self._marked = True
         return [self._marker]
+
+
+def _shown(plan):
+    """What reports and status show of the content of a plan.json, as JSON: without how workers run."""
+    parameters = {stage: deciding(stage, values) for stage, values in plan["parameters"].items()}
+    parts = {name: plan[name] for name in ("points", "variants", "left_out", "shapes")}
+    return json.dumps(parts | {"parameters": parameters}, sort_keys=True)
