@@ -73,6 +73,7 @@ def finish(directory, points, config):
     """Make every output, with the heads and the sizes of real ones, and let Snakemake record it as made."""
     results = directory / "results"
     table = Table(config, root=results)
+    table.write_plans()
     for model in config["models"]:
         write_json(results / "models" / model / "manifest.json", {})
         write_json(results / "models" / model / "shape.json", describe(model, json.loads(table.entry(model))))
