@@ -25,7 +25,7 @@ class Backend(NamedTuple):
     """Whether every kernel point on its processor is measured in turn with it."""
     searched: bool = True
     """Whether it has algorithms to search, and so a tuning table."""
-    both: bool = False
+    also_dense: bool = False
     """Whether it runs the dense checkpoint as well, if it is listed for that."""
     int32: bool = False
     """Whether its INT8 products can have INT32 outputs, which are then measured beside BF16."""
@@ -40,7 +40,7 @@ BACKENDS = {
     "torch": Backend(False, "gpu", engine_dtypes=("FP8",), module="torch_mm", peer=True, searched=False, int32=True),
     stock.BACKEND: Backend(False, "any", ENGINES),
     "cusparselt": Backend(True, "gpu", module="cusparselt"),
-    "auto": Backend(True, "any", ENGINES, both=True),
+    "auto": Backend(True, "any", ENGINES, also_dense=True),
     "onednn": Backend(False, "cpu", module="onednn"),
     "reference": Backend(True, "cpu", module="reference"),
 }
@@ -59,7 +59,7 @@ def configurable(processor):
     """{key under `backends` of the configuration: names that it may list}; processor: gpu or cpu."""
     runs = {name: one for name, one in BACKENDS.items() if one.processor in (processor, "any")}
     return {
-        "dense": [name for name, one in runs.items() if not one.sparse or one.both],
+        "dense": [name for name, one in runs.items() if not one.sparse or one.also_dense],
         "sparse": [name for name, one in runs.items() if one.sparse],
         "dense_on_pruned": [
             name for name, one in runs.items() if not one.sparse and one.module and one.engine_dtypes == DTYPES

@@ -161,13 +161,10 @@ def compared(hardware_key, sparsity):
 
 def _compared(processor, sparsity):
     measured = {name: one for name, one in BACKENDS.items() if one.processor == processor and "kernel" in one.stages}
-    first = [name for name, one in measured.items() if one.sparse]
-    if sparsity == "dense":
-        first = list(PEERS[processor])[:1]
-    points = [(name, sparsity) for name in first]
-    return points + [
-        (name, "dense") for name, one in measured.items() if not one.sparse and name not in PEERS[processor]
-    ]
+    sparse = [(name, sparsity) for name, one in measured.items() if one.sparse]
+    one_peer = [(name, "dense") for name in list(PEERS[processor])[:1]]
+    others = [(name, "dense") for name, one in measured.items() if not one.sparse and name not in PEERS[processor]]
+    return (one_peer if sparsity == "dense" else sparse) + others
 
 
 def auto_backends(root, hardware_key, model, dtype, sparsity, dense):

@@ -212,41 +212,41 @@ def _outcome(connection, timeout, accepted, begun, log):
 
 def _watch(group, ended, stopped):
     """Kill a process group of which a process stays stopped: it would answer nothing, and end with nobody."""
-    looks = 0
-    while not ended.wait(LOOK_SECONDS):
-        looks = looks + 1 if _is_stopped(group) else 0
-        if looks == 2:
-            stopped.set()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
-            return
+
+    def belongs(entry):
+        return int((entry / "stat").read_text().rpartition(")")[2].split()[2]) == group
+
+    if _stay_stopped(belongs, ended):
+        stopped.set()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
 
 
 def _watch_waiting(name, accepted):
     """Kill the guard and the worker of socket `name` if one of them stays stopped: it would accept no request."""
-    option, looks = f"\0--socket={user_directory() / name}\0".encode(), 0
-    while not accepted.wait(LOOK_SECONDS):
+    option = f"\0--socket={user_directory() / name}\0".encode()
+
+    for pid in _stay_stopped(lambda entry: option in (entry / "cmdline").read_bytes(), accepted):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _stay_stopped(belongs, done):
+    """Wait until one of some processes is stopped (proc(5): state T) in two looks; return the pids of all of them.
+
+    belongs: whether a folder of /proc is one of theirs; it may raise OSError. An empty list is returned once `done`.
+    """
+    looks = 0
+    while not done.wait(LOOK_SECONDS):
         states = {}
-        for path in Path("/proc").glob("[0-9]*"):
+        for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError, IndexError):
-                if option in (path / "cmdline").read_bytes():
-                    states[int(path.name)] = (path / "stat").read_text().rpartition(")")[2].split()[0]
+                if belongs(entry):
+                    states[int(entry.name)] = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         looks = looks + 1 if "T" in states.values() else 0
         if looks == 2:
-            for pid in states:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            return
-
-
-def _is_stopped(group):
-    """Whether a process of a group is stopped (proc(5): state T, and the group in field 5)."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, IndexError):
-            fields = path.read_text().rpartition(")")[2].split()
-            if fields[0] == "T" and int(fields[2]) == group:
-                return True
-    return False
+            return list(states)
+    return []
 
 
 def _failure(sentence):

@@ -184,7 +184,7 @@ def pattern_counts(comparison, name):
 
 
 def dense_choices(source):
-    """Sentences on engines of `auto`: that none was measured dense, and those in which only dense kernels ran."""
+    """Sentences on engines of `auto`: that none was measured dense, and those in which no sparse kernel is known."""
     sentences = []
     for stage in ("prefill", "decode"):
         rows = [row for row in source.stage(stage) if row.status == "ok"]
@@ -200,33 +200,38 @@ def dense_choices(source):
                     stage=stage,
                 )
             )
-        ran = {}
-        for row in rows:
-            if row.configuration.backend == "auto" and row.configuration.sparse_kernel:
-                ran.setdefault(row.configuration, []).append(row.values.get("sparse_linears"))
-        models, order = {row.configuration.model for row in rows}, sorted(ran, key=configuration_order)
-
-        several = len(models) > 1
-        said = {name: f"{f'{name.model} ' if several else ''}{name.dtype} {name.column}" for name in order}
-        none = [name for name in order if None not in ran[name] and not any(ran[name])]
-        unknown = [name for name in order if None in ran[name]]
-        if none:
+        dense, unknown = without_sparse_kernels(rows)
+        if dense:
+            of = {"stage": stage, "names": ", ".join(dense)}
             sentences.append(
-                say(
-                    "{stage}: no sparse kernel ran in {names}. These are dense engines with pruned weights.",
-                    stage=stage,
-                    names=", ".join(said[name] for name in none),
-                )
+                say("{stage}: no sparse kernel ran in {names}. These are dense engines with pruned weights.", **of)
             )
         if unknown:
+            of = {"stage": stage, "names": ", ".join(unknown)}
             sentences.append(
-                say(
-                    "{stage}: which kernels ran in {names} is unknown, so they count as dense ones.",
-                    stage=stage,
-                    names=", ".join(said[name] for name in unknown),
-                )
+                say("{stage}: which kernels ran in {names} is unknown, so they count as dense ones.", **of)
             )
     return sentences
+
+
+def without_sparse_kernels(rows):
+    """Names of engines of `auto` with a pattern in which only dense kernels ran, and of those of which it is unknown.
+
+    They have their model in front if there are several.
+    """
+    ran = {}
+    for row in rows:
+        if row.configuration.backend == "auto" and row.configuration.sparse_kernel:
+            ran.setdefault(row.configuration, []).append(row.values.get("sparse_linears"))
+    several = len({row.configuration.model for row in rows}) > 1
+    dense, unknown = [], []
+    for name in sorted(ran, key=configuration_order):
+        said = f"{f'{name.model} ' if several else ''}{name.dtype} {name.column}"
+        if None in ran[name]:
+            unknown.append(said)
+        elif not any(ran[name]):
+            dense.append(said)
+    return dense, unknown
 
 
 def kernel_against_model(source, comparisons):

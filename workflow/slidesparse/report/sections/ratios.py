@@ -7,7 +7,7 @@ from typing import NamedTuple
 from slidesparse.plan.backends import DENSE_BACKENDS
 from slidesparse.report.document.model import Text, say
 from slidesparse.report.sections.unfit import reasons
-from slidesparse.report.sources.rows import caches_of, configuration_order, grouped
+from slidesparse.report.sources.rows import caches_of, configuration_order, grouped, workload
 from slidesparse.report.tables.columns import CUBLASLT
 from slidesparse.sparsity.patterns import Pattern
 
@@ -199,14 +199,6 @@ def of_points(source, rows, column):
         for row in rows
         if row.status == "ok" and row.values.get(column) is not None
     }
-
-
-def workload(row):
-    """Lengths of a row's prompts and outputs, as text; empty if they are not known."""
-    lengths = [row.values.get(name) for name in ("prompt_len", "output_len")]
-    if row.stage == "prefill":
-        lengths[1] = None
-    return "+".join(str(length) for length in lengths if length is not None)
 
 
 def of_layers(source, model, dtype, column):

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from slidesparse.report.sections import checks, overview
-from slidesparse.report.sections.ratios import of_layers, of_points, workload
-from slidesparse.report.sources.rows import caches_of, grouped, step_value
+from slidesparse.report.sections.ratios import of_layers, of_points
+from slidesparse.report.sources.rows import caches_of, grouped, step_value, workload
 
 ENGINES = {"prefill": ("step_ms", "tokens_per_s"), "decode": ("gpu_step_ms", "tokens_per_s")}
 """stage -> columns by which engines of two GPUs are compared. In decode the host may decide the time by the clock."""

@@ -1,10 +1,13 @@
-"""Whether the columns of one prefill or decode row agree with each other, as far as their rounding allows."""
+"""Whether the columns of one row of others' files agree with each other, as far as their rounding allows."""
 
 from slidesparse.errors import RecordError
 from slidesparse.report.tables.columns import M_COLUMN, WORKLOAD
 
 RELATIVE = 2e-4
 """Largest relative difference that is taken as rounding, beside `ROUNDED`."""
+
+OPERATIONS = 1e-3
+"""Largest relative difference of operations a second from what a latency says. Published files have up to 8e-5."""
 
 ROUNDED = 1e-3
 """Figures of others have three decimals or more: seconds, requests/s and tokens/s may be off by this."""
@@ -39,6 +42,18 @@ def contradiction(stage, row, foreign=True):
         if said and expected and abs(said - expected) > tolerance(said, expected, other):
             return f"M={M} has {name} = {said:g}, but {expected:g} follows from its other columns"
     return None
+
+
+def wrong_operations(row, latency, operations):
+    """What of a kernel row says another number of operations than its latency; None if nothing does.
+
+    row: with M, N and K. latency, operations: names of the columns with µs and 10¹² operations a second.
+    """
+    follows = 2 * row["M"] * row["N"] * row["K"] / row[latency] / 1e6
+    if abs(row[operations] / follows - 1) <= OPERATIONS:
+        return None
+    where = f"M={row['M']} N={row['N']}"
+    return f"{where} has {operations} = {row[operations]:g}, but {follows:g} follows from {latency}"
 
 
 def refuse_contradiction(path, stage, table, foreign=True):

@@ -62,9 +62,6 @@ FIRST = {
 RELATIVE = 1e-6
 """How far a figure may lie outside its interval, relatively: cells have ten digits."""
 
-NO_ZERO = re.compile("_us$|speedup|^(least_)?(gpu_)?step_ms|_per_s$|elapsed|effective_tops")
-"""Columns of times, rates and ratios, none of which can be zero."""
-
 
 def read(source, hardware):
     """Add all of one hardware key in our layout to `source`; refused files become sentences in it."""
@@ -132,13 +129,13 @@ def read_configuration(path, hardware, stage, configuration):
 
 
 def refuse_impossible(path, table, columns):
-    """Raise RecordError if a figure is below zero or, being a time, rate or ratio, zero, or outside its interval."""
+    """Raise RecordError if a figure is below zero, or outside its interval."""
     for number, row in enumerate(table, start=1):
         for column, kind in columns.items():
             value, low, high = (row.get(f"{column}{end}") for end in ("", "_ci_low", "_ci_high"))
             if kind not in (int, float) or value is None:
                 continue
-            if value < 0 or (value == 0 and NO_ZERO.search(column)):
+            if value < 0:
                 raise RecordError(f"{path} is damaged: row {number} has {column} = {value:g}")
             if None not in (low, high) and not low * (1 - RELATIVE) <= value <= high * (1 + RELATIVE):
                 raise RecordError(

@@ -6,6 +6,7 @@ from slidesparse.errors import RecordError
 from slidesparse.machine.hardware import gpu_token
 from slidesparse.plan.backends import BACKENDS, DTYPES
 from slidesparse.plan.key import from_kept, is_pattern
+from slidesparse.report.sources.rows import LINEARS
 
 COPY = re.compile(r"(?P<name>.+?)(?: \(\d+\)| - Copy| copy)(?: \d+)?\.csv", re.IGNORECASE)
 """The name of a file that a browser or a file manager copied."""
@@ -50,9 +51,22 @@ def backend(name):
 def configured(dtype_name, backend_name, pattern_name):
     """(type, backend, pattern) in our names. Raises RecordError for an unknown name and a missing pattern."""
     names = dtype(dtype_name), backend(backend_name), pattern(pattern_name)
-    if BACKENDS[names[1]].sparse and not BACKENDS[names[1]].both and names[2] == "dense":
+    if BACKENDS[names[1]].sparse and not BACKENDS[names[1]].also_dense and names[2] == "dense":
         raise RecordError(f"the backend {backend_name!r:.80} is sparse, and no pattern is named")
     return names
+
+
+def linears(shapes):
+    """(N, K or K') -> name of the linear, whatever the order of the shapes; numbered if they are not the usual four.
+
+    o and down have N in common, and down has the larger K. gate_up has more channels than qkv.
+    """
+    channels = [N for N, _ in shapes]
+    shared = sorted(shape for shape in shapes if channels.count(shape[0]) == 2)
+    others = sorted(shape for shape in shapes if shape not in shared)
+    if len(shared) != 2 or len(others) != 2:
+        return {shape: f"linear {number}" for number, shape in enumerate(shapes, start=1)}
+    return dict(zip((others[0], shared[0], others[1], shared[1]), LINEARS, strict=True))
 
 
 def letters(name):

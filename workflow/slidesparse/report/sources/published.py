@@ -18,8 +18,8 @@ from slidesparse.plan.backends import STAGES
 from slidesparse.plan.key import Configuration
 from slidesparse.points.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
 from slidesparse.report.sources import names
-from slidesparse.report.sources.agree import refuse_contradiction
-from slidesparse.report.sources.rows import HARDWARE, LINEARS, Provenance, Row
+from slidesparse.report.sources.agree import refuse_contradiction, wrong_operations
+from slidesparse.report.sources.rows import HARDWARE, Provenance, Row
 from slidesparse.report.sources.rows import PUBLISHED as LAYOUT
 from slidesparse.report.tables.columns import M_COLUMN, POSITIVE, PUBLISHED
 from slidesparse.report.tables.tasks import NAMES, entry, point_status, task_of
@@ -50,9 +50,6 @@ MOST = 1000
 """Most M or shapes that a head announces and that are then counted as asked for."""
 
 FAILED = -1
-
-ROUNDED = 1e-3
-"""How far operations per second may be from what a latency says, relatively. Those of the published files: 4e-5."""
 
 BRACKETS = str.maketrans("()", "[]")
 """Turns lists of pairs in Python's form into JSON."""
@@ -204,14 +201,15 @@ def read_kernel(source, path, hardware, library):
     if len(table) < len(shapes) * len(Ms):
         raise RecordError(f"{path} is truncated: it holds {len(table)} of {len(shapes) * len(Ms)} announced rows")
     refuse_zeros(path, table, ("M", "N", "K", "tops_1", "lat_us_1"))
-    provenance, names_of = origin(header), linear_names(shapes)
+    provenance, names_of = origin(header), names.linears(shapes)
     rows = []
     for row in table:
         failed = row["lat_us_1"] in (None, FAILED)
         if (row["N"], row["K"]) not in shapes or row["M"] not in Ms:
             raise RecordError(f"{path} is damaged: its header does not announce M={row['M']} N={row['N']} K={row['K']}")
         refuse_negative(path, row, () if failed else ("tops_1", "lat_us_1"))
-        refuse_wrong_tops(path, {} if failed else row)
+        if not failed:
+            refuse_wrong_kernel(path, row)
         values = {
             "N": row["N"],
             "K_slid": row["K"],
@@ -235,22 +233,6 @@ def read_kernel(source, path, hardware, library):
             )
         )
     return rows
-
-
-def linear_names(shapes):
-    """(N, K') -> name of the linear, whatever the order in the head; without four linears they are numbered.
-
-    o and down have N in common, and down has the larger K'. gate_up has more channels than qkv.
-    """
-    if len(shapes) != len(LINEARS):
-        return {shape: f"linear {number}" for number, shape in enumerate(shapes, start=1)}
-    channels = [N for N, _ in shapes]
-    shared = [shape for shape in shapes if channels.count(shape[0]) == 2]
-    others = sorted(shape for shape in shapes if shape not in shared)
-    if len(shared) != 2 or len(others) != 2:
-        return dict(zip(shapes, LINEARS, strict=True))
-    o, down = sorted(shared)
-    return dict(zip((others[0], o, others[1], down), LINEARS, strict=True))
 
 
 def origin(header):
@@ -304,19 +286,14 @@ def refuse_negative(path, row, columns):
             raise RecordError(f"{path} is damaged: it has {column} = {row[column]:g}, below zero")
 
 
-def refuse_wrong_tops(path, row):
+def refuse_wrong_kernel(path, row):
     """Raise RecordError if operations per second do not follow from the latency, or a later rank is faster."""
-    if not row:
-        return
-    follows = 2 * row["M"] * row["N"] * row["K"] / row["lat_us_1"] / 1e6
-    if abs(row["tops_1"] / follows - 1) > ROUNDED:
-        raise RecordError(
-            f"{path} contradicts itself: M={row['M']} N={row['N']} has tops_1 = {row['tops_1']:g}, but {follows:g}"
-            " follows from lat_us_1"
-        )
+    wrong = wrong_operations(row, "lat_us_1", "tops_1")
     others = [row[f"lat_us_{rank}"] for rank in range(2, TOP + 1)]
-    if any(other is not None and 0 < other < row["lat_us_1"] for other in others):
-        raise RecordError(f"{path} contradicts itself: M={row['M']} N={row['N']} has a rank faster than the first")
+    if not wrong and any(other is not None and 0 < other < row["lat_us_1"] for other in others):
+        wrong = f"M={row['M']} N={row['N']} has a rank that is faster than the first"
+    if wrong:
+        raise RecordError(f"{path} contradicts itself: {wrong}")
 
 
 def read_status(source, hardware):

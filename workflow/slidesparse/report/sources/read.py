@@ -48,9 +48,12 @@ def apart_by_caches(source):
     for row in source.stage("kernel"):
         kinds.setdefault(row.configuration[:2], set()).add(row.values.get("caches") or "cold")
     mixed = {of for of, found in kinds.items() if len(found) > 1}
-    out = [r for r in source.stage("kernel") if r.configuration[:2] in mixed and r.values.get("caches") == "hot"]
-    source.rows = [row for row in source.rows if not any(row is each for each in out)] if out else source.rows
-    counts = Counter((source.layouts[row.point], *row.configuration[:2]) for row in out)
+
+    def left_out(row):
+        return row.stage == "kernel" and row.values.get("caches") == "hot" and row.configuration[:2] in mixed
+
+    counts = Counter((source.layouts[row.point], *row.configuration[:2]) for row in filter(left_out, source.rows))
+    source.rows = [row for row in source.rows if not left_out(row)]
     return [
         f"{source.root}: {n} kernels of {model} {dtype} in {layout} had hot caches, and others of them cold ones: they"
         " are left out; give them as a source of their own"

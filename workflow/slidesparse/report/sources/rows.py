@@ -214,6 +214,14 @@ def by_configuration(rows):
     }
 
 
+def workload(row):
+    """Lengths of a row's prompts and outputs, as text; empty if they are not known."""
+    lengths = [row.values.get(name) for name in ("prompt_len", "output_len")]
+    if row.stage == "prefill":
+        lengths[1] = None
+    return "+".join(str(length) for length in lengths if length is not None)
+
+
 def caches_of(rows):
     """cold or hot: the caches with which latency_us of kernel rows was measured."""
     return next((row.values["caches"] for row in rows if row.values.get("caches")), "cold")

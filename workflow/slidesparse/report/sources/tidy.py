@@ -10,9 +10,9 @@ from slidesparse.errors import RecordError
 from slidesparse.plan.key import Configuration
 from slidesparse.points.strict import read_csv, refuse_duplicates, refuse_zeros
 from slidesparse.report.sources import names
-from slidesparse.report.sources.agree import contradiction
+from slidesparse.report.sources.agree import contradiction, wrong_operations
 from slidesparse.report.sources.published import origin
-from slidesparse.report.sources.rows import HARDWARE, LINEARS, TIDY, Row
+from slidesparse.report.sources.rows import HARDWARE, TIDY, Row
 from slidesparse.report.tables.columns import M_COLUMN
 
 FOLDER = "tidy"
@@ -88,9 +88,6 @@ MEASURED = {
 COUNTS = ("prompt_len", "output_len", "max_num_seqs", "num_prompts", "steps")
 """Columns of throughput.csv that may be empty, and are above zero otherwise."""
 
-KERNEL_ROUNDED = 1e-3
-"""How far operations per second may be from what a latency says, relatively. Those of the published tables: 5e-5."""
-
 SHOWN = 5
 """Most rows of one fault that a sentence numbers."""
 
@@ -157,7 +154,7 @@ def usable(source, path, table):
                 low = [name for name in COUNTS if row[name] is not None and row[name] <= 0]
                 wrong = f"it has {low[0]} = {row[low[0]]}" if low else contradiction(row["stage"], in_columns(row))
             else:
-                wrong = path.stem == "kernel" and kernel_contradiction(row)
+                wrong = path.stem == "kernel" and wrong_operations(row, "latency_us", "eff_tops")
             if wrong:
                 raise RecordError(f"it contradicts itself: {wrong}")
         except RecordError as error:
@@ -170,14 +167,6 @@ def usable(source, path, table):
         more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
         source.refused.append(f"{path}: {which}{more} not used: {fault}")
     return good
-
-
-def kernel_contradiction(row):
-    """What of a row of kernel.csv contradicts the rest of it; None if nothing does."""
-    follows = 2 * row["M"] * row["N"] * row["K"] / row["latency_us"] / 1e6
-    if abs(row["eff_tops"] / follows - 1) > KERNEL_ROUNDED:
-        return f"M={row['M']} has eff_tops = {row['eff_tops']:g}, but {follows:g} follows from its latency"
-    return None
 
 
 def lacking(path, table):
@@ -207,11 +196,11 @@ def named(row):
 
 
 def kernel_rows(table, hardware, provenance):
-    """Rows of kernel.csv. The names of linears follow from (K, N), see `linears`."""
+    """Rows of kernel.csv. The names of linears follow from their shapes."""
     shapes = {}
     for row in table:
         shapes.setdefault(row["model"], set()).add((row["N"], row["K"]))
-    linears_of = {model: linears(shape) for model, shape in shapes.items()}
+    linears_of = {model: names.linears(sorted(shape)) for model, shape in shapes.items()}
     rows = []
     for row in table:
         split = "" if row["split_k"] is None else f"/split {row['split_k']}"
@@ -229,20 +218,6 @@ def kernel_rows(table, hardware, provenance):
         linear = linears_of[row["model"]][row["N"], row["K"]]
         rows.append(Row(hardware, "kernel", configuration, row["M"], "ok", values, provenance, linear))
     return rows
-
-
-def linears(shapes):
-    """(N, K) -> name of the linear; if a layer has not four linears, they are numbered.
-
-    K is the hidden size h, except for down, whose N is h. o is (h, h), and gate_up has more channels than qkv.
-    """
-    hidden = {K for _, K in shapes} & {N for N, _ in shapes}
-    if len(shapes) != len(LINEARS) or len(hidden) != 1:
-        return {shape: f"linear {number}" for number, shape in enumerate(sorted(shapes), start=1)}
-    (h,) = hidden
-    down = next(shape for shape in shapes if shape[1] != h)
-    qkv, gate_up = sorted(shape for shape in shapes if shape[1] == h and shape[0] != h)
-    return {qkv: "qkv", (h, h): "o", gate_up: "gate_up", down: "down"}
 
 
 def throughput_rows(table, hardware, provenance):

@@ -1,5 +1,7 @@
 """Columns of our CSVs. Published columns come first, so that old and new files can be compared; ours follow."""
 
+import re
+
 from slidesparse.plan.backends import BACKENDS, PEERS
 
 CUBLASLT = "cublaslt"
@@ -161,10 +163,20 @@ M_COLUMN = {"prefill": "M_prefill", "decode": "M_decode", "kernel": "M"}
 STEPS = {"prefill": ("N_prefill", 128), "decode": ("output_len", 256)}
 """The column for the length of a run, and its value in the published protocol."""
 
+NO_ZERO = re.compile("_us$|speedup|^(least_)?(gpu_)?step_ms|_per_s$|elapsed|effective_tops")
+"""Names of columns of times, rates and ratios."""
+
 POSITIVE = {
-    "prefill": ("M_prefill", *WORKLOAD, "N_prefill", *RATES, "step_ms", "steady_tokens_per_s"),
-    "decode": ("M_decode", *WORKLOAD, "N_decode", "output_len", *RATES, "step_ms", "steady_tokens_per_s"),
-    "kernel": ("M", "N", "K", "K_slid", "latency_us", "latency_hot_us", "effective_tops", "best_dense_us"),
+    stage: (*sizes, *(column for column in columns if NO_ZERO.search(column)))
+    for (stage, columns), sizes in zip(
+        COLUMNS.items(),
+        (
+            ("M_prefill", *WORKLOAD, "N_prefill"),
+            ("M_decode", *WORKLOAD, "N_decode", "output_len"),
+            ("M", "N", "K", "K_slid"),
+        ),
+        strict=True,
+    )
 }
 """Columns in which a zero means that nothing was measured."""
 
