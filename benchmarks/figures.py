@@ -200,7 +200,7 @@ def answer():
         "",
         *paragraph(
             "Synthetic weights in the shape of BitNet b1.58 2B 4T, prompts of at most 1,024 tokens; accuracy is not",
-            f"measured. At 512 tokens the host has a share: 2:4 has {small}.",
+            f"measured. At 512 tokens (†) 2:4 has {small}.",
         ),
     ]
 

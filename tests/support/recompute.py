@@ -85,8 +85,12 @@ def compared(key, stage, dtype, what, over, said, parts):
     sides = f"({rounded(mine, digits)} against {rounded(theirs, digits)} {unit})"
     clock = ""
     if what == "GPU time of a step":
-        own = "" if over == "cublaslt/dense" else ", over its own fastest,"
-        clock = f", by the clock{own} {ratios(key, stage, dtype, 'steady-state step time', over)[name, M][0].text()}"
+        own = (
+            ", by the clock"
+            if over == "cublaslt/dense"
+            else "; by the clock, over the side that is fastest by the clock,"
+        )
+        clock = f"{own} {ratios(key, stage, dtype, 'steady-state step time', over)[name, M][0].text()}"
     return f"the largest ratio is {each.text()} at M={M} with {name} {sides}{clock}. {'; '.join(wanted)}"
 
 

@@ -48,7 +48,7 @@ def wait_for_end(pid):
 
 
 def end_with(pid):
-    """End this process as soon as process `pid` has ended, even by kill -9, and with it what else that has left."""
+    """When process `pid` ends, even by kill -9, kill what it has left (`end_left_over`) and end this process."""
 
     def watch():
         wait_for_end(pid)
@@ -61,8 +61,8 @@ def end_with(pid):
 def end_left_over(owner):
     """Kill what an owner that has ended has left: the shells of its jobs, and what has `--owner` with its pid.
 
-    All of these end by themselves unless they are stopped (SIGSTOP). A resident worker and its guard also have a socket
-    to remove, so they are killed only if they are stopped.
+    All of these end by themselves unless they are stopped (SIGSTOP). A stop may take effect late, so they are killed in
+    any state. A resident worker and its guard have a socket to remove, so they are killed only if they are stopped.
     """
     words = (f"--owner\0{owner}\0".encode(), f"--owner={owner}\0".encode())
     shell = SHELL.format(owner=owner).encode()

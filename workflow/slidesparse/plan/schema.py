@@ -130,6 +130,8 @@ def _other_list(value, path):
     if path.startswith(f"{where}_on_pruned"):
         return f"; {value} cannot run pruned checkpoints"
     kind, machine = "sparse" if backend.sparse else "dense", "CPUs" if processor == "cpu" else "NVIDIA GPUs"
+    if backend.also_dense:
+        return f"; {value} belongs in {where} or in {where.replace('sparse', 'dense')}"
     return f"; {value} is a {kind} backend on {machine} and belongs in {where}"
 
 

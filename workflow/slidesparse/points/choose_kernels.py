@@ -1,4 +1,4 @@
-"""The choices of the backend `auto`: the fastest measured kernel for each linear and M of a pruned checkpoint.
+"""The choices of the backend `auto`: a measured kernel for each linear and M of a checkpoint, mostly the fastest.
 
 Kernels are compared by the time of a whole linear inside the fused model: quantising (and lifting), the product, the
 scales. There are two cases:

@@ -85,7 +85,7 @@ class Stale:
         return [] if said == {os.path.normpath(name): sha256_file(name) for name in wanted} else self._mark()
 
     def plan(self, w):
-        """For reports: one that another plan was shown in, or none, because plan.json is written when a job starts."""
+        """For reports: stale if plan.json is missing or shows another plan. It is written when a first job starts."""
         try:
             there = _shown(read_json(f"{self._table.root}/{w.hardware}/plan.json"))
         except (SlideSparseError, OSError, AttributeError, KeyError, TypeError):

@@ -26,7 +26,7 @@ def anomalies(source, comparisons, others=()):
     results = [
         (
             say("Host-bound or flat step"),
-            say("the host or another fixed cost decides the time of a step, so a ratio there is none of kernels"),
+            say("the host or another fixed cost decides the time of a step, so a ratio there does not compare kernels"),
             [*host_bound(source), *disqualified(unfit.flat_steps(source))],
         ),
         (

@@ -152,7 +152,9 @@ def of_comparison(comparison, clock=None):
     if beside:
         ratio = marked(beside, 2, ends=True)
         if comparison.kind in ("best_dense", "stock"):
-            found = say("{found}, by the clock, over its own fastest, {ratio}", found=found, ratio=ratio)
+            found = say(
+                "{found}; by the clock, over the side that is fastest by the clock, {ratio}", found=found, ratio=ratio
+            )
         else:
             found = say("{found}, by the clock {ratio}", found=found, ratio=ratio)
     return [
@@ -209,15 +211,15 @@ def dense_choices(source):
         if unknown:
             of = {"stage": stage, "names": ", ".join(unknown)}
             sentences.append(
-                say("{stage}: which kernels ran in {names} is unknown, so they count as dense ones.", **of)
+                say("{stage}: it is unknown which kernels ran in {names}. These engines count as dense.", **of)
             )
     return sentences
 
 
 def without_sparse_kernels(rows):
-    """Names of engines of `auto` with a pattern in which only dense kernels ran, and of those of which it is unknown.
+    """(those in which only dense kernels ran, those of which it is unknown): names of engines of `auto` with a pattern.
 
-    They have their model in front if there are several.
+    The model stands in front if there are several.
     """
     ran = {}
     for row in rows:

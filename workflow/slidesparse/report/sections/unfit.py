@@ -41,7 +41,7 @@ def reasons(source):
 
 
 def flat_steps(source):
-    """Prefill steps that take no longer for twice the tokens, or more: their time is the host's."""
+    """Prefill steps that take no longer for twice the tokens, or more: the host or another fixed cost decides."""
     found = []
     for name, rows in by_configuration(source.stage("prefill")).items():
         steps = [(row.M, step_value(row)[0]) for row in rows if step_value(row)]

@@ -45,7 +45,7 @@ def contradiction(stage, row, foreign=True):
 
 
 def wrong_operations(row, latency, operations):
-    """What of a kernel row says another number of operations than its latency; None if nothing does.
+    """How the operations a second of a kernel row contradict its latency; None if they do not.
 
     row: with M, N and K. latency, operations: names of the columns with µs and 10¹² operations a second.
     """
