@@ -1,6 +1,7 @@
 """Figures that cannot be, and tables that nobody reads: each is named, and the reports of the others are written."""
 
 import ast
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ import synthetic
 from foreign import DENSE, KERNEL, SEARCH, THROUGHPUT, run_row, search_row, tidy
 from reports import HARDWARE, PUBLISHED, edit, kernel, markdown, ours, rows_under, set_column, step, text_of
 from slidesparse.plan.key import Configuration
+from slidesparse.points import records
 from slidesparse.report.sources.read import read_source
 from slidesparse.report.tables.gather import gather_all
 from slidesparse.report.write import write_reports
@@ -156,4 +158,64 @@ def test_hot_and_cold_kernels_are_not_set_side_by_side(tmp_path):
     tidy(root, kernel=KERNEL + rows)
     text, refused = markdown(root)
     assert any("4 kernels of BitNet-2B INT8 in the tidy tables had hot caches" in sentence for sentence in refused)
-    assert "| BitNet-2B INT8 | 8/8 | 8/8 | 0/4 | 16/20 |" in text
+    assert "cusparselt/2_10" not in text
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_search_of_other_shapes_costs_no_other(copy, broken):
+    """The first one that is read has one shape; or it announces five, and has not all of their rows."""
+    path = sorted(copy.glob("benchmark_kernel/cuBLASLt/*/*/FP8/alg_search_*.csv"))[0]
+    lines = path.read_text().splitlines()
+    (head,) = [line for line in lines if "NK_list:" in line]
+    shapes = "[[3840, 2560]]" if not broken else head.partition("NK_list: ")[2][:-1] + ", [128256, 2560]]"
+    changed = [f"{head.partition('NK_list: ')[0]}NK_list: {shapes}" if line == head else line for line in lines]
+    kept = [line for line in changed if broken or not re.match("[0-9]+,(2560|13824),", line)]
+    path.write_text("\n".join(kept) + "\n")
+    text, (sentence,) = markdown(copy)
+    assert ("is truncated" if broken else "has 1 linears, and most of BitNet-2B have 4") in sentence
+    assert "kernel BitNet-2B INT8, sum of hot GEMM latencies of a layer, over cublaslt/dense: the largest" in text
+
+
+def test_a_kernel_without_a_figure_is_no_cold_one(copy):
+    before, _ = markdown(copy)
+    records.write_failure(synthetic.path(copy, "kernel", 64, "cusparselt", "2_8"), "it broke", "some.log")
+    text, refused = markdown(copy)
+    assert not any("hot caches" in sentence for sentence in refused)
+    assert "sum of hot GEMM latencies of a layer, over cublaslt/dense: the largest" in text
+
+
+def test_one_slow_point_does_not_make_all_larger_ones_flat():
+    times = {512: 3951.0, 1024: 77.0, 2048: 87.0, 4096: 153.0, 8192: 308.0, 16384: 602.0}
+    rows = [step("prefill", CUBLASLT, M, ms) for M, ms in times.items()]
+    rows += [step("prefill", SPARSE, M, ms) for M, ms in times.items() if M > 2048]
+    assert "of 3 M: even at 3" in text_of(rows)
+
+
+def test_operations_may_have_two_decimals(tmp_path):
+    rows = [search_row(12.74, M=1, N=N, K=K) for N, K in [(3840, 2560), (2560, 2560), (13824, 2560), (2560, 6912)]]
+    cells = [row.split(",") for row in rows]
+    for row in cells:
+        row[11] = row[12] = f"{float(row[12]):.2f}"
+    tidy(tmp_path, kernel=KERNEL + "".join(map(",".join, cells)))
+    assert read_source(tmp_path, HARDWARE).refused == []
+
+
+def test_many_wrong_rows_are_few_sentences(tmp_path):
+    rows = [search_row(12.74, M=M) for M in range(1, 200)]
+    cells = [row.split(",") for row in rows]
+    for row in cells:
+        row[12] = str(2 * float(row[12]))
+    tidy(tmp_path, kernel=KERNEL + "".join(map(",".join, cells)))
+    refused = read_source(tmp_path, HARDWARE).refused
+    assert len(refused) < 30
+    assert any("179 more rows not used" in sentence for sentence in refused)
+
+
+def test_one_more_shape_does_not_cost_the_others(tmp_path):
+    shapes = [(3840, 2560), (2560, 2560), (13824, 2560), (2560, 6912)]
+    rows = [search_row(20.0, M=M, N=N, K=K) for M in (64, 128, 256) for N, K in shapes]
+    tidy(tmp_path, kernel=KERNEL + "".join(rows) + search_row(90.0, N=128256))
+    source = read_source(tmp_path, HARDWARE)
+    (sentence,) = source.refused
+    assert "row 13 not used: most configurations lack the shape N=128256 K=2560" in sentence
+    assert {row.linear for row in source.stage("kernel")} == {"qkv", "o", "gate_up", "down"}

@@ -208,3 +208,11 @@ def test_a_folder_in_place_of_a_point_is_one_sentence(clone):
     call = clone.run("kernel", config=[TINY], status=1)
     assert "rm: cannot remove" not in call.output
     assert "Traceback" not in call.output
+
+
+def test_status_counts_no_point_of_another_search(clone):
+    """Another table makes engine points stale. Until they are replaced they are not there."""
+    search = "cpu: {tune: {M: [16, 32, 48]}}"
+    table = f"results/{KEY}/tuning/BitNet-tiny/INT8/onednn/dense.json"
+    clone.run(table, config=[TINY, search])
+    assert clone.status().startswith(f"{KEY}: 3 of 6 points are there, 3 missing\n")

@@ -16,11 +16,11 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
-from slidesparse.errors import RecordError
+from slidesparse.errors import RecordError, SlideSparseError
 from slidesparse.files import everything_below, inside, printable, read_json, read_text
 from slidesparse.plan.backends import deciding
 from slidesparse.points import records
-from slidesparse.points.request import variant_paths
+from slidesparse.points.request import expected_digests, variant_paths
 
 SHOWN = 8
 """Most failures, and most configurations with missing points, that a screen names."""
@@ -94,33 +94,45 @@ def _plan(path):
     return plan
 
 
-def read(results, key, plan):
-    """{stage: Stage} of one hardware key."""
+def read(results, key, plan, exact=True):
+    """{stage: Stage} of one hardware key.
+
+    exact: whether a point must also answer today's table and checkpoint. `follow`, which looks often, leaves this out.
+    """
     stages = {}
     for stage, configurations in plan["points"].items():
         state = stages[stage] = Stage()
         parameters = plan.get("parameters", {}).get(stage)
         parameters = parameters and deciding(stage, parameters)
         for name, Ms in configurations.items():
-            for M in Ms:
-                path = inside(results, key, stage, *name.split("/"), f"M{M}.json")
+            paths = {M: inside(results, key, stage, *name.split("/"), f"M{M}.json") for M in Ms}
+            digests = _digests(paths.values(), parameters) if exact and parameters else {}
+            for M, path in paths.items():
                 state.planned.append(path)
-                _look(path, state, parameters)
+                _look(path, state, parameters, digests.get(M))
     return stages
 
 
-def _look(path, state, parameters):
+def _digests(paths, parameters):
+    """{M: digest that a point must have today, or None if it is not known}."""
+    try:
+        return expected_digests([path for path in paths if path.exists()], parameters)
+    except SlideSparseError:
+        return {}
+
+
+def _look(path, state, parameters, digest):
     """Note in `state` whether the point at `path` is done, failed or in flight; a damaged point counts as failed.
 
-    A point that was measured with other `parameters` (None is not checked) counts as missing, unless its replacement is
+    A point of other `parameters` or another `digest` (None is not checked) counts as missing, unless its replacement is
     in flight or has failed. A point of stock vLLM takes the state of its first variant that is in flight or has failed.
     """
     with suppress(FileNotFoundError):
-        seconds, status, measured = _of_point(path, path.stat().st_mtime_ns)
+        seconds, status, request = _of_point(path, path.stat().st_mtime_ns)
         if seconds is None:
             state.failed[path] = {"reason": f"{path} is damaged; delete it and it is measured again"}
             return
-        if parameters in (None, measured):
+        if parameters in (None, request.get("parameters")) and digest in (None, request.get("digest")):
             state.done[path] = seconds
             state.no_memory += status == "out_of_memory"
             return
@@ -139,13 +151,13 @@ def _look(path, state, parameters):
 
 @cache
 def _of_point(path, changed):
-    """(seconds, status, parameters) of the point at `path`, None for each if it is damaged.
+    """(seconds, status, request) of the point at `path`, None for each if it is damaged.
 
     Cached until `changed`, its mtime.
     """
     try:
         point = read_json(path, RecordError)
-        return _seconds(point["run"]["seconds"]), str(point["status"]), point["request"]["parameters"]
+        return _seconds(point["run"]["seconds"]), str(point["status"]), dict(point["request"])
     except (RecordError, KeyError, TypeError, ValueError):
         return None, None, None
 
@@ -305,7 +317,11 @@ def follow(results, keys, stream=sys.stderr):
     shown, pause = {}, EVERY_S[stream.isatty()]
     while True:
         for key, plan in plans(results).items():
-            text = line(read(results, key, plan)) if key in keys and not isinstance(plan, RecordError) else None
+            text = (
+                line(read(results, key, plan, exact=False))
+                if key in keys and not isinstance(plan, RecordError)
+                else None
+            )
             if text and shown.get(key) != text:
                 print(f"{key}: {text}" if len(keys) > 1 else text, file=stream, flush=True)
                 shown[key] = text

@@ -1,6 +1,5 @@
 """Figures that a check disqualifies. They stay in their tables, and take part in no conclusion, mean or comparison."""
 
-from itertools import combinations
 from typing import NamedTuple
 
 from slidesparse.plan.key import Configuration
@@ -46,8 +45,9 @@ def flat_steps(source):
     for name, rows in by_configuration(source.stage("prefill")).items():
         steps = [(row.M, step_value(row)[0]) for row in rows if step_value(row)]
         flat = {}
-        for (M, step), (more, longer) in combinations(steps, 2):
-            if more / M >= GROWTH and longer / step < FLAT:
+        for M, step in steps:
+            more, longer = next(((more, longer) for more, longer in steps if more / M >= GROWTH), (None, None))
+            if more and longer / step < FLAT:
                 flat |= {M: step, more: longer}
         values = ", ".join(f"{fixed(step, 1)} (M={M})" for M, step in flat.items())
         sentence = say("steps of {values} ms", values=values)

@@ -65,7 +65,7 @@ def linears(shapes):
     shared = sorted(shape for shape in shapes if channels.count(shape[0]) == 2)
     others = sorted(shape for shape in shapes if shape not in shared)
     if len(shared) != 2 or len(others) != 2:
-        return {shape: f"linear {number}" for number, shape in enumerate(shapes, start=1)}
+        return {shape: f"linear {number}" for number, shape in enumerate(sorted(shapes), start=1)}
     return dict(zip((others[0], shared[0], others[1], shared[1]), LINEARS, strict=True))
 
 

@@ -100,7 +100,27 @@ def read(source, hardware):
             for path in sorted([*directory.glob("*.csv"), *directory.glob("*/*.csv")]):
                 if SQUARE not in path.name.lower():
                     add(source, files, "kernel", path, lambda path, b=library: read_kernel(source, path, hardware, b))
+    count_linears(source)
     fill_dense_K(source.rows)
+
+
+def count_linears(source):
+    """Note how many linears a layer of each model has: as many as in most of its searches. The others are named."""
+    shapes = {}
+    for row in source.stage("kernel"):
+        if row.values.get("caches") == "hot":
+            shapes.setdefault(row.configuration, set()).add(row.linear)
+    models = {}
+    for name, linears in shapes.items():
+        models.setdefault(name.model, []).append(len(linears))
+    for model, counts in models.items():
+        source.linears[model] = max(counts, key=lambda n: (counts.count(n), n))
+    for name, linears in shapes.items():
+        if len(linears) != source.linears[name.model]:
+            source.refused.append(
+                f"{source.root}: the search of {name.name} has {len(linears)} linears, and most of {name.model} have"
+                f" {source.linears[name.model]}: it counts in no sum"
+            )
 
 
 def fill_dense_K(rows):
@@ -190,12 +210,6 @@ def read_kernel(source, path, hardware, library):
     configuration = Configuration(match["model"], dtype, backend, sparsity)
     if len(Ms) <= MOST and len(shapes) <= MOST:
         source.announce("kernel", configuration, Ms)
-        source.linears.setdefault(match["model"], len(shapes))
-        if len(shapes) != source.linears[match["model"]]:
-            raise RecordError(
-                f"{path} announces {len(shapes)} shapes, and files of {match['model']} before it have"
-                f" {source.linears[match['model']]}"
-            )
     refuse_empty(path, table, ("M", "N", "K", "alg_count"))
     refuse_duplicates(path, table, ("M", "N", "K"))
     if len(table) < len(shapes) * len(Ms):

@@ -18,8 +18,8 @@ def read_source(root, hardware):
     measured.read(source, hardware)
     published.read(source, hardware)
     tidy.read(source, hardware)
-    complete(source)
     source.refused += apart_by_caches(source)
+    complete(source)
     source.refused += repeats(source, hardware)
     published.read_status(source, hardware)
     if source.model_names():
@@ -46,13 +46,17 @@ def apart_by_caches(source):
     """
     kinds = {}
     for row in source.stage("kernel"):
-        kinds.setdefault(row.configuration[:2], set()).add(row.values.get("caches") or "cold")
+        if row.values.get("latency_us") is not None:
+            kinds.setdefault(row.configuration[:2], set()).add(row.values.get("caches") or "cold")
     mixed = {of for of, found in kinds.items() if len(found) > 1}
 
     def left_out(row):
         return row.stage == "kernel" and row.values.get("caches") == "hot" and row.configuration[:2] in mixed
 
-    counts = Counter((source.layouts[row.point], *row.configuration[:2]) for row in filter(left_out, source.rows))
+    out = list(filter(left_out, source.rows))
+    counts = Counter((source.layouts[row.point], *row.configuration[:2]) for row in out)
+    for row in out:  # nobody misses what is left out
+        source.announced.get("kernel", {}).pop(row.configuration, None)
     source.rows = [row for row in source.rows if not left_out(row)]
     return [
         f"{source.root}: {n} kernels of {model} {dtype} in {layout} had hot caches, and others of them cold ones: they"

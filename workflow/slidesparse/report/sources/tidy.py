@@ -4,6 +4,7 @@ Leading lines `# key: value` name the GPU, torch, driver and source of all rows.
 says where the tables come from, and what is missing in them.
 """
 
+from collections import Counter
 from pathlib import Path
 
 from slidesparse.errors import RecordError
@@ -88,8 +89,8 @@ MEASURED = {
 COUNTS = ("prompt_len", "output_len", "max_num_seqs", "num_prompts", "steps")
 """Columns of throughput.csv that may be empty, and are above zero otherwise."""
 
-SHOWN = 5
-"""Most rows of one fault that a sentence numbers."""
+SHOWN, MOST_FAULTS = 5, 20
+"""Most rows of one fault that a sentence numbers, and most faults of a table that have a sentence."""
 
 
 def hardware_keys(root):
@@ -144,6 +145,7 @@ def read_table(path, name, hardware):
 def usable(source, path, table):
     """The rows whose names are known and whose columns agree, in our names. One sentence tells each fault of others."""
     good, faults, seen = [], {}, set()
+    rare = rare_shapes(table) if path.stem == "kernel" else set()
     for number, row in enumerate(table, start=1):
         try:
             row = row | named(row)
@@ -157,16 +159,30 @@ def usable(source, path, table):
                 wrong = path.stem == "kernel" and wrong_operations(row, "latency_us", "eff_tops")
             if wrong:
                 raise RecordError(f"it contradicts itself: {wrong}")
+            if path.stem == "kernel" and (row["model"], row["N"], row["K"]) in rare:
+                raise RecordError(f"most configurations lack the shape N={row['N']} K={row['K']}")
         except RecordError as error:
             faults.setdefault(str(error), []).append(number)
             continue
         seen.add(key)
         good.append(row)
-    for fault, numbers in faults.items():
+    for fault, numbers in list(faults.items())[:MOST_FAULTS]:
         which = f"row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers[:SHOWN]))}"
         more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
         source.refused.append(f"{path}: {which}{more} not used: {fault}")
+    if len(faults) > MOST_FAULTS:
+        n = sum(len(numbers) for numbers in list(faults.values())[MOST_FAULTS:])
+        source.refused.append(f"{path}: {n} more rows not used, for {len(faults) - MOST_FAULTS} more reasons")
     return good
+
+
+def rare_shapes(table):
+    """(model, N, K) that less than half of a model's configurations and M have."""
+    groups, found = {}, Counter()
+    for row in table:
+        groups.setdefault(row["model"], set()).add((row["dtype"], row["backend"], row["sparsity"], row["M"]))
+        found[row["model"], row["N"], row["K"]] += 1
+    return {shape for shape, n in found.items() if 2 * n < len(groups[shape[0]])}
 
 
 def lacking(path, table):
