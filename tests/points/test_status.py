@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from slidesparse.errors import RecordError
 from slidesparse.files import write_json
 from slidesparse.points import records, status
 from synthetic import HARDWARE
+from workflow_clone import wait_until
 
 PROGRAM = PROGRAMS / "show_status.py"
 DENSE = ("BitNet-2B", "INT8", "cublaslt", "dense")
@@ -149,6 +151,37 @@ def test_what_a_killed_run_has_left_ends_with_it(results):
         assert other.poll() is None
         other.communicate(b"line\n")
         assert other.returncode == 0
+
+
+@pytest.mark.skipif(program.BOUND not in program.shell_prefix(0), reason="setpriv --pdeathsig is not there")
+def test_the_kernel_kills_a_stopped_shell_and_its_program_with_their_owner(tmp_path):
+    """Also where nobody is left to see it: no display, no worker, no other program."""
+    started = tmp_path / "started"
+    command = f"{program.shell_prefix(0)}python3 -c \"import os; open('{started}', 'w'); os.read(0, 1)\"; : last"
+    code = f"import subprocess; subprocess.run(['bash', '-c', {command!r}])"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as owner:
+        wait_until(started.exists)
+        left = descendants(owner.pid)
+        assert len(left) == 2, "a shell and a program"
+        for pid in left:
+            os.kill(pid, signal.SIGSTOP)
+        owner.kill()
+        owner.wait()
+        wait_until(lambda: not any(alive(pid) for pid in left))
+
+
+def descendants(pid):
+    """Pids of the child of a process, of its child and so on."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children] + [each for child in children for each in descendants(child)]
+
+
+def alive(pid):
+    """Whether a process runs or is stopped; one that has ended and that nobody has waited for does not count."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_a_point_of_other_parameters_is_not_there_and_its_failed_replacement_is_named(tmp_path):

@@ -22,7 +22,7 @@ gc.disable()
 
 program.find_own_programs()
 
-shell.prefix(program.SHELL.format(owner=os.getpid()))
+shell.prefix(program.shell_prefix(os.getpid()))
 
 # With several GPUs in one machine (--resources gpu=4) there are as many seats. Every engine, and every configuration of
 # the kernel stage, has one of them. A seat takes one job at a time and keeps to one GPU, so no engine is loaded on two.

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,8 +21,25 @@ SHELL = "set -euo pipefail; trap '' INT; : owner {owner}; "
 """What the shells of all jobs begin with; `owner` is the process whose jobs they are (see `end_left_over`). A program
 that is still starting ignores SIGINT, for which Python would print a traceback; `run` changes that."""
 
+BOUND = (
+    "[[ ! -v BASH_EXECUTION_STRING || -v BOUND ]] ||"
+    ' BOUND=1 exec setpriv --pdeathsig KILL bash -c "$BASH_EXECUTION_STRING"; unset BOUND;'
+    ' python3() ( exec setpriv --pdeathsig KILL python3 "$@" ); '
+)
+"""What comes before SHELL where setpriv can do it: the kernel kills a shell whose Snakemake ends, and its program with
+it, also if they are stopped. The shell starts itself again, with its own command, under setpriv(1)."""
+
 LOOK_S = 1.0
 """Seconds between two looks at the file of a lock."""
+
+
+def shell_prefix(owner):
+    """What the shells of the jobs of process `owner` begin with."""
+    try:  # util-linux before 2.33 has no such option
+        able = subprocess.run(["setpriv", "--pdeathsig", "KILL", "true"], capture_output=True).returncode == 0
+    except OSError:
+        able = False
+    return (BOUND if able else "") + SHELL.format(owner=owner)
 
 
 def start_time(pid):
@@ -61,8 +79,9 @@ def end_with(pid):
 def end_left_over(owner):
     """Kill what an owner that has ended has left: the shells of its jobs, and what has `--owner` with its pid.
 
-    All of these end by themselves unless they are stopped (SIGSTOP). A stop may take effect late, so they are killed in
-    any state. A resident worker and its guard have a socket to remove, so they are killed only if they are stopped.
+    All of these end by themselves unless they are stopped (SIGSTOP), and the kernel kills most of them (BOUND). A stop
+    may take effect late, so they are killed in any state. A resident worker and its guard have a socket to remove, so
+    they are killed only if they are stopped.
     """
     words = (f"--owner\0{owner}\0".encode(), f"--owner={owner}\0".encode())
     shell = SHELL.format(owner=owner).encode()
