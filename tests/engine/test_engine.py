@@ -227,5 +227,5 @@ def test_an_untested_vllm_is_refused(monkeypatch):
     from slidesparse import vllm_plugin
 
     monkeypatch.setattr(vllm_plugin, "vllm_version", lambda: "0.19.1")
-    with pytest.raises(HardwareError, match=r"0\.26 to 0\.27 and this is 0\.19\.1"):
+    with pytest.raises(HardwareError, match=r"0\.26 to 0\.33 and this is 0\.19\.1"):
         vllm_plugin.register()

@@ -11,7 +11,7 @@ from importlib import metadata
 from slidesparse.errors import HardwareError
 from slidesparse.models.bitnet import ARCHITECTURE
 
-TESTED = ((0, 26), (0, 27))
+TESTED = ((0, 26), (0, 33))
 """First and last vLLM release (major, minor) that this plugin was tested with."""
 
 

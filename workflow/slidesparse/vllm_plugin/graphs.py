@@ -22,8 +22,11 @@ class RecordedGraphs(ModelCudaGraphManager):
         if planned is None:
             super()._init_candidates()
             return
+        # Newer releases tell the dispatcher of no number of tokens a sequence, if a step has a prompt.
         graphs = [
-            BatchExecutionDescriptor(CUDAGraphMode.FULL, tokens, sequences, uniform_token_count=tokens // sequences)
+            BatchExecutionDescriptor(
+                CUDAGraphMode.FULL, tokens, sequences, uniform_token_count=1 if tokens == sequences else None
+            )
             for tokens, sequences in sorted(planned, reverse=True)
         ]
         for graph in graphs:
