@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import recompute
+import recompute_answer
 import recompute_pages
 from kept import H100, H200
 from places import ROOT
@@ -21,7 +22,7 @@ PAGES = ("README.md", "docs/results.md")
 def conclusions(key):
     """The sentences that the report concludes from the kept points of one GPU."""
     text, _ = markdown(ROOT / "resources" / "measured", hardware=key)
-    part = text.partition("### Conclusions\n")[2].partition("\n### ")[0]
+    part = text.partition("## Conclusions\n")[2].partition("\n## ")[0]
     return [line.removeprefix("- ") for line in part.splitlines() if line.startswith("- ")]
 
 
@@ -48,6 +49,23 @@ def test_a_wrong_conclusion_is_found():
     ]
     assert not set(planted) & set(good)
     assert recompute.mistakes(H200, planted) == planted
+
+
+def first_screen(key):
+    text, _ = markdown(ROOT / "resources" / "measured", hardware=key)
+    return text.partition("## Does sparsity pay here?\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("key", [H200, H100])
+def test_the_first_screen_is_what_the_kept_points_give(key):
+    assert recompute_answer.mistakes(key, first_screen(key)) == []
+
+
+def test_a_wrong_first_screen_is_found():
+    good = first_screen(H200)
+    for old, new in (("pays from M=1024", "pays from M=512"), ("17 of 18", "18 of 18"), ("| 14.3 |", "| 14.4 |")):
+        assert len(recompute_answer.mistakes(H200, good.replace(old, new, 1))) == 1
+    assert recompute_answer.mistakes(H200, good.replace(" unknown |", " pays |", 1)) != []
 
 
 def test_pages_are_as_the_program_writes_them():

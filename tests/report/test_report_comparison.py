@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 import synthetic
-from reports import H100, HARDWARE, PUBLISHED, SPARSE, edit, markdown, rows_under
+from reports import H100, HARDWARE, PUBLISHED, SPARSE, edit, markdown, rows_under, unfolded
 from slidesparse.errors import RecordError
 from slidesparse.files import read_json, write_json
 from slidesparse.report.document.render import to_markdown
@@ -23,7 +23,7 @@ def compared(*sources):
     for key in hardware_keys(sources):
         held = held_sources(key, sources)
         summaries += summaries_of(key, held, analysed(held))
-    return to_markdown(comparison.document(summaries), "en", "comparison")
+    return to_markdown(unfolded(comparison.document(summaries)), "en", "comparison")
 
 
 def test_the_published_gpus_side_by_side():

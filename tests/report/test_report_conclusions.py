@@ -68,7 +68,7 @@ def test_what_the_host_bounds_is_marked_and_nothing_is_concluded_from_it():
     both = rows(True)[:2]
     assert over + ": no ratio counts. cusparselt/2_8, of 1 M: left out M=256 (bound by the host)." in text_of(both)
     free = text_of(rows(False))
-    assert "†" not in free and over + ": the largest ratio is 1.54 (1.52–1.56) at M=256" not in free
+    assert "† marks ratios" not in free and over + ": the largest ratio is 1.54 (1.52–1.56) at M=256" not in free
     assert "left out M=256 (above the bound)" in free
 
 

@@ -45,8 +45,8 @@ def test_a_point_in_two_layouts_is_shown_once_and_named(copy):
         assert rows_under(text, title) == rows_under(before, title)
     assert "kernel BitNet-2B FP8, sum of hot GEMM latencies of a layer, over cublaslt/dense" in text
     assert f"- {refused[0]}" in text
-    assert "#### prefill BitNet-2B INT8 cutlass/dense" in text  # only there, so it is used
-    assert "tidy/RTX4090_cc89_py312_cu129_x86_64/kernel.csv" not in text.split("### Result files")[1]
+    assert "### prefill BitNet-2B INT8 cutlass/dense" in text  # only there, so it is used
+    assert "tidy/RTX4090_cc89_py312_cu129_x86_64/kernel.csv" not in text.split("## Result files")[1]
 
 
 def test_layouts_that_disagree_are_named(copy):
@@ -89,7 +89,7 @@ def test_an_unknown_pattern_is_refused_and_the_rest_is_reported(copy, pattern):
     assert all("is no pattern" in sentence and "'" in sentence for sentence in refused)
     assert str(moved) in refused[0]
     assert ("INT8", "cusparselt", "2_6") in configurations(read_source(copy, HARDWARE))
-    assert pattern not in text.split("### Passed")[1].split("###")[0]
+    assert pattern not in text.split("## Passed")[1].split("\n##")[0]
     assert "over cublaslt/dense" in text
 
 
@@ -118,8 +118,8 @@ def test_unknown_names_in_a_tidy_table_take_their_rows_only(tmp_path):
     assert said[4].startswith(" 8 not used: the backend 'cuSPARSELt' is sparse, and no pattern")
     assert said[5].startswith(" 10 not used: the stage 'training' is neither prefill nor decode")
     assert len(said) == 6
-    assert "#### prefill BitNet-2B INT8 cusparselt/2_8" in text
-    assert "#### prefill BitNet-2B FP8 cublaslt/dense" in text
+    assert "### prefill BitNet-2B INT8 cusparselt/2_8" in text
+    assert "### prefill BitNet-2B FP8 cublaslt/dense" in text
 
 
 @pytest.mark.parametrize(

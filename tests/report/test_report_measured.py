@@ -80,8 +80,8 @@ def test_a_bad_csv_of_ours_is_refused_by_name(tmp_path, name):
     assert str(gathered(root)) in sentence
     assert cause in sentence
     assert f"- {sentence}" in text
-    assert "#### prefill BitNet-2B INT8 cublaslt/dense" not in text
-    assert "#### prefill BitNet-2B INT8 cusparselt/2_8" in text
+    assert "### prefill BitNet-2B INT8 cublaslt/dense" not in text
+    assert "### prefill BitNet-2B INT8 cusparselt/2_8" in text
 
 
 def test_a_kernel_csv_that_lacks_a_linear_is_refused(tmp_path):

@@ -98,7 +98,7 @@ def test_a_bad_published_file_is_refused_by_name(copy, name):
     whole, mine = read_source(PUBLISHED, HARDWARE), read_source(copy, HARDWARE)
     assert len(whole.rows) - len(mine.rows) == (7 if file == PREFILL else 36)
     if file == PREFILL:
-        assert "#### prefill BitNet-2B INT8 cublaslt/dense" not in text
+        assert "### prefill BitNet-2B INT8 cublaslt/dense" not in text
         assert "prefill BitNet-2B INT8, tokens/s of the published protocol, over cublaslt/dense" not in text
         assert rows_under(text, "prefill BitNet-2B FP8 cublaslt/dense")[0][2] == "8,065"
 

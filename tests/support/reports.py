@@ -5,6 +5,7 @@ import re
 import synthetic
 from places import ROOT
 from slidesparse.plan.key import Configuration
+from slidesparse.report.document.model import Section
 from slidesparse.report.document.render import to_markdown
 from slidesparse.report.sources.rows import Provenance, Row, Source
 from slidesparse.report.tables.gather import gather_all
@@ -30,10 +31,18 @@ def rows_under(text, title):
 
 
 def markdown(*sources, hardware=HARDWARE, language="en"):
-    """(text of the report, refused sentences)."""
+    """(text of the report with all its tables, refused sentences)."""
     held = held_sources(hardware, sources)
-    text = to_markdown(report(hardware, held, analysed(held), sources), language, "report")
+    document = unfolded(report(hardware, held, analysed(held), sources))
+    text = to_markdown(document, language, "report")
     return text, [sentence for source in held for sentence in source.refused]
+
+
+def unfolded(document):
+    """The document with no section folded: in Markdown the tables of folded ones are links."""
+    for section in document.walk(Section):
+        section.folded = False
+    return document
 
 
 def ours(root, driver="580.95", **properties):
@@ -95,4 +104,4 @@ def step(stage, configuration, M, ms, width=0.01, **values):
 def text_of(rows, language="en", **more):
     """The report of rows."""
     source = Source("results", rows=rows, linears={"BitNet-2B": 4}, **more)
-    return to_markdown(report(H200, [source], analysed([source]), ["results"]), language, "report")
+    return to_markdown(unfolded(report(H200, [source], analysed([source]), ["results"])), language, "report")

@@ -1,5 +1,6 @@
 """Sources -> reports of hardware keys and their comparison, in all formats and languages. Times come from the data."""
 
+import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -15,6 +16,7 @@ from slidesparse.report.document.model import Bullets, Section, say
 from slidesparse.report.document.render import check_languages
 from slidesparse.report.sections import (
     anomalies,
+    answer,
     checks,
     comparison,
     conclusions,
@@ -22,13 +24,14 @@ from slidesparse.report.sections import (
     overview,
     performance,
     speedups,
+    verdict,
 )
 from slidesparse.report.sections.figures import figures
 from slidesparse.report.sections.ratios import comparisons
 from slidesparse.report.sections.summaries import summary
 from slidesparse.report.sources.places import nothing
 from slidesparse.report.sources.read import hardware_keys, read_source
-from slidesparse.report.tables.gather import gather_all, hardware_directories
+from slidesparse.report.tables.gather import gather_all, hardware_directories, write_if_changed
 from slidesparse.report.tables.tasks import write_tasks
 
 
@@ -120,6 +123,11 @@ def write_hardware(results, sources, languages, key):
     held = held_sources(key, sources, {results: refused})
     analyses = analysed(held)
     wrong = published(report(key, held, analyses, sources), Path(results, key), "report", languages)
+    lines = [verdict.line_of(source, compared) for source, (compared, _) in zip(held, analyses, strict=True)]
+    if not wrong:
+        write_if_changed(
+            Path(results, key, "report", "answer.json"), json.dumps({"line": next(filter(None, lines), "")})
+        )
     refused = [sentence for source in held for sentence in source.refused]
     return refused, summaries_of(key, held, analyses), wrong
 
@@ -145,7 +153,7 @@ def held_sources(hardware, roots, refused=None):
         for other in sources:
             source.layers = other.layers | source.layers
             source.shapes = other.shapes | source.shapes
-    held = [s for s in sources if s.rows or s.tasks or s.refused or s.ungathered or s.plan]
+    held = [s for s in sources if s.rows or s.tasks or s.lifts or s.refused or s.ungathered or s.plan]
     if not held:
         known = ", ".join(hardware_keys(roots)) or "none"
         there = f"no source holds anything of hardware {hardware}; there is: {known}"
@@ -168,48 +176,53 @@ def summaries_of(key, held, analyses):
 
 
 def report(hardware, held, analyses, roots):
-    """The document of one hardware key."""
+    """The document of one hardware key: for each source the answer, then what a doubting reader asks, folded."""
     labels = overview.provenance_labels(held)
     prefixes = source_names(held)
-    sections = [
-        one_source(source, *analysis, labels, prefixes[source.root])
-        for source, analysis in zip(held, analyses, strict=True)
-    ]
     capability = Section(say("What this hardware can run"), [comparison.capability_table([hardware])])
     origin = Section(say("Provenance"), overview.provenance_blocks(held, labels))
-    return Section(hardware, [Bullets(head(hardware, held, roots)), *sections, capability, origin])
+    blocks = []
+    for source, analysis in zip(held, analyses, strict=True):
+        parts = one_source(hardware, source, *analysis, labels, prefixes[source.root])
+        if len(held) > 1:
+            parts = [Section(say("Source {root}", root=f"`{source.root}`"), parts)]
+        blocks += parts
+    measured = [Bullets(head(hardware, held, roots)), capability, origin]
+    blocks.append(Section(say("How it was measured"), measured, folded=True, printed=True))
+    return Section(hardware, blocks)
 
 
-def one_source(source, compared, anomalous, labels, prefix):
-    """The section of one source, with its comparisons and anomalies. The names of its tables begin with `prefix`."""
-    parts = [
-        (say("Summary"), [Bullets(conclusions.totals(source))]),
+def one_source(hardware, source, compared, anomalous, labels, prefix):
+    """The sections of one source, with its comparisons and anomalies. The names of its tables begin with `prefix`."""
+    first = answer.answer_blocks(hardware, source, compared, prefix)
+    kernels = [
+        *performance.kernel_blocks(source, labels),
+        *speedups.turn_blocks(source),
+        *speedups.search_blocks(source),
+        *lifts.lift_blocks(source),
+    ]
+    printed = [
         (say("Conclusions"), conclusions.conclusion_blocks(source, compared, anomalous)),
         (say("Anomalies"), anomalies.anomaly_blocks(anomalous)),
-        (say("Tasks"), overview.task_blocks(source)),
-        (say("Passed"), checks.check_blocks(source)),
-        (say("Missing, failed, left out"), checks.problem_blocks(source)),
-        (say("Models and checkpoints"), overview.model_blocks(source)),
+        (say("Missing, failed, left out"), [Bullets(conclusions.totals(source)), *checks.problem_blocks(source)]),
         (say("Figures"), figures(source, compared, prefix) or [say("Nothing to draw.")]),
+    ]
+    parts = [
         (say("Speed-up"), speedups.speedup_blocks(source, compared)),
         (say("Prefill"), performance.throughput_blocks(source, "prefill", labels)),
         (say("Decode"), performance.throughput_blocks(source, "decode", labels)),
         (say("Step time"), performance.step_blocks(source)),
-        (
-            say("Kernel"),
-            [
-                *performance.kernel_blocks(source, labels),
-                *speedups.turn_blocks(source),
-                *speedups.search_blocks(source),
-                *lifts.lift_blocks(source),
-            ],
-        ),
+        (say("Kernel"), kernels),
+        (say("Quality"), [answer.QUALITY]),
+        (say("Models and checkpoints"), overview.model_blocks(source)),
+        (say("Tasks"), overview.task_blocks(source)),
+        (say("Passed"), checks.check_blocks(source)),
         (say("Result files"), overview.file_blocks(source)),
     ]
-    sections = [Section(title, blocks) for title, blocks in parts]
-    whole = Section(say("Source {root}", root=f"`{source.root}`"), sections)
+    whole = Section("", [Section(title, blocks, folded=True, printed=True) for title, blocks in printed])
+    whole.blocks += [Section(title, blocks, folded=True) for title, blocks in parts]
     publish.prefix_tables(whole, prefix)
-    return whole
+    return [Section(say("Does sparsity pay here?"), first, first=True), *whole.blocks]
 
 
 def source_names(sources):

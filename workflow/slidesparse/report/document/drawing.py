@@ -48,6 +48,8 @@ DASHES = (
 )
 SIZE = (4.6, 3.1)
 """Width and height of a panel in inches."""
+FLAT = (4.6, 2.5)
+"""The same of a panel of the first screen."""
 DPI = 110
 HEAT = "PuOr"
 TICKS = 12
@@ -110,7 +112,7 @@ def draw(panels, path, key):
     with matplotlib.rc_context(settings):
         columns = 1 if len(panels) == 1 else 4 if panels[0]["kind"] == "heat" and len(panels) > 3 else 2
         rows = math.ceil(len(panels) / columns)
-        width, height = (2.6, 1.75) if columns == 4 else SIZE
+        width, height = (2.6, 1.75) if columns == 4 else FLAT if panels[0].get("flat") else SIZE
         figure = Figure(figsize=(width * columns, height * rows))
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis, panel in zip(axes.flat, panels, strict=False):
@@ -145,8 +147,7 @@ def panel_foot(panel):
     """Inches that a panel needs below it for ticks and label."""
     if panel["kind"] == "heat":
         return 0.36
-    turned = panel["kind"] == "bars" or panel.get("turn")
-    return 0.3 + 0.043 * max(len(label) for label in panel["labels"]) if turned else 0.42
+    return 0.3 + 0.043 * max(len(label) for label in panel["labels"]) if panel.get("turn") else 0.42
 
 
 def legend(figure, panels, height):
@@ -188,16 +189,18 @@ def lines(axis, panel):
     ticks = sorted({x for series in panel["series"] for x in series["x"]})
     for series in panel["series"]:
         look = style(*series["style"])
-        axis.plot(
-            series["x"], series["y"], label=series["label"], markevery=math.ceil(len(series["x"]) / TICKS), **look
-        )
+        every, hollow = math.ceil(len(series["x"]) / TICKS), series.get("hollow") or [False] * len(series["x"])
+        full = [i for i, out in enumerate(hollow) if not out and i % every == 0]
+        axis.plot(series["x"], series["y"], label=series["label"], markevery=full, **look)
         band = [(x, *ends) for x, ends in zip(series["x"], series.get("band") or [], strict=False) if ends]
         if band:
             axis.fill_between(*zip(*band, strict=True), color=look["color"], alpha=0.18, linewidth=0)
-        if series.get("bound"):
-            axis.axhline(series["bound"], color=look["color"], linestyle=look["linestyle"], linewidth=0.7, alpha=0.6)
+        for x, y, out in zip(series["x"], series["y"], hollow, strict=True):
+            if out:
+                axis.plot(x, y, color=look["color"], marker=look["marker"], fillstyle="none")
     if panel.get("one"):
         axis.axhline(1, color=INK, linewidth=0.9)
+        around_one(axis, panel)
     axis.set_xscale("log", base=2)
     ticks = ticks[:: math.ceil(len(ticks) / TICKS)]
     axis.set_xticks(ticks, [short(tick) for tick in ticks], minor=False)
@@ -206,9 +209,24 @@ def lines(axis, panel):
     if panel.get("log"):
         axis.set_yscale("log", base=2)
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    elif panel.get("one"):
-        low = min(y for series in panel["series"] for y in series["y"])
-        axis.set_ylim(bottom=min(0.75, math.floor(low * 4 - 0.2) / 4))
+
+
+def around_one(axis, panel):
+    """Let the axis hold 1 and all ratios, and show bounds as lines, or as marks at the edge if they lie beyond it."""
+    values = [1.0, *(y for series in panel["series"] for y in series["y"])]
+    low, high = min(values), max(values)
+    room = max(0.05, 0.12 * (high - low))
+    low, high = low - room, high + room
+    axis.set_ylim(low, high)
+    marked = 0
+    for series in panel["series"]:
+        look, bound = style(*series["style"]), series.get("bound")
+        if bound and low < bound < high:
+            axis.axhline(bound, color=look["color"], linestyle=look["linestyle"], linewidth=0.7, alpha=0.6)
+        elif bound and bound >= high:
+            text = f"▲{bound:.2f}"
+            axis.text(0.12 * marked, 1.01, text, color=look["color"], transform=axis.transAxes, fontsize=6)
+            marked += 1
 
 
 def points(axis, panel):
@@ -261,22 +279,16 @@ def heat(axis, panel):
 
 
 def bars(axis, panel):
-    """Draw bars of stacked parts."""
-    bottom = [0.0] * len(panel["labels"])
+    """Draw bars of stacked parts, the first one at the top."""
+    ends = [0.0] * len(panel["labels"])
     hatches = ("", "//", "..", "xx", "\\\\")
     for i, (part, values) in enumerate(panel["parts"].items()):
-        axis.bar(
-            range(len(bottom)),
-            values,
-            bottom=bottom,
-            label=part,
-            color=COLOURS[(i + 1) % len(COLOURS)],
-            hatch=hatches[i % 5],
-            width=0.75,
-        )
-        bottom = [low + value for low, value in zip(bottom, values, strict=True)]
-    axis.set_xticks(range(len(bottom)), panel["labels"], rotation=90, fontsize=6)
-    axis.set_ylabel(panel["y"])
+        look = {"color": COLOURS[(i + 1) % len(COLOURS)], "hatch": hatches[i % 5]}
+        axis.barh(range(len(ends)), values, left=ends, label=part, height=0.75, **look)
+        ends = [end + value for end, value in zip(ends, values, strict=True)]
+    axis.set_yticks(range(len(ends)), panel["labels"], fontsize=6)
+    axis.invert_yaxis()
+    axis.set_xlabel(panel["x"])
 
 
 def grouped_bars(axis, panel):

@@ -118,12 +118,35 @@ class Bullets:
 
 
 @dataclass
+class Choice:
+    """Tables or figures of which a reader of the page sees one at a time.
+
+    axes: what is chosen, such as type and stage. items: an option of each axis -> its block. Choices of one section
+    share the axes that have one name. first_only: Markdown, where nobody chooses, shows only the first.
+    """
+
+    axes: tuple
+    items: dict
+    first_only: bool = False
+
+    def options(self, place):
+        """The options of one axis, in order."""
+        return list({str(key[place]): key[place] for key in self.items}.values())
+
+
+@dataclass
 class Section:
-    """blocks: sentences (str, Text), Bullets, Tables, Figures and Sections. folded: collapsed at first in HTML."""
+    """blocks: sentences (str, Text), Bullets, Tables, Figures, Choices and Sections.
+
+    folded: collapsed at first in HTML; in Markdown its tables are links. printed: unfolded for a print. first: it
+    is the first screen.
+    """
 
     title: object
     blocks: list = field(default_factory=list)
     folded: bool = False
+    printed: bool = False
+    first: bool = False
 
     def walk(self, kind):
         """All blocks of a kind below this section, in order."""
@@ -132,3 +155,5 @@ class Section:
                 yield block
             if isinstance(block, Section):
                 yield from block.walk(kind)
+            if isinstance(block, Choice):
+                yield from (item for item in block.items.values() if isinstance(item, kind))

@@ -3,7 +3,7 @@
 from slidesparse.errors import RecordError
 from slidesparse.files import inside, is_own, leads_out, mark_own
 from slidesparse.report.document import drawing
-from slidesparse.report.document.model import Figure, Section, Table, file_name
+from slidesparse.report.document.model import Choice, Figure, Section, Table, file_name
 from slidesparse.report.document.render import to_csv, to_html, to_markdown
 from slidesparse.report.tables.gather import write_if_changed
 
@@ -15,6 +15,7 @@ def publish(document, directory, stem, languages):
     RecordError if the folder is a link, or if it holds files to be replaced that this program did not make. A page in
     whose place a folder lies is named, and the others are written.
     """
+    name_apart(document)
     texts = {f"{table.name}.csv": to_csv(table) for table in [*tables(document), contents(document)]}
     names = {figure.name for figure in document.walk(Figure)}
     folder = own_folder(directory / stem, {*texts, *(f"{name}.{kind}" for name in names for kind in ("svg", "png"))})
@@ -63,6 +64,8 @@ def _named(section, titles):
     for block in section.blocks:
         if isinstance(block, Section):
             yield from _named(block, [*titles, str(block.title)])
+        elif isinstance(block, Choice):
+            yield from _named(Section("", list(block.items.values())), titles)
         elif isinstance(block, Figure | Table):
             yield f"{block.name}.{'svg' if isinstance(block, Figure) else 'csv'}", " / ".join(titles)
 
@@ -70,6 +73,18 @@ def _named(section, titles):
 def tables(document):
     """All tables of a document, also those behind figures."""
     return [*document.walk(Table), *(figure.table for figure in document.walk(Figure))]
+
+
+def name_apart(document):
+    """Number the names of tables and figures that another one has, so that none overwrites another."""
+    for blocks in (tables(document), [*document.walk(Figure)]):
+        taken = set()
+        for block in blocks:
+            name, number = block.name, 2
+            while block.name in taken:
+                block.name = file_name(f"{name}_{number}")
+                number += 1
+            taken.add(block.name)
 
 
 def prefix_tables(section, prefix):

@@ -7,6 +7,7 @@ import io
 import re
 from base64 import b64encode
 from functools import cache
+from itertools import product, takewhile
 from pathlib import Path
 
 import jinja2
@@ -14,7 +15,7 @@ from markupsafe import Markup
 
 from slidesparse.files import printable
 from slidesparse.report.document.languages import available, speaker
-from slidesparse.report.document.model import Bullets, Figure, Number, Section, Table, plain
+from slidesparse.report.document.model import Bullets, Choice, Figure, Number, Section, Table, Text, plain
 from slidesparse.report.tables.columns import cell
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -22,7 +23,7 @@ NAMES = {"en": "English", "zh": "中文"}
 WRAPPED, LONG = 44, ' class="w"'
 """Characters beyond which a cell wraps, and the class of a cell that does."""
 
-SHOWN_DEPTH, SHOWN_LENGTH = 3, 40
+SHOWN_DEPTH, SHOWN_LENGTH = 2, 40
 """Deepest level and longest title of the sections that the page's navigation shows."""
 
 
@@ -45,7 +46,7 @@ SPECIAL = re.compile(r"[&<>\"'`]")
 
 def kind(block):
     """The kind of a block, by which templates choose what to do."""
-    kinds = {Section: "section", Table: "table", Bullets: "bullets", Figure: "figure"}
+    kinds = {Section: "section", Table: "table", Bullets: "bullets", Figure: "figure", Choice: "choice"}
     return kinds.get(type(block), "text")
 
 
@@ -95,7 +96,7 @@ def markdown_table(table, say):
 
 def html_table(table, say):
     """A table in HTML, with buttons as column heads."""
-    sides = [' class="r"' if table.side(column) == "r" else "" for column in range(len(table.headers))]
+    sides = [' class="l"' if table.side(column) == "l" else "" for column in range(len(table.headers))]
     heads = [
         f'<th scope="col"{s}><button>{code(say(h))}</button></th>' for s, h in zip(sides, table.headers, strict=True)
     ]
@@ -104,18 +105,28 @@ def html_table(table, say):
         cells = []
         for side, value in zip(sides, row, strict=True):
             text = value if type(value) is Number else code(plain(say(value)))
-            cells.append(f"<td{side or (LONG if len(text) > WRAPPED else '')}>{text}</td>")
+            cells.append(f"<td{LONG if side and len(text) > WRAPPED else side}>{text}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return Markup("\n".join([*lines, "</tbody></table>"]))
 
 
 def to_markdown(document, language, folder):
     """The document as Markdown; `folder`: where its figures lie, relative to the file."""
-    say = speaker(language)
+    words = speaker(language)
+
+    def said(text, **values):
+        return words(Text(text, values) if values else text)
+
     text = (
         environment()
         .get_template("report.md.jinja")
-        .render(document=document, say=say, folder=folder, markdown_table=lambda table: markdown_table(table, say))
+        .render(
+            document=document,
+            say=said,
+            folder=folder,
+            markdown_table=lambda table: markdown_table(table, words),
+            tables=lambda section: [*section.walk(Table), *(figure.table for figure in section.walk(Figure))],
+        )
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
@@ -150,15 +161,46 @@ def to_html(document, language, folder, stem, drawings, languages=None):
             drawing=lambda figure: Markup(f"<div>{inline(drawings[figure.name])}</div>"),
             anchor=lambda section: anchors[id(section)],
             shown=lambda section: depths[id(section)] <= SHOWN_DEPTH and len(str(say(section.title))) <= SHOWN_LENGTH,
+            axes=axes,
+            alternatives=alternatives,
+            leading=lambda section: [*takewhile(lambda block: kind(block) == "text", section.blocks)],
             depth=lambda section: depths[id(section)],
         )
     )
 
 
+def axes(section):
+    """Axes of the Choices of a section, each once, in order: [(axis, its options)]."""
+    found = {}
+    for choice in section.blocks:
+        if isinstance(choice, Choice):
+            for place, axis in enumerate(choice.axes):
+                known = found.setdefault(str(axis), (axis, {}))[1]
+                known.update({str(option): option for option in choice.options(place) if str(option) not in known})
+    return [(axis, list(options.values())) for axis, options in found.values()]
+
+
+def alternatives(choice, known):
+    """[({number of an axis: number of its option}, block or None)] of all combinations. known: the section's `axes`."""
+    numbers = {str(axis): number for number, (axis, _) in enumerate(known)}
+    places = {number: {str(option): i for i, option in enumerate(options)} for number, (_, options) in enumerate(known)}
+    mine = [numbers[str(axis)] for axis in choice.axes]
+    items = {tuple(map(str, key)): block for key, block in choice.items.items()}
+    return [
+        ({axis: places[axis][option] for axis, option in zip(mine, key, strict=True)}, items.get(key))
+        for key in product(*(places[axis] for axis in mine))
+    ]
+
+
 def inline(svg):
-    """The <svg> element of a file, without parts that only a separate file needs; ink takes the page's colour."""
+    """The <svg> element of a file, without parts that only a separate file needs; ink takes the page's colour.
+
+    A hundredth of a point is enough for coordinates on a screen.
+    """
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"\s*<metadata>.*?</metadata>|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r'<g id="[a-z0-9_.]+">', "<g>", svg)
     return svg.replace("#1b1f24", "currentColor")
 
 

@@ -3,7 +3,7 @@
 from slidesparse.report.document.model import Bullets, Table, fixed, number, say
 from slidesparse.report.sections import unfit
 from slidesparse.report.sections.ratios import of_layers
-from slidesparse.report.sources.rows import by_configuration, caches_of, configuration_order, grouped
+from slidesparse.report.sources.rows import by_configuration, caches_of, configuration_order, grouped, workload
 from slidesparse.sparsity.patterns import Pattern
 
 DISAGREE = 0.10
@@ -168,6 +168,7 @@ def repeats(source, others):
                     own
                     and value
                     and caches_of([own]) == caches_of([row])
+                    and workload(own) == workload(row)
                     and abs(own.values[column] / value - 1) > DISAGREE
                 ):
                     sentence = say(

@@ -16,7 +16,7 @@ def names_of(source, stage):
 def passed(source, stage):
     """Configuration -> (points that passed, points asked for) of a stage. A kernel point counts once for each linear.
 
-    A point that exists without being planned counts as asked for.
+    A point that is not planned counts only if nothing of its configuration is.
     """
     there, good = {}, {}
     for row in source.stage(stage):
@@ -132,7 +132,10 @@ def problem_blocks(source):
         sentences = [f"{item['dtype']}: {item['reason']}" for item in source.plan.left_out]
         blocks += [say("Left out, because this hardware cannot run it:"), Bullets(sentences)]
     if source.refused:
-        blocks += [say("Refused, nothing of it is in this report:"), Bullets(source.refused)]
+        blocks += [
+            say("Refused: of a file nothing is in this report, of a row or point its figures are not:"),
+            Bullets(source.refused),
+        ]
     if source.ungathered:
         blocks += [say("Points that are in no CSV yet:"), Bullets(source.ungathered)]
     if not blocks:

@@ -1,5 +1,6 @@
 """The comparison of all hardware keys: what they can run, what was measured, and how fast they are."""
 
+import re
 from statistics import geometric_mean
 
 from slidesparse.errors import HardwareError
@@ -16,14 +17,14 @@ from slidesparse.report.document.model import (
     say,
     whole,
 )
-from slidesparse.report.sections import checks, overview
-from slidesparse.report.sections.ratios import FIGURES
-from slidesparse.report.sections.speedups import marks_of, notes_on
+from slidesparse.report.sections import across, checks, overview
+from slidesparse.report.sections.ratios import ACROSS, FIGURES
+from slidesparse.report.sections.speedups import marks_of, name_of, notes_on
+from slidesparse.report.sections.verdict import row_names
 from slidesparse.report.sources.rows import DTYPES, configuration_order
-from slidesparse.report.tables.columns import CUBLASLT
 
-SHOWN_BARS = 12
-"""Most hardware keys that a figure shows."""
+SHOWN_BARS, SHOWN_PATTERNS = 12, 4
+"""Most hardware keys and patterns that a figure shows."""
 
 
 def capability_table(keys):
@@ -45,38 +46,48 @@ def capability_table(keys):
 
 
 def labels_of(summaries):
-    """A short, unique name for every summary: the GPU, further parts of the key if they differ, and the source if a key
-    has several.
+    """A short name for every summary, the first of these that is unique: GPU, product name, key, key and source.
+
+    What others published says so.
     """
+    names = [[*short_names(item), item.key, f"{item.key} ({item.root})"] for item in summaries]
     labels = []
-    for item in summaries:
-        gpu = item.key.partition("_cc")[0]
-        same = {other.key for other in summaries if other.key.partition("_cc")[0] == gpu}
-        name = gpu if len(same) == 1 else item.key
-        if sum(other.key == item.key for other in summaries) > 1:
-            name += f" ({item.root})"
-        labels.append(name)
+    for item, mine in zip(summaries, names, strict=True):
+        others = [other for other in names if other is not mine]
+        short = next((name for name in mine if not any(name in other for other in others)), mine[-1])
+        labels.append(short + say_published(item, summaries))
     return labels
+
+
+def short_names(item):
+    """The GPU of a key, and the name that its driver gives it, without the maker's."""
+    products = [re.sub("NVIDIA |GeForce ", "", name) for name in item.names]
+    return [item.key.partition("_cc")[0], *(products if len(products) == 1 else [])]
+
+
+def say_published(item, summaries):
+    """A mark of figures that others published, where others are there beside our own."""
+    return " (published)" if item.foreign and not all(other.foreign for other in summaries) else ""
 
 
 def document(summaries):
     """The document that compares all summaries."""
     labels = labels_of(summaries)
     keys = list(dict.fromkeys(item.key for item in summaries))
-    blocks = [
-        Bullets([say("Hardware keys: {n}. Sources: {m}.", n=len(keys), m=len({item.root for item in summaries}))]),
-        Section(say("What each can run"), [capability_table(keys)]),
-        Section(say("What was measured"), [measured_table(summaries, labels)]),
-        Section(say("What passed, by type and stage"), [type_table(summaries, labels)]),
-        Section(
-            say("Conclusions"),
-            [Bullets(conclusions(summaries, labels) or [say("Nothing to conclude: there is nothing to compare.")])],
-        ),
-        Section(say("Figures"), comparison_figures(summaries, labels) or [say("Nothing to draw.")]),
-        Section(say("Speed-up"), speedup_sections(summaries, labels) or [say("Nothing measured.")]),
-        Section(say("Absolute figures"), value_sections(summaries, labels) or [say("Nothing measured.")]),
+    count = say("Hardware keys: {n}. Sources: {m}.", n=len(keys), m=len({item.root for item in summaries}))
+    sentences = conclusions(summaries, labels) or [say("Nothing to conclude: there is nothing to compare.")]
+    parts = [
+        (say("What was measured"), [measured_table(summaries, labels)]),
+        (say("Conclusions"), [Bullets(sentences)]),
+        (say("Figures"), comparison_figures(summaries, labels) or [say("Nothing to draw.")]),
+        (say("What passed, by type and stage"), [type_table(summaries, labels)]),
+        (say("What each can run"), [capability_table(keys)]),
+        (say("Speed-up"), speedup_sections(summaries, labels) or [say("Nothing measured.")]),
+        (say("Absolute figures"), value_sections(summaries, labels) or [say("Nothing measured.")]),
     ]
-    return Section(say("Hardware compared"), blocks)
+    first = Section(say("Does sparsity pay?"), [count, *across.answer_blocks(summaries, labels)], first=True)
+    folded = [Section(title, blocks, folded=True, printed=at < 3) for at, (title, blocks) in enumerate(parts)]
+    return Section(say("Hardware compared"), [first, *folded])
 
 
 def type_table(summaries, labels):
@@ -153,7 +164,7 @@ def speedup_sections(summaries, labels):
             for name in one.names():
                 values = one.of(name)
                 cells = [values.get(M) for M in Ms]
-                counted = [value.value for value in one.counted(name).values()]
+                counted = [value.value for value in one.sparse_counted(name).values()]
                 mean = geometric_mean(counted) if counted else None
                 shown = [cell and number(fixed(cell.value, 2) + marks_of(cell), cell.value) for cell in cells]
                 rows.append((label, name.column, *shown, fixed(mean, 2)))
@@ -167,9 +178,10 @@ def speedup_sections(summaries, labels):
             over=having[0][0].over,
         )
         headers = ("hardware", "backend/sparsity", *(f"M={M}" for M in Ms), "geometric mean of those that count")
-        kind = "paired" if having[0][0].over == CUBLASLT else having[0][0].kind
-        name = f"speedup_{stage}_{model}_{dtype}_{having[0][0].metric}_{kind}"
-        notes = notes_on({(label, *key): value for one, label in having for key, value in one.ratios.items()})
+        name = name_of(having[0][0])
+        notes = unlike(summaries, key) + notes_on(
+            {(label, *key): value for one, label in having for key, value in one.ratios.items()}
+        )
         sections.append(Section(title, [*notes, Table(name, headers, rows, "ll")], folded=len(sections) > 3))
     return sections
 
@@ -212,16 +224,16 @@ def conclusions(summaries, labels):
         if len(having) < 2:
             continue
         patterns = sorted({name for one, _ in having for name in one.sparse_names()}, key=configuration_order)
-        for name in [name for name in patterns if name.sparsity in ("2_4", "2_8")]:
-            there = {label: (one.of(name), one.counted(name)) for one, label in having if name in one.sparse_names()}
+        for name in patterns:
+            there = {label: (one.of(name), one.sparse_counted(name)) for one, label in having}
+            there = {label: both for label, both in there.items() if any(each.sparse for each in both[0].values())}
             if len(there) < 2:
                 continue
             every = set.intersection(*(set(ratios) for ratios, _ in there.values()))
             Ms = sorted(set.intersection(*(set(counted) for _, counted in there.values())))
             if Ms:
-                means = {label: geometric_mean([counted[M].value for M in Ms]) for label, (_, counted) in there.items()}
-                parts = ", ".join(
-                    f"{label} {fixed(value, 2)}" for label, value in sorted(means.items(), key=lambda item: -item[1])
+                parts = means(
+                    Ms, {label: counted for label, (_, counted) in there.items()}, protocols_of(summaries, labels, key)
                 )
                 first = having[0][0]
                 sentences.append(
@@ -240,6 +252,34 @@ def conclusions(summaries, labels):
                     )
                 )
     return sentences
+
+
+def protocols_of(summaries, labels, key):
+    """label -> the protocols of the figures of a comparison."""
+    return {label: item.protocols[key] for item, label in zip(summaries, labels, strict=True) if key in item.protocols}
+
+
+def unlike(summaries, key):
+    """A list with a sentence, if the protocols of a comparison's figures differ."""
+    found = sorted({item.protocols[key] for item in summaries if key in item.protocols})
+    if len(found) < 2:
+        return []
+    return [say("Measured in unlike ways: {protocols}.", protocols="; ".join(found))]
+
+
+def means(Ms, counted, protocols):
+    """Geometric means over M, largest first, each with its protocol if they differ, and marked if two GPUs measured it.
+
+    counted: label -> M -> ratio.
+    """
+    ranked = sorted(counted, key=lambda label: -geometric_mean([counted[label][M].value for M in Ms]))
+    differ = len({protocols[label] for label in counted}) > 1
+    parts = []
+    for label in ranked:
+        mean = geometric_mean([counted[label][M].value for M in Ms])
+        mark = ACROSS * any(counted[label][M].across for M in Ms)
+        parts.append(f"{label} {fixed(mean, 2)}{mark}" + (f" ({protocols[label]})" if differ else ""))
+    return ", ".join(parts)
 
 
 def dense_engines(key, dense):
@@ -336,7 +376,7 @@ def comparison_figures(summaries, labels):
                 table,
             )
         )
-    panels, rows = [], []
+    panels, rows, left, keys = [], [], set(), set()
     for key in shared(summaries, "ratios"):
         having = [
             (item.ratios[key], label) for item, label in zip(summaries, labels, strict=True) if key in item.ratios
@@ -348,13 +388,17 @@ def comparison_figures(summaries, labels):
         if not patterns:
             continue
         series = []
-        for name in patterns[:4]:
-            counted = [[v.value for v in other.counted(name).values()] for other, _ in having[:SHOWN_BARS]]
-            means = [geometric_mean(values) if values else None for values in counted]
-            series.append({"label": name.sparsity, "y": means})
+        shown = list(row_names(patterns))[:SHOWN_PATTERNS]
+        left |= {name.column for name in patterns if name not in shown}
+        keys |= {label for _, label in having[SHOWN_BARS:]}
+        for name in patterns:
+            counted = [[v.value for v in other.sparse_counted(name).values()] for other, _ in having]
+            averages = [geometric_mean(values) if values else None for values in counted]
+            if name in shown:
+                series.append({"label": row_names(patterns)[name], "y": averages[:SHOWN_BARS]})
             rows += [
                 (key[0], one.what, one.model, one.dtype, label, name.column, fixed(mean, 3))
-                for (_, label), mean in zip(having, means, strict=False)
+                for (_, label), mean in zip(having, averages, strict=True)
             ]
         names = [label for _, label in having[:SHOWN_BARS]]
         title = f"{key[0]} {one.dtype}" + (f", {one.caches}" if one.caches else "")
@@ -374,5 +418,8 @@ def comparison_figures(summaries, labels):
         headers = ("stage", "figure", "model", "dtype", "hardware", "backend/sparsity", "geometric mean")
         table = Table("comparison_speedup", headers, rows, "llllll")
         caption = say("Speed-up over the dense backend by hardware: geometric mean over the M that count.")
+        if left or keys:
+            absent = ", ".join([*sorted(left), *sorted(keys)])
+            caption = say("{caption} Only in its table: {absent}.", caption=caption, absent=absent)
         figures.append(Figure("comparison_speedup", caption, panels, table))
     return figures

@@ -149,6 +149,8 @@ def of_comparison(comparison, clock=None):
         theirs=fixed(theirs, digits, True),
         unit=comparison.unit,
     )
+    if M in comparison.lacking:
+        found = say("{found}, without {names} there", found=found, names=", ".join(comparison.lacking[M]))
     if beside:
         ratio = marked(beside, 2, ends=True)
         if comparison.kind in ("best_dense", "stock"):
@@ -181,8 +183,10 @@ def pattern_counts(comparison, name):
         else:
             verdicts.append(each.verdict)
     found = [say("{verdict} at {n}", verdict=each, n=verdicts.count(each)) for each in VERDICTS if each in verdicts]
+    if alone := [str(M) for other, M in sorted(comparison.alone, key=lambda each: each[1]) if other == name]:
+        left["alone"] = (say("the denominator has no figure"), alone)
     found += [say("left out M={Ms} ({why})", Ms=", ".join(Ms), why=why) for why, Ms in left.values()]
-    return say("{name}, of {n} M: {found}", name=name.column, n=len(ratios), found=joined(found, ", "))
+    return say("{name}, of {n} M: {found}", name=name.column, n=len(ratios) + len(alone), found=joined(found, ", "))
 
 
 def dense_choices(source):
@@ -229,10 +233,11 @@ def without_sparse_kernels(rows):
     dense, unknown = [], []
     for name in sorted(ran, key=configuration_order):
         said = f"{f'{name.model} ' if several else ''}{name.dtype} {name.column}"
-        if None in ran[name]:
-            unknown.append(said)
-        elif not any(ran[name]):
+        if not any(ran[name]) and None not in ran[name]:
             dense.append(said)
+        elif None in ran[name]:
+            at = sorted(row.M for row in rows if row.configuration == name and row.values.get("sparse_linears") is None)
+            unknown.append(said if len(at) == len(ran[name]) else f"{said} (M={', '.join(map(str, at))})")
     return dense, unknown
 
 
@@ -262,6 +267,7 @@ def kernel_against_model(source, comparisons):
         )
         most = max((M for _, M in shared), default=None)
         shared = [item for item in shared if item[1] == most]
+        left = left_at(most, kernel, model, key[0])
         if shared:
             parts = [
                 say(
@@ -275,7 +281,8 @@ def kernel_against_model(source, comparisons):
             sentences.append(
                 say(
                     "{model} {dtype} at M={M}, over {over}: speed-up of the GEMMs ({caches}) and of prefill ({what}):"
-                    " {parts}.",
+                    " {parts}{left}.",
+                    left=left,
                     model=key[0],
                     dtype=key[1],
                     M=most,
@@ -286,6 +293,21 @@ def kernel_against_model(source, comparisons):
                 )
             )
     return sentences
+
+
+def left_at(M, kernel, model, name):
+    """What a sentence on kernels and prefill at M leaves out: patterns whose ratio counts not in both; or nothing."""
+    left = {}
+    for comparison in (kernel, model):
+        for each, at in comparison.ratios:
+            why = comparison.left_out(each, at)
+            if at == M and why and comparison.ratios[each, at].sparse:
+                left.setdefault(str(why), (why, {}))[1][each._replace(model=name)] = None
+    parts = [
+        say("{names} ({why})", names=", ".join(each.column for each in sorted(names, key=configuration_order)), why=why)
+        for why, names in left.values()
+    ]
+    return say("; left out {parts}", parts=joined(parts, ", ")) if parts else ""
 
 
 def dtypes(source):

@@ -21,7 +21,7 @@ PATTERN_COLOURS = {"2_4": 1, "2_6": 2, "2_8": 3, "2_10": 4, "2_12": 5, "2_14": 6
 """Colours of patterns, the same in every figure."""
 DENSE_COLOURS = (0, 9, 10, 11)
 """Colours of dense backends."""
-SHOWN_BARS = 36
+SHOWN_BARS = 12
 """Most bars in a panel."""
 
 
@@ -314,16 +314,20 @@ def linear_ratios(rows):
     }, dense[0].column
 
 
-def at_some_M(rows, most):
-    """At most `most` of the rows, which are sorted by M: all rows of as many M as fit, evenly spread."""
-    by_M = {}
-    for row in rows:
-        by_M.setdefault(row.M, []).append(row)
-    Ms, room = list(by_M), max(1, most // max(map(len, by_M.values())))
-    if room < len(Ms):
-        last = len(Ms) - 1
-        Ms = [Ms[round(i * last / (room - 1))] for i in range(room)] if room > 1 else Ms[-1:]
-    return [row for M in Ms for row in by_M[M]][:most]
+def few_bars(rows):
+    """Of rows sorted by M those for bars: at the smallest and largest M stock vLLM, dense backends, 2:4 and 2:8."""
+    ends = rows[0].M, rows[-1].M
+    sparse = {row.configuration for row in rows if row.configuration.sparsity != "dense"}
+    wanted = {name for name in sparse if name.sparsity in ("2_4", "2_8") and name.backend != "auto"} or sparse
+    kept = [row for row in rows if row.M in ends]
+    kept = [row for row in kept if row.configuration.sparsity == "dense" or row.configuration in wanted]
+    return kept[:SHOWN_BARS]
+
+
+def bar_name(row):
+    """A short name of a bar: the pattern, or a dense backend, and M."""
+    name = row.configuration
+    return f"{name.backend if name.sparsity == 'dense' else name.sparsity.replace('_', ':')} {row.M}"
 
 
 def step_figure(source, model, prefix):
@@ -336,11 +340,11 @@ def step_figure(source, model, prefix):
             taken = [row for row in group if row.values.get("gemm_ms") is not None]
             taken.sort(key=lambda row: (row.M, configuration_order(row.configuration)))
             if taken:
-                shown = at_some_M(taken, SHOWN_BARS)
-                labels = [f"M={row.M} {row.configuration.column}" for row in shown]
+                shown = few_bars(taken)
+                labels = [bar_name(row) for row in shown]
                 parts = {part[:-3]: [1000 * (row.values.get(part) or 0.0) / row.M for row in shown] for part in PARTS}
                 panels.append(
-                    {"kind": "bars", "title": f"{stage} {dtype}", "y": "µs per token", "labels": labels, "parts": parts}
+                    {"kind": "bars", "title": f"{stage} {dtype}", "x": "µs per token", "labels": labels, "parts": parts}
                 )
                 rows += [
                     (
@@ -374,8 +378,8 @@ def step_figure(source, model, prefix):
         return []
     table = Table(f"{prefix}_steps", ("stage", "dtype", "backend/sparsity", "M", "part", "ms"), rows, "lll")
     caption = say(
-        "What a step takes, {model}: its parts per token, at the smallest and the largest M and as many between as"
-        " there is room for; its whole time over M where parts were not recorded.",
+        "What a step takes, {model}: its parts per token at the smallest and the largest M, the other M in the table;"
+        " its whole time over M where parts were not recorded.",
         model=model,
     )
     return [Figure(f"{prefix}_steps", caption, panels, table)]

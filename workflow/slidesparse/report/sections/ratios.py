@@ -100,6 +100,8 @@ class Comparison:
     ratios: (Configuration, M) -> Quantity.
     sides: (Configuration, M) -> (own value, denominator's value).
     apart: number of ratios left out because hardware, driver, versions, protocol or lengths of requests differ.
+    alone: (Configuration, M) of sparse figures without a figure of the denominator.
+    lacking: M -> dense backends that have no figure there, and may be the fastest.
     """
 
     stage: str
@@ -114,6 +116,8 @@ class Comparison:
     ratios: dict = field(default_factory=dict)
     sides: dict = field(default_factory=dict)
     apart: int = 0
+    alone: list = field(default_factory=list)
+    lacking: dict = field(default_factory=dict)
 
     @property
     def in_turn(self):
@@ -144,6 +148,10 @@ class Comparison:
     def counted(self, name):
         """M -> ratio of one configuration, of those that take part in conclusions."""
         return {M: ratio for M, ratio in self.of(name).items() if not self.left_out(name, M)}
+
+    def sparse_counted(self, name):
+        """M -> ratio of one configuration, of those that count and for which a sparse kernel ran."""
+        return {M: ratio for M, ratio in self.counted(name).items() if ratio.sparse}
 
     def sparse_names(self):
         """Configurations with a ratio for which a sparse kernel ran, sorted."""
@@ -314,11 +322,12 @@ def divided(empty, values, higher):
             there = [other for other in there if not values[other, M].unfit] or there
             return pick(there, key=lambda other: values[other, M].value) if there and name not in dense else None
 
-        comparisons.append(
-            ratios(
-                replace(empty, over=say("the fastest dense backend of each M"), kind="best_dense"), values, best, higher
-            )
-        )
+        fastest = replace(empty, over=say("the fastest dense backend of each M"), kind="best_dense")
+        comparisons.append(ratios(fastest, values, best, higher))
+        for M in sorted({M for _, M in comparisons[-1].ratios}):
+            absent = [name.backend for name in dense if (name, M) not in values]
+            if absent:
+                comparisons[-1].lacking[M] = absent
     sparse = {name.backend: name for name, _ in values if name.sparsity == HALF and name.sparse_kernel}
     if sparse:
         over = ", ".join(sorted(name.column for name in sparse.values()))
@@ -334,11 +343,12 @@ def ratios(empty, values, base_of, higher):
 
     GEMMs with different output types are not compared.
     """
-    filled = replace(empty, ratios={}, sides={})
+    filled = replace(empty, ratios={}, sides={}, alone=[], lacking={})
     for (name, M), mine in values.items():
         base = base_of(name, M)
         theirs = values.get((base, M))
         if base in (None, name) or theirs is None or theirs.kind != mine.kind:
+            filled.alone += [(name, M)] if base != name and mine.sparse else []
             continue
         if theirs.machine != mine.machine:
             filled.apart += 1

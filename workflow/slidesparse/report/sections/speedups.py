@@ -6,7 +6,7 @@ from slidesparse.report.document.model import NONE, Section, Table, fixed, inter
 from slidesparse.report.sections.coverage import covers
 from slidesparse.report.sections.ratios import ACROSS, ACROSS_NOTE, FIGURES, of_points, quotient
 from slidesparse.report.sources.rows import configuration_order, grouped
-from slidesparse.report.tables.columns import CUBLASLT, RIVALS
+from slidesparse.report.tables.columns import RIVALS
 from slidesparse.sparsity.patterns import Pattern
 
 GAINS = ("M", "variant", "stock vLLM (ms)", "best dense", "best dense (ms)", "gain of fusion and graphs")
@@ -126,6 +126,7 @@ def gain_rows(values, variants):
         dense = [name for name in same if name.sparsity == "dense" and not name.stock]
         if not dense:
             continue
+        dense = [name for name in dense if not same[name].unfit] or dense
         fastest = min(dense, key=lambda name: same[name].value)
         between = same[fastest]
         first = (number(str(M), M), variants[M], fixed(before.value, 3), fastest.column, fixed(between.value, 3))
@@ -154,8 +155,8 @@ def title_of(comparison):
 def name_of(comparison):
     """Name of the CSV of a comparison."""
     parts = ("speedup", comparison.stage, comparison.model, comparison.dtype, comparison.metric, comparison.kind)
-    turn = ("paired",) if comparison.over == CUBLASLT or comparison.kind == "linear" else ()
-    return "_".join(dict.fromkeys((*parts, *turn)))
+    turn = "paired" if comparison.in_turn else comparison.caches
+    return "_".join(filter(None, (*parts, turn)))
 
 
 def cell(ratio):
@@ -222,6 +223,9 @@ def comparison_section(source, comparison):
     if comparison.in_turn and any(name.sparse_on_gpu for name in sparse):
         notes.append(TURN_NOTE)
     notes += notes_on(comparison.ratios)
+    if comparison.lacking:
+        lacking = [say("{names} at M={M}", names=", ".join(names), M=M) for M, names in comparison.lacking.items()]
+        notes.append(say("Dense backends without a figure, which may be faster: {lacking}.", lacking=lacking))
     above = [say("{name} at M={M}", name=name.column, M=M) for name, M in comparison.above_bound()]
     if above:
         notes.append(say("Above the bound, which supposes GEMMs of equal efficiency: {above}.", above=above))

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from slidesparse.report.sections import checks, overview
+from slidesparse.report.sections import checks, overview, verdict
 from slidesparse.report.sections.ratios import of_layers, of_points
-from slidesparse.report.sources.rows import caches_of, grouped, step_value, workload
+from slidesparse.report.sources.rows import OURS, caches_of, grouped, step_value, workload
 
 ENGINES = {"prefill": ("step_ms", "tokens_per_s"), "decode": ("gpu_step_ms", "tokens_per_s")}
 """stage -> columns by which engines of two GPUs are compared. In decode the host may decide the time by the clock."""
@@ -23,6 +23,9 @@ class Summary:
     span: first and last time.
     dense: (stage, column, model, dtype) -> {M: (Configuration, Quantity, protocol)} of the fastest dense engine, of
     the figures that count.
+    protocols: as `ratios` -> the protocols of its figures, as text.
+    answers: (model, dtype) -> stage -> the Comparison that decides there, or None.
+    foreign: whether others published all of it.
     """
 
     key: str
@@ -37,6 +40,9 @@ class Summary:
     values: dict = field(default_factory=dict)
     ratios: dict = field(default_factory=dict)
     dense: dict = field(default_factory=dict)
+    protocols: dict = field(default_factory=dict)
+    answers: dict = field(default_factory=dict)
+    foreign: bool = False
 
 
 def summary(key, source, compared, anomalies):
@@ -76,8 +82,29 @@ def summary(key, source, compared, anomalies):
     for one in compared:
         if one.kind in ("dense", "best_dense", "linear") and one.ratios:
             over = str(one.over)
-            kept.ratios[one.stage, str(one.what), over, one.model, one.dtype] = one
+            key = one.stage, str(one.what), over, one.model, one.dtype
+            kept.ratios[key], kept.protocols[key] = one, protocols(source, one)
+    for model, dtype in verdict.types_of(source):
+        kept.answers[model, dtype] = {
+            stage: verdict.deciding(compared, stage, model, dtype) for stage in verdict.STAGES
+        }
+    kept.foreign = verdict.foreign(source)
     return kept
+
+
+def protocols(source, comparison):
+    """The protocols of a comparison's figures, as text: protocol 9, published; with the lengths of requests."""
+    rows = [row for row in source.stage(comparison.stage) if row.status == "ok"]
+    rows = [row for row in rows if row.configuration[:2] == (comparison.model, comparison.dtype)]
+    found = {
+        "published" if source.layouts.get(row.point) != OURS else f"protocol {row.provenance.protocol}" for row in rows
+    }
+    return " and ".join(sorted(found | lengths(rows, comparison.metric)))
+
+
+def lengths(rows, metric):
+    """Lengths of requests, where tokens/s are compared."""
+    return {f"{workload(row)} tokens a request" for row in rows if metric == "tokens_per_s" and workload(row)}
 
 
 def protocol(row, column):

@@ -1,5 +1,6 @@
 """Figures that a check disqualifies. They stay in their tables, and take part in no conclusion, mean or comparison."""
 
+from itertools import combinations
 from typing import NamedTuple
 
 from slidesparse.plan.key import Configuration
@@ -9,6 +10,8 @@ from slidesparse.report.sources.rows import by_configuration, step_value
 FLAT = 1.15
 """Step time counts as independent of M if `GROWTH` times the tokens, or more, take less than this factor longer."""
 GROWTH = 1.8
+WAVES = 1.1
+"""Sequences run in two waves if a run takes this factor longer than its sequences are more."""
 
 FLAT_STEP = say("flat steps")
 WINDOW = say("not M sequences at once")
@@ -61,25 +64,26 @@ def windows(source):
     for name, rows in by_configuration(source.stage("decode")).items():
         good = [row for row in rows if row.status == "ok"]
         for row in good:
-            least = row.values.get("sequences_min")
-            if least is not None and least < row.M:
-                sentence = say("{least} sequences at least", least=least)
+            least, most = row.values.get("sequences_min"), row.values.get("sequences_max")
+            if (least is not None and least < row.M) or (most is not None and most > row.M):
+                sentence = say("{least} to {most} sequences", least=least, most=most)
                 found.append(Unfit("decode", name, row.M, WINDOW, sentence))
-        for row, more in zip(good, good[1:], strict=False):
+        waves = {}
+        for row, more in combinations(good, 2):
             times = [each.values.get("elapsed_time_s") for each in (row, more)]
             tokens = [each.values.get("tokens_per_s") for each in (row, more)]
-            if row.values.get("step_ms") is not None or None in times + tokens:
+            if row.values.get("step_ms") is not None or None in times + tokens or {row.M, more.M} & waves.keys():
                 continue
             growth, longer, gain = more.M / row.M, times[1] / times[0], tokens[1] / tokens[0]
-            if growth >= GROWTH and longer >= 0.95 * growth:
-                sentence = say(
+            if longer >= WAVES * growth or (growth >= GROWTH and longer >= 0.95 * growth):
+                waves[more.M] = sentence = say(
                     "{longer} times as long as M={less} for {gain} times the tokens/s, as when "
                     "sequences run in two waves",
                     longer=fixed(longer, 2),
                     less=row.M,
                     gain=fixed(gain, 2),
                 )
-                found.append(Unfit("decode", name, more.M, WINDOW, sentence))
+        found += [Unfit("decode", name, M, WINDOW, sentence) for M, sentence in waves.items()]
     return found
 
 

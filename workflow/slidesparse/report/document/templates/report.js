@@ -19,7 +19,13 @@ document.addEventListener("click", (event) => {
   rows.sort(([a], [b]) => a.missing - b.missing || sign * (numeric && !a.missing ? a.value - b.value : a.text.localeCompare(b.text)));
   body.append(...rows.map(([, row]) => row));
 });
-// What is folded is printed as well, but for the tables behind figures.
+// A print unfolds the parts that are meant for it. A link into a folded part unfolds it.
 addEventListener("beforeprint", () => {
-  for (const part of document.querySelectorAll("section details")) part.open ||= !part.closest("figure");
+  for (const part of document.querySelectorAll("details.printed")) part.open = true;
 });
+const unfold = () => {
+  const part = location.hash && document.getElementById(location.hash.slice(1));
+  for (let each = part; each; each = each.parentElement) if (each.tagName === "DETAILS") each.open = true;
+};
+addEventListener("hashchange", unfold);
+unfold();

@@ -1,0 +1,180 @@
+"""Recompute from the kept points, without the report's code, what the first screen of a report says and shows."""
+
+import json
+from statistics import median
+
+from kept import DENSE, engine, in_turn, points, rounded
+from places import ROOT
+from recompute import ratios
+
+TYPES, STAGES = ("INT8", "FP8"), ("prefill", "decode")
+BEST, STOCK = "the fastest dense backend of each M", "stock vLLM"
+CLOCK, GPU = "steady-state step time", "GPU time of a step"
+BY = {CLOCK: "by the clock", GPU: "by GPU time"}
+DOES = {"faster": "pays", "even": "even", "slower": "loses", "unknown": "unknown"}
+MODEL = "BitNet-2B-synthetic"
+
+
+def named(column):
+    backend, _, pattern = column.partition("/")
+    return pattern.replace("_", ":") + (" auto" if backend == "auto" else "")
+
+
+def order(text):
+    pattern, _, backend = text.partition(" ")
+    return int(pattern[2:]), backend
+
+
+def two(value):
+    return rounded(value, 2)
+
+
+def span(values):
+    low, high = two(min(values)), two(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def decided(key, stage, dtype, over=BEST):
+    """(what is compared, pattern -> M -> ratio) by the clock, or by GPU time if no ratio by the clock counts."""
+    for what in (CLOCK, GPU):
+        found = {}
+        for (column, M), (ratio, *_) in ratios(key, stage, dtype, what, over).items():
+            found.setdefault(named(column), {})[M] = ratio
+        if what == GPU or any(not ratio.out for each in found.values() for ratio in each.values()):
+            return what, {text: dict(sorted(found[text].items())) for text in sorted(found, key=order)}
+    raise AssertionError
+
+
+def counted(each):
+    return {M: ratio for M, ratio in each.items() if not ratio.out}
+
+
+def word(each):
+    """(what the pattern does, the M from which on all ratios that count say so)."""
+    good = counted(each)
+    if not good:
+        return "unknown", None
+    last, since = good[max(good)].verdict, None
+    for M in sorted(good, reverse=True):
+        if good[M].verdict != last:
+            break
+        since = M
+    return DOES[last], since
+
+
+def engines(key, stage, dtype):
+    """The sentence on one stage and type."""
+    what, found = decided(key, stage, dtype)
+    groups, parts = {}, []
+    for text, each in found.items():
+        does, since = word(each)
+        groups.setdefault((does, since if does == "pays" else 0), []).append(text)
+    for (does, since), texts in sorted(
+        groups.items(), key=lambda g: (list(DOES.values()).index(g[0][0]), g[0][1] or 0)
+    ):
+        names, many = ", ".join(texts), len(texts) > 1
+        good = [ratio for text in texts for M, ratio in counted(found[text]).items() if (since or 0) <= M]
+        values = [ratio.value for ratio in good]
+        if does == "pays":
+            parts.append(f"{names} {'pay' if many else 'pays'} from M={since} on, {span(values)}")
+        elif does == "even":
+            parts.append(f"{names} even at the largest M, {span(values)}")
+        elif does == "loses":
+            slower = sum(ratio.verdict == "slower" for ratio in good)
+            parts.append(f"{names} {'lose' if many else 'loses'}, {span(values)} (slower in {slower} of {len(good)})")
+        else:
+            spans = [f"{text} {span([r.value for r in counted(found[text]).values()])}" for text in texts]
+            parts.append(f"unknown, because there are no intervals: {', '.join(spans)}")
+    out = {M: ratio.out for each in found.values() for M, ratio in sorted(each.items()) if ratio.out}
+    if out:
+        whys = ", ".join(dict.fromkeys(out.values()))
+        parts.append(f"left out, of some patterns or all, M={', '.join(map(str, sorted(out)))} ({whys})")
+    return f"- {stage.capitalize()} {dtype}, {BY[what]}: {'; '.join(parts)}."
+
+
+def over_stock(key, stage, dtype):
+    """M -> how many times as fast as stock vLLM our fastest dense engine is, of the ratios that count, or all."""
+    by = "step" if decided(key, stage, dtype)[0] == CLOCK else "gpu"
+    Ms = sorted({w[4] for w in points(key) if w[:2] == (stage, dtype) and w[2] in DENSE})
+    found = {}
+    for M in Ms:
+        stock = engine(key, stage, dtype, "vllm", "dense", M, by)
+        each = [stock.over(engine(key, stage, dtype, b, "dense", M, by)) for b in DENSE]
+        good = [ratio for ratio in each if not ratio.out]
+        found[M] = max((r.value for r in good), default=None)
+    return found
+
+
+def kernels(key):
+    parts = []
+    for rival, what in (("best", "products alone"), ("whole", "whole linears")):
+        spans = []
+        for dtype in TYPES:
+            Ms = [w[4] for w in points(key) if w[:4] == ("kernel", dtype, "cusparselt", "2_4")]
+            spans.append(f"2:4 {dtype} {span([in_turn(key, dtype, '2_4', M, rival)[0].value for M in Ms])}")
+        parts.append(f"{what} {', '.join(spans)}")
+    return f"- Kernels in turn with dense ones: {'; '.join(parts)}."
+
+
+def stock(key):
+    parts = []
+    for stage in STAGES:
+        spans = [f"{d} {span([v for v in over_stock(key, stage, d).values() if v])}" for d in TYPES]
+        parts.append(f"{stage}, {BY[decided(key, stage, TYPES[0])[0]]}, {', '.join(spans)}")
+    return f"- Without sparsity, our fastest dense engine over stock vLLM: {'; '.join(parts)}."
+
+
+def cell(values, left, interval=True):
+    if not values:
+        return "†" if left else "—"
+    ends = f" ({two(min(values))}–{two(max(values))})" if interval and min(values) < max(values) else ""
+    return two(median(values)) + ends + " †" * bool(left)
+
+
+def cost(key, dtype, backend, sparsity, ends):
+    """Energy at both stages (mJ a token), memory of weights (GB), and percent of weights that pruning changed."""
+    results = [points(key)[stage, dtype, backend, sparsity, ends[stage]]["results"] for stage in STAGES]
+    joules = [rounded(1000 * each["energy_j_per_token"], 2) for each in results]
+    memory = two(results[0]["weight_bytes"] / 1e9)
+    manifest = ROOT / "resources" / "measured" / "checkpoints" / MODEL / dtype / f"{sparsity}.json"
+    item = json.loads(manifest.read_text())
+    share = "0" if sparsity == "dense" else rounded(100 * item["changed"] / item["weights"], 1)
+    return [*joules, memory, share, "not measured"]
+
+
+def rows(key, dtype):
+    """Rows of the table of one type, without the row of the dense engine."""
+    found = {stage: decided(key, stage, dtype) for stage in STAGES}
+    ends = {s: max(w[4] for w in points(key) if w[:3] == (s, dtype, "cusparselt")) for s in STAGES}
+    dense = {stage: over_stock(key, stage, dtype) for stage in STAGES}
+    cells = [cell([1 / v for v in dense[s].values() if v], None in dense[s].values()) for s in STAGES]
+    lines = [["stock vLLM", cells[0], "—", cells[1], "—", "—", "1", "1", *cost(key, dtype, "vllm", "dense", ends)]]
+    clock = {}
+    for (column, M), (ratio, *_) in ratios(key, "decode", dtype, CLOCK, BEST).items():
+        clock.setdefault(named(column), {})[M] = ratio
+    for text in found["prefill"][1]:
+        line, stocks = [text], []
+        for stage in STAGES:
+            what, patterns = found[stage]
+            each = patterns[text]
+            line.append(cell([r.value for r in counted(each).values()], len(counted(each)) < len(each)))
+            if stage == "decode":
+                line.append(cell([r.value for r in clock[text].values()], any(r.out for r in clock[text].values())))
+            does, since = word(each)
+            line.append(f"pays from {since}" if does == "pays" else does)
+            column = f"{'auto' if text.endswith('auto') else 'cusparselt'}/{text.split()[0].replace(':', '_')}"
+            mine = {M: r for (c, M), (r, *_) in ratios(key, stage, dtype, what, STOCK).items() if c == column}
+            good = counted(mine)
+            stocks.append(cell([r.value for r in good.values()], len(good) < len(mine), interval=False))
+        backend, _, pattern = column.partition("/")
+        lines.append([*line, *stocks, *cost(key, dtype, backend, pattern, ends)])
+    return lines
+
+
+def mistakes(key, screen):
+    """What the first screen should say and does not. screen: its Markdown."""
+    wanted = [engines(key, stage, dtype) for stage in STAGES for dtype in TYPES]
+    wanted += [kernels(key), stock(key)]
+    wanted += [f"| {' | '.join(line)} |" for dtype in TYPES for line in rows(key, dtype)]
+    lines = screen.splitlines()
+    return [line for line in wanted if line not in lines]

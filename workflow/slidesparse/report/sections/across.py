@@ -1,0 +1,94 @@
+"""The first screen of the comparison: a row for each GPU, and what each pattern does there."""
+
+from statistics import median
+
+from slidesparse.report.document.model import NONE, Bullets, Choice, Table, fixed, joined, say
+from slidesparse.report.sections.verdict import FIGURES, PAYS, STAGES, UNKNOWN, WORDS, row_names, verdict
+from slidesparse.report.sources.rows import DTYPES, pattern_length
+
+MOST_PATTERNS = 4
+"""Most patterns of which the first screen speaks; the tables below have all."""
+
+MEANING = say(
+    "Over the fastest dense engine of each GPU. Cells: median of the ratios that count, and what they say at the"
+    " largest M that counts. Pays, even, loses: the interval lies above 1, holds 1, lies below 1. Unknown: no ratio"
+    " counts, or there is no interval. †: some ratios do not count, because the host bounds them, or a check"
+    " disqualifies them. Ways to measure, and models, differ between rows as the table says."
+)
+
+
+def answer_blocks(summaries, labels):
+    """For each type sentences on which pattern pays where, and a table with a row for each GPU and model."""
+    sentences, tables = [], {}
+    for dtype in DTYPES:
+        found = [
+            (label, model, stages)
+            for item, label in zip(summaries, labels, strict=True)
+            for (model, of), stages in item.answers.items()
+            if of == dtype and any(stages.values())
+        ]
+        if found:
+            words = {stage: words_of(found, stage) for stage in STAGES}
+            sentences += [sentence for stage in STAGES for sentence in where(stage, dtype, words[stage])]
+            tables |= {(dtype, stage): table(dtype, stage, found, words[stage]) for stage in STAGES if words[stage]}
+    if not tables:
+        return []
+    return [Bullets(sentences), Choice(("type", "stage"), tables), MEANING]
+
+
+def words_of(found, stage):
+    """Pattern -> [(GPU and model, Verdict)] of one stage, the shortest patterns first."""
+    patterns = {}
+    for label, model, stages in found:
+        comparison = stages[stage]
+        for name, text in row_names(comparison.sparse_names() if comparison else []).items():
+            patterns.setdefault(text, []).append(
+                ((label, model), pattern_length(name.sparsity), verdict(comparison, name))
+            )
+    order = sorted(patterns, key=lambda text: (" " in text, patterns[text][0][1], text))
+    return {text: {where: each for where, _, each in patterns[text]} for text in order}
+
+
+def where(stage, dtype, words):
+    """A list with the sentence on one stage and type: on which GPUs each pattern pays, is even, loses, is unknown."""
+    groups = {}
+    for text, verdicts in list(words.items())[:MOST_PATTERNS]:
+        for word in map(str, WORDS.values()):
+            names = tuple(dict.fromkeys(label for (label, _), each in verdicts.items() if str(each.word) == word))
+            if names:
+                groups.setdefault((word, names), []).append(text)
+    parts = [
+        say("{pattern} {word} on {names}", pattern=", ".join(patterns), word=say(word), names=", ".join(names))
+        for (word, names), patterns in groups.items()
+    ]
+    if not parts:
+        return []
+    more = len(words) - MOST_PATTERNS
+    if more > 0:
+        parts.append(say("further patterns, in the tables: {n}", n=more))
+    return [say("{stage} {dtype}: {parts}.", stage=say(stage.capitalize()), dtype=dtype, parts=joined(parts))]
+
+
+def table(dtype, stage, found, words):
+    """The table of one type and stage: for each GPU the figure that decides, and ratio and word of each pattern."""
+    shown = list(words)[:MOST_PATTERNS]
+    heads = (f"{dtype} {stage}", say("model"), say("figure"), *shown)
+    rows = [
+        [label, model, FIGURES[stages[stage].metric], *(cell(words[text].get((label, model))) for text in shown)]
+        for label, model, stages in found
+        if stages[stage]
+    ]
+    return Table(f"answer_{dtype}_{stage}", heads, rows, "l" * len(heads))
+
+
+def cell(found):
+    """Median ratio and word of one pattern; a dash if it was not measured."""
+    if found is None:
+        return NONE
+    if not found.counted:
+        return say("unknown, none counts")
+    middle = fixed(median([each.value for each in found.counted.values()]), 2)
+    dagger = " †" if found.left else ""
+    if found.word is PAYS:
+        return say("{ratio} pays from {since}", ratio=f"{middle}{dagger}", since=found.since)
+    return say("{ratio} {word}", ratio=f"{middle}{dagger}", word=UNKNOWN if found.word is UNKNOWN else found.word)

@@ -1,0 +1,69 @@
+"""The graphs of the first screen: speed-up over M of a few patterns, for each type, stage and denominator."""
+
+from slidesparse.report.document.model import Figure, Table, fixed, number, say
+from slidesparse.report.sections.figures import PATTERN_COLOURS, line
+from slidesparse.report.sections.verdict import row_names, spell
+from slidesparse.sparsity.patterns import Pattern
+
+MOST_LINES = 5
+"""Most patterns in its figure."""
+
+DRAWN = {
+    ("prefill", "step_ms"): "prefill",
+    ("prefill", "tokens_per_s"): "prefill, tokens/s",
+    ("decode", "gpu_step_ms"): "decode, GPU time",
+    ("decode", "step_ms"): "decode, clock",
+    ("decode", "tokens_per_s"): "decode, tokens/s",
+    ("kernel", "linear_us"): "kernel, whole linears",
+}
+"""(stage, figure) -> its name among the figures."""
+
+
+def figure_choices(comparisons, types, label, prefix):
+    """(type, stage, denominator) -> Figure of ratios over M with their intervals, of at most MOST_LINES patterns."""
+    found = {}
+    for model, dtype in types:
+        for stage, metric in DRAWN:
+            said = DRAWN[stage, metric]
+            if metric == "tokens_per_s" and any(p[0] == label[model, dtype] and p[1].startswith(stage) for p in found):
+                continue
+            for over, kinds in (("dense", ("best_dense", "dense", "linear")), ("stock vLLM", ("stock",))):
+                same = [c for c in comparisons if (c.stage, c.dtype, c.metric) == (stage, dtype, metric) and c.ratios]
+                same = [c for c in same if model == c.model or stage == "kernel"]
+                one = next((c for kind in kinds for c in same if c.kind == kind and c.sparse_names()), None)
+                if one:
+                    place = label[model, dtype], said, over
+                    found[place] = drawn(one, f"{prefix}_answer_{dtype}_{stage}_{metric}_{one.kind}_{model}")
+    return found
+
+
+def drawn(comparison, name):
+    """The figure of one comparison."""
+    names = comparison.sparse_names()
+    labels = row_names(names)
+    names = list(labels)[:MOST_LINES]
+    series, rows = [], []
+    for each in names:
+        values = comparison.of(each)
+        bands = [None if value.low is None else [value.low, value.high] for value in values.values()]
+        out = [bool(comparison.left_out(each, M)) for M in values]
+        bound = Pattern(each.sparsity).bound if each.sparsity != "2_inf" and comparison.kind != "stock" else None
+        style = {"style": (PATTERN_COLOURS.get(each.sparsity, 0), int(labels[each] != spell(each.sparsity)))}
+        y = [value.value for value in values.values()]
+        series.append(line(each, names, list(values), y, band=bands, hollow=out, bound=bound))
+        series[-1] |= style | {"label": labels[each]}
+        for (M, value), left in zip(values.items(), out, strict=True):
+            shown = [fixed(each_, 3) for each_ in (value.value, value.low, value.high)]
+            rows.append((labels[each], number(str(M), M), *shown, "yes" if left else ""))
+    panel = {"kind": "lines", "title": "", "y": comparison.axis, "series": series, "one": True, "flat": True}
+    caption = say(
+        "{stage} {model} {dtype}, {what}, over {over}. Above 1 sparse is faster. Bands: intervals. Hollow: left out."
+        " ▲: a pattern's bound.",
+        stage=comparison.stage,
+        model=comparison.model,
+        dtype=comparison.dtype,
+        what=comparison.what,
+        over=comparison.over,
+    )
+    heads = ("pattern", "M", "speed-up", "low", "high", "left out")
+    return Figure(name, caption, [panel], Table(name, heads, rows, "l"))

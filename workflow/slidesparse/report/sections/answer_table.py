@@ -1,0 +1,208 @@
+"""The table of the first screen: stock vLLM, the fastest dense engine and each pattern, with speed-ups and costs."""
+
+from statistics import median
+
+from slidesparse.report.document.model import NONE, Table, fixed, number, say
+from slidesparse.report.sections.verdict import (
+    FIGURES,
+    PAYS,
+    STAGES,
+    deciding,
+    fastest_over_stock,
+    over_dense,
+    over_stock,
+    ratios,
+    row_names,
+    verdict,
+)
+from slidesparse.report.sources.rows import configuration_order
+
+RULE = say(
+    "Cells: median (range) of the ratios that count. Pays, even, loses: at the largest M that counts, the interval of"
+    " the ratio over the fastest dense engine lies above 1, holds 1, lies below 1; from the named M on, all ratios that"
+    " count say so. Unknown: no ratio counts, or there is no interval. †: the host bounds some ratios, or a check"
+    " disqualifies them. By the clock, decode shows these too; elsewhere they do not count. `auto` takes the fastest"
+    " measured library for each linear. Energy is the whole GPU's, in decode with the prompt step."
+)
+
+
+def table(source, comparisons, model, dtype, label, prefix):
+    """The table of one model and type: stock vLLM, the fastest dense engine, and a row for each pattern."""
+    by_stage = {stage: deciding(comparisons, stage, model, dtype) for stage in STAGES}
+    shown = row_names(
+        sorted({name for c in by_stage.values() if c for name in c.sparse_names()}, key=configuration_order)
+    )
+    ends = {stage: largest(source, stage, model, dtype) for stage in STAGES}
+    dense = {stage: (M, fastest_dense(source, stage, model, dtype, M)) for stage, M in ends.items()}
+    first = next((name for _, name in dense.values() if name), None)
+    rows = []
+    if any(
+        row.configuration.stock and row.status == "ok" for row in source.rows if row.configuration[:2] == (model, dtype)
+    ):
+        stock = next(
+            row.configuration
+            for row in source.rows
+            if row.configuration.stock and row.configuration[:2] == (model, dtype)
+        )
+        cells = [cell for stage in STAGES for cell in stock_cells(comparisons, stage, model, dtype)]
+        costs = cost_cells(source, {stage: (M, stock) for stage, M in ends.items()}, stock)
+        rows.append([say("stock vLLM"), *cells, number("1", 1), number("1", 1), *costs])
+    over = [dense_over_stock(comparisons, stage, model, dtype) for stage in STAGES]
+    rows.append([say("dense"), *reference_cells(source, dense), *over, *cost_cells(source, dense, first)])
+    for name, text in shown.items():
+        cells = [cell for stage in STAGES for cell in speed_cells(comparisons, by_stage[stage], stage, name)]
+        over = [stock_cell(comparisons, stage, name) for stage in STAGES]
+        costs = cost_cells(source, {stage: (M, name) for stage, M in ends.items()}, name)
+        rows.append([text, *cells, *over, *costs])
+    return without_empty(f"{prefix}_answer_{model}_{dtype}", headers(label, by_stage, ends), rows if shown else [])
+
+
+def without_empty(name, heads, rows):
+    """A Table without columns of which nothing is known in any row but for the dense engine's own."""
+    known = [i for i in range(len(heads)) if any(row[i] != NONE for row in rows if row[0] != say("dense"))]
+    sides = "".join("lrlrrlrrrrrrl"[i] for i in known)
+    return Table(name, tuple(heads[i] for i in known), [[row[i] for i in known] for row in rows], sides)
+
+
+def headers(label, by_stage, ends):
+    """Heads of the table: with the figure that decides at each stage, and the M of the energy."""
+    figure = {stage: FIGURES[c.metric] if c else "" for stage, c in by_stage.items()}
+    prefill, decode = (say("{stage} over dense, {figure}", stage=say(stage), figure=figure[stage]) for stage in STAGES)
+    stock = [say("{stage} over stock", stage=say(stage)) for stage in STAGES]
+    energy = [say("mJ/token, {stage} {M}", stage=say(s), M=M) if M else say("mJ/token") for s, M in ends.items()]
+    heads = (
+        label,
+        prefill,
+        say("prefill"),
+        decode,
+        say("decode over dense, by the clock"),
+        say("decode"),
+        *stock,
+        *energy,
+    )
+    return (*heads, say("weights, GB"), say("weights changed, %"), say("quality"))
+
+
+def of_median(values, left):
+    """`median (low–high)` of ratios, with † if some are left out; a dash without ratios."""
+    if not values:
+        return "†" if left else NONE
+    middle, low, high = median(values), min(values), max(values)
+    text = f"{fixed(middle, 2)} ({fixed(low, 2)}–{fixed(high, 2)})" if low < high else str(fixed(middle, 2))
+    return number(text + " †" * bool(left), middle)
+
+
+def middle_of(values, left):
+    """The median of ratios, with † if some are left out; a dash without ratios."""
+    if not values:
+        return NONE
+    return number(str(fixed(median(values), 2)) + " †" * bool(left), median(values))
+
+
+def speed_cells(comparisons, comparison, stage, name):
+    """Cells of one pattern at a stage: its ratios by the figure that decides, for decode by the clock, and the word."""
+    found = verdict(comparison, name) if comparison else None
+    cells = [of_median(ratios(found), found.left) if found else NONE]
+    if stage == "decode":
+        clock = over_dense(comparisons, stage, *name[:2], "step_ms")
+        seen = [each.value for each in clock.of(name).values() if each.sparse] if clock else []
+        bound = bool(clock) and len(clock.sparse_counted(name)) < len(seen)
+        cells.append(of_median(seen, bound))
+    if not found or not comparison.of(name):
+        return [*cells, NONE]
+    if found.word is PAYS:
+        return [*cells, say("pays from {since}", since=found.since)]
+    return [*cells, found.word]
+
+
+def stock_cell(comparisons, stage, name):
+    """The ratios of one configuration over stock vLLM."""
+    comparison = over_stock(comparisons, stage, *name[:2])
+    ran = [each for each in comparison.of(name).values() if each.sparse] if comparison else []
+    if not ran:
+        return NONE
+    counted = [each.value for each in comparison.sparse_counted(name).values()]
+    return middle_of(counted, len(counted) < len(ran))
+
+
+def dense_over_stock(comparisons, stage, model, dtype):
+    """The ratios of the fastest dense engine over stock vLLM."""
+    comparison, best = (
+        over_stock(comparisons, stage, model, dtype),
+        fastest_over_stock(comparisons, stage, model, dtype),
+    )
+    every = {M for name, M in comparison.ratios if name.sparsity == "dense"} if comparison else ()
+    return middle_of([each.value for each in best.values()], len(best) < len(every))
+
+
+def stock_cells(comparisons, stage, model, dtype):
+    """Cells of stock vLLM at a stage: one over the ratios of the fastest dense engine; it has no word."""
+    best = fastest_over_stock(comparisons, stage, model, dtype)
+    comparison = over_stock(comparisons, stage, model, dtype)
+    every = {M for name, M in comparison.ratios if name.sparsity == "dense"} if comparison else ()
+    cells = [of_median([1 / each.value for each in best.values()], len(best) < len(every))]
+    return [*cells, *[NONE] * (2 if stage == "decode" else 1)]
+
+
+def reference_cells(source, dense):
+    """Cells of the dense row: 1, and the step at the largest M."""
+    cells = []
+    for stage, (M, name) in dense.items():
+        row = point(source, stage, name, M)
+        column = "step_ms" if stage == "prefill" or not row or not row.values.get("gpu_step_ms") else "gpu_step_ms"
+        step = row.values.get(column) if row else None
+        cells.append(
+            say("1 ({ms} ms at {M})", ms=fixed(step, 1 if step >= 10 else 2), M=M if M % 1024 else f"{M // 1024}k")
+            if step
+            else "1"
+            if name
+            else NONE
+        )
+        cells += [number("1", 1) if name else NONE] * (stage == "decode") + [NONE]
+    return cells
+
+
+def largest(source, stage, model, dtype):
+    """The largest M of a stage at which a dense and a sparse engine have a point; None without."""
+    rows = [r for r in source.stage(stage) if r.configuration[:2] == (model, dtype) and r.status == "ok"]
+    dense = {row.M for row in rows if row.configuration.sparsity == "dense" and not row.configuration.stock}
+    return max(dense & {row.M for row in rows if row.sparse}, default=None)
+
+
+def fastest_dense(source, stage, model, dtype, M):
+    """The dense configuration with the shortest step at M, or the most tokens/s; None without."""
+    rows = [row for row in source.stage(stage) if row.M == M and row.configuration[:2] == (model, dtype)]
+    rows = [r for r in rows if r.status == "ok" and r.configuration.sparsity == "dense" and not r.configuration.stock]
+    for column, sign in (("gpu_step_ms" if stage == "decode" else "step_ms", 1), ("tokens_per_s", -1)):
+        known = [row for row in rows if row.values.get(column)]
+        if known:
+            return min(known, key=lambda row: sign * row.values[column]).configuration
+    return None
+
+
+def point(source, stage, name, M):
+    """The good row of one configuration at M, or None."""
+    found = (r for r in source.stage(stage) if r.M == M and r.configuration == name and r.status == "ok")
+    return next(found, None)
+
+
+def cost_cells(source, places, name):
+    """Energy at both stages, memory of weights, share of weights that pruning changed, quality."""
+    rows = [point(source, stage, other, M) for stage, (M, other) in places.items()]
+    joules = [row.values.get("energy_j_per_token") if row else None for row in rows]
+    memory = next((row.values["weight_bytes"] for row in rows if row and row.values.get("weight_bytes")), None)
+    cells = [fixed(1000 * each, 2) if each is not None else NONE for each in joules]
+    cells.append(fixed(memory / 1e9, 2) if memory else NONE)
+    return [*cells, changed(source, name), say("not measured")]
+
+
+def changed(source, name):
+    """Percent of the weights that pruning changed: none of a dense engine; a dash if no manifest says it."""
+    if name is None:
+        return NONE
+    if name.sparsity == "dense":
+        return number("0", 0)
+    key = name.model, name.dtype, name.sparsity
+    item = next((c for c in source.checkpoints if (c["model"], c["dtype"], c["sparsity"]) == key), {})
+    weights, count = item.get("weights"), item.get("changed")
+    return fixed(100 * count / weights, 1) if weights and count is not None else NONE

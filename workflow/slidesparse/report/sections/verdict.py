@@ -1,0 +1,152 @@
+"""What the ratios of one pattern say: whether it pays, and from which M on.
+
+A word is decided by the ratios over the fastest dense engine that count (`Comparison.counted`), at their largest M.
+"""
+
+from typing import NamedTuple
+
+from slidesparse.report.document.model import fixed, interval, say
+from slidesparse.report.sections.ratios import EVEN, FASTER, SLOWER, UNKNOWN
+from slidesparse.report.sources.rows import OURS, grouped, pattern_length
+
+PAYS, LOSES = say("pays"), say("loses")
+
+WORDS = {str(FASTER): PAYS, str(EVEN): EVEN, str(SLOWER): LOSES, str(UNKNOWN): UNKNOWN}
+
+STAGES = {"prefill": ("step_ms", "tokens_per_s"), "decode": ("step_ms", "gpu_step_ms", "tokens_per_s")}
+"""stage -> its figures, by preference. The first of them that has a ratio that counts decides."""
+
+FIGURES = {
+    "step_ms": say("by the clock"),
+    "gpu_step_ms": say("by GPU time"),
+    "tokens_per_s": say("in tokens/s"),
+}
+
+MOST_TYPES = 4
+"""Most pairs of model and type on the first screen."""
+
+
+class Verdict(NamedTuple):
+    """What the ratios of one configuration say. word: PAYS, EVEN, LOSES or UNKNOWN. since: M from which on they say so.
+
+    counted: M -> ratio, of those that count. left: why -> M of those that do not.
+    """
+
+    word: object
+    since: int | None
+    counted: dict
+    left: dict
+
+    @property
+    def values(self):
+        """Ratios from `since` on, or all that count."""
+        return [each.value for M, each in self.counted.items() if self.since is None or self.since <= M]
+
+
+def verdict(comparison, name):
+    """The Verdict on one configuration."""
+    ratios = {M: each for M, each in comparison.of(name).items() if each.sparse}
+    left = {}
+    for M in ratios:
+        if why := comparison.left_out(name, M):
+            left.setdefault(str(why), (why, []))[1].append(M)
+    counted = {M: each for M, each in ratios.items() if not comparison.left_out(name, M)}
+    if not counted:
+        return Verdict(UNKNOWN, None, counted, left)
+    *_, last = counted.values()
+    since = None
+    for M, each in reversed(counted.items()):
+        if each.verdict != last.verdict:
+            break
+        since = M
+    return Verdict(WORDS[str(last.verdict)], since, counted, left)
+
+
+def over_dense(comparisons, stage, model, dtype, metric):
+    """The comparison over the fastest dense engine, or over the only one; None without any."""
+    found = {c.kind: c for c in comparisons if (c.stage, c.model, c.dtype, c.metric) == (stage, model, dtype, metric)}
+    found = {kind: each for kind, each in found.items() if each.ratios and not each.in_turn}
+    return found.get("best_dense") or found.get("dense")
+
+
+def deciding(comparisons, stage, model, dtype):
+    """The comparison whose figure decides at a stage: the first with a ratio that counts, else the first; or None."""
+    found = [over_dense(comparisons, stage, model, dtype, metric) for metric in STAGES[stage]]
+    found = [each for each in found if each and each.sparse_names()]
+    return next((c for c in found if any(c.counted(name) for name in c.sparse_names())), found[0] if found else None)
+
+
+def spell(sparsity):
+    """A pattern as people write it: 2:4."""
+    return sparsity.replace("_", ":").replace("inf", "∞")
+
+
+def row_names(names):
+    """Configuration -> its name: the pattern, and the backend if it is not the one of most patterns, or `auto`."""
+    backends = [name.backend for name in names]
+    usual = max(dict.fromkeys(backends), key=lambda each: (backends.count(each), each != "auto"), default=None)
+    shown = {name: spell(name.sparsity) + ("" if name.backend == usual else f" {name.backend}") for name in names}
+    order = sorted(names, key=lambda name: (pattern_length(name.sparsity), name.backend != usual, name.backend))
+    return {name: shown[name] for name in order}
+
+
+def span(values, digits=2):
+    """`low to high`, or one value."""
+    low, high = fixed(min(values), digits), fixed(max(values), digits)
+    return low if low == high else say("{low} to {high}", low=low, high=high)
+
+
+def ratios(found):
+    """Values of all ratios that count."""
+    return [each.value for each in found.counted.values()]
+
+
+def line_of(source, comparisons):
+    """A short text with the largest ratio of prefill that counts, for the end of a run; empty without engines."""
+    found = []
+    for model, dtype in types_of(source):
+        comparison = deciding(comparisons, "prefill", model, dtype)
+        for name in comparison.sparse_names() if comparison else ():
+            found += [(each, M, name, comparison) for M, each in comparison.counted(name).items() if each.sparse]
+    if not found:
+        return "prefill: no ratio counts" if any(row.stage == "prefill" for row in source.rows) else ""
+    best, M, name, comparison = max(found, key=lambda item: item[0].value)
+    ratio = interval(best.value, best.low, best.high, 2)
+    return f"prefill {name.dtype} {spell(name.sparsity)} {ratio} over {comparison.over} at M={M}"
+
+
+def types_of(source):
+    """(model, dtype) of engines, or else of kernels: the MOST_TYPES that have most points."""
+    for stages in (("prefill", "decode"), ("kernel",)):
+        groups = {}
+        for stage in stages:
+            for key, rows in grouped(source.stage(stage)).items():
+                if any(row.configuration.sparse_kernel for row in rows):
+                    groups[key] = groups.get(key, 0) + len(rows)
+        if groups:
+            return sorted(groups, key=lambda key: (-groups[key], key))[:MOST_TYPES]
+    return []
+
+
+def over_stock(comparisons, stage, model, dtype):
+    """The comparison over stock vLLM with the same figure as `deciding`, or None."""
+    chosen = deciding(comparisons, stage, model, dtype)
+    metric = chosen.metric if chosen else STAGES[stage][0]
+    of = (stage, model, dtype, "stock", metric)
+    return next((c for c in comparisons if (c.stage, c.model, c.dtype, c.kind, c.metric) == of and c.ratios), None)
+
+
+def fastest_over_stock(comparisons, stage, model, dtype):
+    """M -> the largest ratio that counts of a dense engine over stock vLLM."""
+    comparison, best = over_stock(comparisons, stage, model, dtype), {}
+    for name in comparison.names() if comparison else ():
+        if name.sparsity == "dense" and not name.stock:
+            for M, each in comparison.counted(name).items():
+                best[M] = max(best.get(M, each), each, key=lambda ratio: ratio.value)
+    return best
+
+
+def foreign(source):
+    """Whether others published all figures of a source."""
+    rows = [row for row in source.rows if row.status == "ok"]
+    return bool(rows) and all(source.layouts.get(row.point, OURS) != OURS for row in rows)
