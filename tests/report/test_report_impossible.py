@@ -133,7 +133,7 @@ def test_one_root_under_two_names_is_one_source(tmp_path):
 
 
 def test_a_tidy_count_below_zero_is_not_used(tmp_path):
-    row = run_row(15.185).replace(",128,1,1,x", ",-128,1,1,x")
+    row = run_row(15.185).replace(",128,65.8545,", ",-128,65.8545,")
     tidy(tmp_path, throughput=THROUGHPUT + row)
     assert any("it has steps = -128" in sentence for sentence in read_source(tmp_path, HARDWARE).refused)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from reports import HARDWARE
+from slidesparse.sparsity.patterns import Pattern
 
 KERNELS = "benchmark_kernel/{}/alg_search_results/" + HARDWARE
 RUNS = "throughput_benchmark_results/{}/RTX4090_cc89_{}_py312_cu129_x86_64"
@@ -23,13 +24,15 @@ KERNEL = (
 def run_row(rate, M=512, dtype="INT8", backend="cuBLASLt", pattern="dense"):
     """A row of a tidy table of prefill, with one prompt of M tokens in each of 128 steps."""
     figures = f"{rate},{rate * (M + 1)},{128 / rate:.5f}"
-    return f"RTX4090,89,prefill,{dtype},BitNet-2B,{backend},{pattern},{M},{M},1,1,128,{figures},128,1,1,x\n"
+    step = f"{1000 / rate:.4f},{128 * (M + 1)}"
+    return f"RTX4090,89,prefill,{dtype},BitNet-2B,{backend},{pattern},{M},{M},1,1,128,{figures},128,{step},x\n"
 
 
 def search_row(us, M=64, N=2560, K=2560, dtype="FP8", backend="cuBLASLt", pattern="dense"):
     """A row of a tidy table of kernels."""
-    tops = 2 * M * N * K / us / 1e6
-    return f"RTX4090,89,{dtype},BitNet-2B,{backend},{pattern},{M},{N},{K},{K},{us},{tops},{tops},1,,0,8\n"
+    slid = Pattern(pattern).K_slid(K)
+    tops = ",".join(str(2 * M * N * length / us / 1e6) for length in (slid, K))
+    return f"RTX4090,89,{dtype},BitNet-2B,{backend},{pattern},{M},{N},{K},{slid},{us},{tops},1,,0,8\n"
 
 
 def tidy(root, **tables):

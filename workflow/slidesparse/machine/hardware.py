@@ -39,6 +39,31 @@ ARCHITECTURES = {
 }
 """Compute capability times ten -> NVIDIA's name of the architecture."""
 
+GPUS = {
+    **dict.fromkeys(("V100",), (70,)),
+    **dict.fromkeys(("T4",), (75,)),
+    **dict.fromkeys(("A100", "A800", "A30"), (80,)),
+    **dict.fromkeys(("A2", "A10", "A10G", "A16", "A40"), (86,)),
+    **dict.fromkeys(("A2000", "A4000", "A4500", "A5000", "A5500", "A6000"), (86,)),
+    **dict.fromkeys(("3060", "3070", "3080", "3090", "3060TI", "3070TI", "3080TI", "3090TI"), (86,)),
+    "ORIN": (87,),
+    **dict.fromkeys(("L4", "L20", "L40", "L40S"), (89,)),
+    **dict.fromkeys(("4060", "4070", "4080", "4090", "4090D", "4060TI", "4070TI", "4070SUPER", "4080SUPER"), (89,)),
+    **dict.fromkeys(("6000",), (75, 89)),
+    **dict.fromkeys(("H20", "H100", "H200", "H800", "GH200"), (90,)),
+    **dict.fromkeys(("B200", "GB200"), (100,)),
+    **dict.fromkeys(("B300", "GB300"), (103,)),
+    **dict.fromkeys(("5060", "5070", "5080", "5090", "5090D", "5060TI", "5070TI", "PRO6000"), (120,)),
+    "GB10": (121,),
+}
+"""gpu_model -> the compute capabilities times ten that GPUs of this name have, by NVIDIA's table of CUDA GPUs."""
+
+PLAIN = re.compile(
+    r"NVIDIA|GEFORCE|TESLA|QUADRO|RTX|GTX|GENERATION|BLACKWELL|ADA|WORKSTATION|SERVER|EDITION|MAX-?Q|NVGPU|GPU"
+    r"|SXM\d?|PCIE|NVL(?!\d)|HBM\d?E?|(?:16|24|32|40|48|64|80|94|96|120|141|144|180|192|288|480)GB|\bAC\b"
+)
+"""What says neither the number nor the kind of a GPU: brands, form factors, editions and memory."""
+
 CACHE_BYTES = 256 << 20
 """Cache size that is assumed if the machine does not tell it; more than any GPU of 2026 has."""
 
@@ -137,6 +162,24 @@ def gpu_token(name):
     if "MIG" in words:
         token += "-" + "-".join(words[words.index("MIG") :])
     return re.sub(r"[^A-Za-z0-9]+", "-", token).strip("-") or "GPU"
+
+
+def gpu_model(name):
+    """The number and kind of a GPU from any of its names, without brand, form factor, edition and memory.
+
+    `NVIDIA RTX 6000 Ada Generation` and `RTX6000Ada` are 6000, `NVIDIA H100 80GB HBM3` and `H100SXM` H100.
+    """
+    return re.sub(r"[^A-Z0-9]", "", PLAIN.sub("", name.upper()))
+
+
+def wrong_capability(key):
+    """A sentence on a hardware key whose GPU is known to have another compute capability; else None."""
+    parts = parse(key)
+    known = GPUS.get(gpu_model(parts.gpu), ()) if parts.cc else ()
+    if not known or parts.cc in known:
+        return None
+    has = " or ".join(f"{cc / 10}" for cc in known)
+    return f"{parts.gpu} has compute capability {has}, and its key says {parts.cc / 10}"
 
 
 def cpu_name(cpuinfo, machine):

@@ -12,6 +12,9 @@ OPERATIONS = 1e-3
 DECIMALS = 0.005
 """They may have two decimals only."""
 
+LONGER = 1.1
+"""GPU time may be that many times a step. Kept measurements have up to 1.041."""
+
 ROUNDED = 1e-3
 """Figures of others have three decimals or more: seconds, requests/s and tokens/s may be off by this."""
 
@@ -57,6 +60,44 @@ def wrong_operations(row, latency, operations):
         return None
     where = f"M={row['M']} N={row['N']}"
     return f"{where} has {operations} = {row[operations]:g}, but {follows:g} follows from {latency}"
+
+
+def wrong_step(row):
+    """How the time of a step or the number of tokens of a tidy row contradicts the rest of it; None if it does not."""
+    elapsed, steps, tokens = (row[name] for name in ("elapsed_s", "steps", "total_tokens"))
+    follows = 1e3 * elapsed / steps if elapsed and steps else None
+    said = row["ms_per_step"]
+    if said is not None and follows and abs(said - follows) > tolerance(said, follows, elapsed):
+        return f"M={row['M']} has ms_per_step = {said:g}, but {follows:g} follows from its other columns"
+    each = [row[name] for name in ("prompt_len", "output_len", "num_prompts")]
+    if tokens is not None and None not in each and tokens != (each[0] + each[1]) * each[2]:
+        return f"M={row['M']} has total_tokens = {tokens}, but {(each[0] + each[1]) * each[2]} follow"
+    return None
+
+
+def wrong_tops(row):
+    """How `tops`, which counts K', contradicts the latency of a tidy kernel row; None if it does not."""
+    if row["tops"] is None:
+        return None
+    return wrong_operations(row | {"K": row["K_expanded"]}, "latency_us", "tops")
+
+
+def longer_on_gpu(path, table):
+    """Sentences on rows of our CSVs whose GPU time is longer than the step in which it was spent.
+
+    Several repeats are timed and other ones profiled, so that a GPU at its power limit may differ by some percent.
+    """
+    sentences = []
+    for row in table:
+        step = row.get("step_ms_ci_high") or row.get("step_ms")
+        gpu = row.get("gpu_step_ms_ci_low") or row.get("gpu_step_ms")
+        if step and gpu and gpu > LONGER * step:
+            M = row.get("M_prefill") or row.get("M_decode")
+            sentences.append(
+                f"{path}: M={M} has a step of {row['step_ms']:g} ms with {row['gpu_step_ms']:g} ms of GPU time in it:"
+                " one of them is wrong"
+            )
+    return sentences
 
 
 def refuse_contradiction(path, stage, table, foreign=True):

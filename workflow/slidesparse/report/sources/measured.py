@@ -11,9 +11,10 @@ from slidesparse.points import records
 from slidesparse.points.plan import read_plan
 from slidesparse.points.request import expected_digests
 from slidesparse.points.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
-from slidesparse.report.sources.agree import refuse_contradiction
-from slidesparse.report.sources.names import refuse_copy, refuse_other_head
+from slidesparse.report.sources.agree import longer_on_gpu, refuse_contradiction
+from slidesparse.report.sources.names import instant, refuse_copy, refuse_other_head, refuse_unable
 from slidesparse.report.sources.rows import OURS, Provenance, Row
+from slidesparse.report.sources.shapes import wrong_length
 from slidesparse.report.tables.columns import COLUMNS, M_COLUMN, POSITIVE, PUBLISHED, TASKS, cell
 from slidesparse.report.tables.gather import configuration_directories, is_usable, point_files
 
@@ -84,6 +85,7 @@ def read(source, hardware):
                     raise RecordError(f"{path} does not belong there: the CSV of this folder is {expected.name}")
                 rows = read_configuration(path, hardware, stage, configuration)
                 rows = of_plan(source.plan, root, rows)
+                source.refused += longer_on_gpu(path, [row.values for row in rows if row.status == "ok"])
             except RecordError as error:
                 source.refused.append(str(error))
                 continue
@@ -108,6 +110,10 @@ def read_configuration(path, hardware, stage, configuration):
     later = [column for column in COLUMNS[stage] if column not in FIRST[stage]]
     table, header = read_csv(path, COLUMNS[stage], optional=later)
     refuse_other_head(path, header, hardware, [configuration.dtype], [configuration.model])
+    try:
+        refuse_unable(hardware, [configuration.dtype])
+    except RecordError as error:
+        raise RecordError(f"{path} does not belong there: {error}") from None
     if not table:
         raise RecordError(f"{path} is truncated: it holds no rows")
     M = M_COLUMN[stage]
@@ -123,6 +129,7 @@ def read_configuration(path, hardware, stage, configuration):
     refuse_impossible(path, table, COLUMNS[stage])
     if stage == "kernel":
         refuse_partial(path, table)
+        refuse_lengths(path, table, configuration)
     else:
         refuse_contradiction(path, stage, table, foreign=False)
     return [to_row(hardware, stage, configuration, row) for row in table]
@@ -155,6 +162,15 @@ def refuse_partial(path, table):
             raise RecordError(f"{path} is truncated: M={M} lacks {', '.join(sorted(missing))}")
 
 
+def refuse_lengths(path, table, configuration):
+    """Raise RecordError if K' of a row is none of its pattern. `auto` may have run a dense kernel."""
+    for row in table:
+        dense = configuration.backend == "auto" and row["K_slid"] == row["K"]
+        wrong = None if dense else wrong_length(configuration.sparsity, row["K"], row["K_slid"])
+        if wrong:
+            raise RecordError(f"{path} contradicts itself: M={row['M']} {row['linear']} has {wrong}")
+
+
 def to_row(hardware, stage, configuration, row):
     """One CSV row in the tidy form."""
     names = ("gpu_name", "driver", "torch", "vllm", "protocol", "git_commit", "git_dirty", "gpu_uuid")
@@ -168,7 +184,7 @@ def to_row(hardware, stage, configuration, row):
         Provenance(*(cell(row[name]) for name in names)),
         row.get("linear"),
         row["reason"] or "",
-        utc=row["utc"] or "",
+        utc=instant(row["utc"]) or "",
         seconds=row["seconds"],
     )
 
@@ -212,7 +228,7 @@ def failures(directory, hardware, stage, configuration, there=None):
                 {},
                 reason=" ".join(reason.split()),
                 log=str(record.get("log") or ""),
-                utc=str(record.get("utc") or ""),
+                utc=instant(record.get("utc")) or "",
             )
         )
     return sorted(rows, key=lambda row: row.M)

@@ -1,9 +1,10 @@
 """Names in the files of others -> our names of types, backends and patterns, or a refusal that quotes them."""
 
 import re
+from datetime import UTC, datetime
 
 from slidesparse.errors import RecordError
-from slidesparse.machine.hardware import gpu_token
+from slidesparse.machine.hardware import gpu_model, gpu_token, parse, supports, wrong_capability
 from slidesparse.plan.backends import BACKENDS, DTYPES
 from slidesparse.plan.key import from_kept, is_pattern
 from slidesparse.report.sources.rows import LINEARS
@@ -13,6 +14,12 @@ COPY = re.compile(r"(?P<name>.+?)(?: \(\d+\)| - Copy| copy)(?: \d+)?\.csv", re.I
 
 HEAD = {"GPU": "GPU", "dtype": "dtype", "Model": "model", "model": "model"}
 """Leading lines `# key: value` that say what a path says as well -> what they say."""
+
+CUDA = {"torch": r"\+cu(\d+)", "CUDA driver": r"runtime:? (\d+)\.(\d+)"}
+"""Words of a head -> where the CUDA stands behind them."""
+
+YEARS = range(2000, 2100)
+"""Years in which something may have been measured."""
 
 
 def short_dtype(name):
@@ -69,11 +76,6 @@ def linears(shapes):
     return dict(zip((others[0], shared[0], others[1], shared[1]), LINEARS, strict=True))
 
 
-def letters(name):
-    """The letters and digits of a name."""
-    return re.sub("[^a-z0-9]", "", name.lower())
-
-
 def refuse_copy(path):
     """Raise RecordError if a CSV has the name that a copy is given."""
     match = COPY.fullmatch(path.name)
@@ -84,7 +86,7 @@ def refuse_copy(path):
 
 
 def refuse_other_head(path, header, hardware, dtypes=(), models=()):
-    """Raise RecordError if leading lines name another GPU, type or model than the path or the rows do.
+    """Raise RecordError if leading lines name another GPU, CUDA, type or model than the path or the rows do.
 
     header: {key: value} of leading lines. dtypes, models: what the path or the rows name; empty is not compared.
     """
@@ -96,9 +98,42 @@ def refuse_other_head(path, header, hardware, dtypes=(), models=()):
             continue
         bare = re.sub(r"-(INT8|FP8|FP8E4M3|BF16|FP16)$", "", said) if kind == "model" else said
         means = {"GPU": gpu_token(said), "dtype": short_dtype(said.partition(" ")[0]), "model": bare}[kind]
-        ends = kind == "GPU" and letters(said) in (letters(gpu), f"nvidia{letters(gpu)}")  # as H100PCIe
-        if not {said, means} & set(known) and not ends:
+        same = kind == "GPU" and gpu_model(said) == gpu_model(gpu)  # as of H100PCIe and NVIDIA H100 80GB HBM3
+        if not {said, means} & set(known) and not same:
             place = ", ".join(sorted(known))
             raise RecordError(
                 f"{path} does not belong there: its header says {word} {said:.80}, its place says {place:.80}"
             )
+    cuda, said = f"cu{parse(hardware).cuda}", cuda_of(header)
+    if said and cuda not in said.values() and cuda != "cu0":
+        words = " and ".join(f"{word} {header[word]:.80}" for word in said)
+        raise RecordError(f"{path} does not belong there: its header says {words}, its place says {cuda}")
+
+
+def cuda_of(header):
+    """Word of a head -> the CUDA that it names, such as cu129: of the torch that ran, and of the runtime."""
+    found = {word: re.search(ending, header.get(word, "")) for word, ending in CUDA.items()}
+    return {word: f"cu{''.join(match.groups())}" for word, match in found.items() if match}
+
+
+def refuse_unable(hardware, dtypes):
+    """Raise RecordError if a GPU has not the compute capability of its key, or cannot run one of these types."""
+    wrong = wrong_capability(hardware) or next(filter(None, (supports(hardware, each) for each in dtypes)), None)
+    if wrong:
+        raise RecordError(wrong)
+
+
+def refuse_unprintable(path, root):
+    """Raise RecordError if the name of a file or of its folders below the root cannot be printed."""
+    if not str(path.relative_to(root)).isprintable():
+        raise RecordError(f"{path} is not read: its name has bytes or characters that cannot be printed: rename it")
+
+
+def instant(text):
+    """An ISO time as text that sorts by time: of a known offset in UTC with a Z; None if it is no time that can be."""
+    try:
+        time = datetime.fromisoformat(text)
+        time = time.astimezone(UTC) if time.tzinfo else time
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return time.isoformat().replace("+00:00", "Z") if time.year in YEARS else None

@@ -129,6 +129,13 @@ def misplaced(root):
         named += sorted(base.glob(f"*/{published.SEARCHES}/*"))
     named += [folder for folder in sorted(root.glob("*")) if LIKE_A_KEY.fullmatch(folder.name) and holds_stages(folder)]
     sentences += [bad_name(folder) for folder in named if folder.is_dir() and not HARDWARE.fullmatch(folder.name)]
+    gpus = {key.partition("_cc")[0] for key in keys(root)}
+    sentences += [
+        f"{path} is not read: a status file is {published.LOGS}/{{GPU}}/bitnet_bench_*_status.json, and its GPU is"
+        f" {' or '.join(sorted(gpus)) or 'that of a hardware key'}"
+        for path, is_read in published.status_files(root)
+        if not (is_read and path.parent.name in gpus)
+    ][:MOST_STRAYS]
     return sentences + elsewhere(root)
 
 

@@ -14,21 +14,23 @@ from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.files import parse_json
-from slidesparse.plan.backends import STAGES
+from slidesparse.plan.backends import DTYPES, STAGES
 from slidesparse.plan.key import Configuration
-from slidesparse.points.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
+from slidesparse.points.strict import read_csv, read_json, read_text, refuse_duplicates, refuse_zeros
 from slidesparse.report.sources import names
 from slidesparse.report.sources.agree import refuse_contradiction, wrong_operations
 from slidesparse.report.sources.rows import HARDWARE, Provenance, Row
 from slidesparse.report.sources.rows import PUBLISHED as LAYOUT
 from slidesparse.report.tables.columns import M_COLUMN, POSITIVE, PUBLISHED
 from slidesparse.report.tables.tasks import NAMES, entry, point_status, task_of
+from slidesparse.sparsity.patterns import Pattern
 
 FOLDERS = (".", "slidesparse", "slidesparse/tools")
 """Folders below a root where the layout may begin: the root itself, or places in a checkout of the repository."""
 
 THROUGHPUT_FOLDER = re.compile(r"(?P<gpu>.+)_(?P<cc>cc\d+)_(?P<dtype>[A-Z0-9]+)_(?P<rest>py\d+_cu\d+_\w+)")
 KERNEL_FILE = re.compile(r"alg_search_(?P<model>.+)-(?:INT8|FP8|FP8E4M3|BF16|FP16)(?:_(?P<sparsity>[^ ]+))?\.csv")
+STATUS_FILE = re.compile(r"bitnet_bench_.*_status\.json")
 SQUARE = "square"
 """Part of the name of searches of square shapes, which belong to no model and are not read."""
 
@@ -50,6 +52,9 @@ MOST = 1000
 """Most M or shapes that a head announces and that are then counted as asked for."""
 
 FAILED = -1
+
+OUTPUTS, NO_OUTPUT = ("INT32", "BF16", "FP16", "FP32"), "not recorded"
+"""Wide output types that a head may name, and what our export writes if a point does not tell."""
 
 BRACKETS = str.maketrans("()", "[]")
 """Turns lists of pairs in Python's form into JSON."""
@@ -100,15 +105,13 @@ def read(source, hardware):
             for path in sorted([*directory.glob("*.csv"), *directory.glob("*/*.csv")]):
                 if SQUARE not in path.name.lower():
                     add(source, files, "kernel", path, lambda path, b=library: read_kernel(source, path, hardware, b))
-    count_linears(source)
-    fill_dense_K(source.rows)
 
 
 def count_linears(source):
     """Note how many linears a layer of each model has: as many as in most of its searches. The others are named."""
     shapes = {}
     for row in source.stage("kernel"):
-        if row.values.get("caches") == "hot":
+        if source.layouts[row.point] == LAYOUT and row.values.get("caches") == "hot":
             shapes.setdefault(row.configuration, set()).add(row.linear)
     models = {}
     for name, linears in shapes.items():
@@ -121,6 +124,22 @@ def count_linears(source):
                 f"{source.root}: the search of {name.name} has {len(linears)} linears, and most of {name.model} have"
                 f" {source.linears[name.model]}: it counts in no sum"
             )
+
+
+def outputs_apart(source):
+    """Sentences on kernels with narrow outputs, which are not divided by those of their model with wide ones."""
+    found = {}
+    for row in source.stage("kernel"):
+        if row.values.get("output_of_others"):
+            kinds = found.setdefault(row.configuration[:2], {})
+            kinds.setdefault(row.values.get("output"), set()).add(row.configuration.column)
+    return [
+        f"{source.root}: kernels of {model} {dtype} with outputs of {kind} ({', '.join(sorted(names))}) are not divided"
+        " by those with other outputs"
+        for (model, dtype), kinds in found.items()
+        for kind, names in kinds.items()
+        if kind and len(kinds) > 1
+    ]
 
 
 def fill_dense_K(rows):
@@ -138,6 +157,7 @@ def fill_dense_K(rows):
 def add(source, files, stage, path, read):
     """Add the rows of one file, unless it is refused or another file has the same configuration."""
     try:
+        names.refuse_unprintable(path, source.root)
         rows = read(path)
         first = files.setdefault((stage, rows[0].configuration), path)
         if first != path:
@@ -157,7 +177,7 @@ def read_throughput(source, path, hardware, stage, dtype, folders):
     if len(folders) not in (1, 2):
         raise RecordError(f"{path} does not belong there: a file lies in {{backend}} or in {{backend}}/{{pattern}}")
     backend, sparsity = folders if len(folders) == 2 else (*folders, "dense")
-    dtype, backend, sparsity = known(path, dtype, backend, sparsity)
+    dtype, backend, sparsity = known(path, hardware, dtype, backend, sparsity)
     model, _, suffix = path.name.removesuffix(f"_{stage}.csv").rpartition("-")
     if not model or not path.name.endswith(f"_{stage}.csv") or names.short_dtype(suffix) != dtype:
         raise RecordError(f"{path} does not belong there: it is not called {{model}}-{dtype}_{stage}.csv")
@@ -181,10 +201,15 @@ def read_throughput(source, path, hardware, stage, dtype, folders):
     return rows
 
 
-def known(path, *said):
-    """(type, backend, pattern) in our names. Raises RecordError, which names the file, for an unknown one."""
+def known(path, hardware, *said):
+    """(type, backend, pattern) in our names. Raises RecordError, which names the file, for an unknown one.
+
+    And for a type that the hardware cannot run.
+    """
     try:
-        return names.configured(*said)
+        configured = names.configured(*said)
+        names.refuse_unable(hardware, configured[:1])
+        return configured
     except RecordError as error:
         raise RecordError(f"{path} is not read: {error}") from None
 
@@ -197,7 +222,7 @@ def read_kernel(source, path, hardware, library):
         raise RecordError(
             f"{path} is no search: those are {{type}}/alg_search_{{model}}-{{any type}}[_{{pattern}}].csv"
         )
-    dtype, backend, sparsity = known(path, path.parent.name, library, match["sparsity"] or "dense")
+    dtype, backend, sparsity = known(path, hardware, path.parent.name, library, match["sparsity"] or "dense")
     split = backend == "cusparselt"
     columns = {"M": int, "N": int, "K": int, "alg_count": int}
     for rank in range(1, TOP + 1):
@@ -216,6 +241,9 @@ def read_kernel(source, path, hardware, library):
         raise RecordError(f"{path} is truncated: it holds {len(table)} of {len(shapes) * len(Ms)} announced rows")
     refuse_zeros(path, table, ("M", "N", "K", "tops_1", "lat_us_1"))
     provenance, names_of = origin(header), names.linears(shapes)
+    output, utc = output_of(path, header, dtype), names.instant(header.get("Time"))
+    if header.get("Time") and not utc:
+        source.refused.append(f"{path}: its header says Time {header['Time']:.80}, which is no time: it is not used")
     rows = []
     for row in table:
         failed = row["lat_us_1"] in (None, FAILED)
@@ -231,6 +259,7 @@ def read_kernel(source, path, hardware, library):
             "alg_id": str(row["alg_id_1"]) + (f"/split {row['split_k_1']}" if split else ""),
             "latency_us": None if failed else row["lat_us_1"],
             "caches": "hot",
+            **output,
         }
         rows.append(
             Row(
@@ -243,7 +272,7 @@ def read_kernel(source, path, hardware, library):
                 provenance,
                 names_of[row["N"], row["K"]],
                 "the search found no algorithm" if failed else "",
-                utc=header.get("Time", ""),
+                utc=utc or "",
             )
         )
     return rows
@@ -256,6 +285,23 @@ def origin(header):
     return Provenance(header.get("GPU", ""), name, header.get("torch", ""))
 
 
+def output_of(path, header, dtype):
+    """The output type that the head of a search names, as values of its rows; {} if it names none.
+
+    Its authors divide wide outputs by one another whatever their type: those are only noted. Narrow ones are a kind of
+    their own, which is never divided by others. Raises RecordError for another word, or one that the type cannot have.
+    """
+    said = header.get("dtype", "").partition("->")[2].strip()
+    if not said or said == NO_OUTPUT:
+        return {}
+    narrow = names.short_dtype(said)
+    if narrow in DTYPES:
+        return {"output": narrow, "output_of_others": narrow}
+    if said not in OUTPUTS or (said == "INT32" and dtype != "INT8"):
+        raise RecordError(f"{path} is not read: its header says outputs of {said:.80}, which no {dtype} kernel has")
+    return {"output_of_others": said}
+
+
 def check_header(path, header, hardware, backend, sparsity):
     """(list of (N, K'), list of M) from the head of a kernel file. The rest of the head must agree with the path."""
     words = {
@@ -266,9 +312,16 @@ def check_header(path, header, hardware, backend, sparsity):
     for word, (said, placed) in words.items():
         if said != placed and (word != "Sparsity" or our_pattern(said) != placed):
             raise RecordError(f"{path} does not belong there: its header says {word} {said}, its place says {placed}")
+    factor = re.search(r"K_factor=([0-9.]{1,10})", header.get("Sparsity", ""))
+    gamma = Pattern(sparsity).gamma
+    if factor and factor[1] != f"{gamma:.{len(factor[1].partition('.')[2])}f}":
+        raise RecordError(f"{path} contradicts itself: it has {factor[0]}, but {gamma:.3f} follows from {sparsity}")
     try:
         shapes, Ms = (parse_json(header[name].translate(BRACKETS)) for name in ("NK_list", "M_list"))
-        return [(int(N), int(K)) for N, K in shapes], [int(M) for M in Ms]
+        shapes, Ms = [(N, K) for N, K in shapes], list(Ms)
+        if {type(number) for number in (*sum(shapes, ()), *Ms)} - {int}:
+            raise ValueError
+        return list(dict.fromkeys(shapes)), list(dict.fromkeys(Ms))
     except (KeyError, ValueError, TypeError):
         raise RecordError(f"{path} is damaged: its header has no readable M_list and NK_list") from None
 
@@ -310,32 +363,73 @@ def refuse_wrong_kernel(path, row):
         raise RecordError(f"{path} contradicts itself: {wrong}")
 
 
+def status_files(root):
+    """(path, whether a report of some GPU may read it) of every status file below a root, sorted."""
+    found = {}
+    for base in bases(root, LOGS):
+        for path in sorted([*base.glob("*.json"), *base.glob("*/*.json"), *base.glob("*/*/*.json")]):
+            read = path.parent.parent == base and STATUS_FILE.fullmatch(path.name)
+            if read or "status" in path.name.lower():
+                found[path] = bool(read)
+    return list(found.items())
+
+
 def read_status(source, hardware):
     """Read the task table from the newest complete status file of this GPU, if there is one and no other table.
 
     Its time is that of the end. The run began as long before as its tasks took, or at the time in the file's name.
+    If a root has several keys of the GPU, the file belongs to the one whose searches alone lie in the time of the run.
     """
     gpu = hardware.partition("_cc")[0]
     candidates = []
-    for base in bases(source.root, LOGS):
-        for path in sorted(Path(base, gpu).glob("bitnet_bench_*_status.json")):
-            try:
-                status = read_json(path)
-                rows = status_rows(path, status, source)
-            except RecordError as error:
-                source.refused.append(str(error))
-                continue
-            said = status.get("log") or status.get("log_file")
-            log = str(said) if said else f"{path.name.removesuffix('_status.json')}.log"
-            candidates.append((bool(status.get("completed")), str(status.get("timestamp", "")), str(path), rows, log))
-    if not candidates:
-        return
+    for path, is_read in status_files(source.root):
+        if not is_read or path.parent.name != gpu:
+            continue
+        try:
+            status = read_json(path)
+            rows = status_rows(path, status, source)
+        except RecordError as error:
+            source.refused.append(str(error))
+            continue
+        said = status.get("log") or status.get("log_file")
+        log = str(said) if said else f"{path.name.removesuffix('_status.json')}.log"
+        timestamp = names.instant(status.get("timestamp")) or ""
+        candidates.append((bool(status.get("completed")), timestamp, str(path), rows, log))
+    keys = [key for key in hardware_keys(source.root) if key.partition("_cc")[0] == gpu]
+    mine = []
+    for candidate in candidates:
+        _, timestamp, path, rows, _ = candidate
+        fitting = [key for key in keys if in_span(times(source.root, key), span_of_run(path, timestamp, rows))]
+        if not set(keys) - {hardware} or fitting == [hardware]:
+            mine.append(candidate)
+        elif len(fitting) == 1:
+            source.refused.append(f"{path} is not used here: by the times of the searches it is of {fitting[0]}")
+        else:
+            source.refused.append(f"{path} is not used: it may be of {' or '.join(fitting or keys)}")
+    mine.sort(key=lambda item: item[:3])
     if source.tasks:
-        source.refused.append(f"{candidates[0][2]} is not used: {source.root} has a tasks.csv of {hardware}")
+        source.refused += [f"{item[2]} is not used: {source.root} has a tasks.csv of {hardware}" for item in mine]
         return
-    _, timestamp, path, source.tasks, source.log = max(candidates, key=lambda item: item[:3])
-    source.dates += span_of_run(path, timestamp, source.tasks)
-    source.files.append((path, len(source.tasks)))
+    if mine:
+        *others, (_, timestamp, path, source.tasks, source.log) = mine
+        source.refused += [f"{item[2]} is not used: {path} is, the newest complete one of {gpu}" for item in others]
+        source.dates += span_of_run(path, timestamp, source.tasks)
+        source.files.append((path, len(source.tasks)))
+
+
+def times(root, hardware):
+    """ISO times in the heads of the searches of one hardware key."""
+    found = []
+    for path in (path for key, _, folder in kernel_folders(root) if key == hardware for path in folder.rglob("*.csv")):
+        with suppress(RecordError):
+            said = re.search(r"^# Time: (.*)$", read_text(path), re.MULTILINE)
+            found.append(names.instant(said[1].strip()) if said else None)
+    return [time for time in found if time]
+
+
+def in_span(found, span):
+    """Whether there are times, and all lie within [first, last]. Times without an offset are of one clock."""
+    return bool(found and span) and span[0] <= min(found) and max(found) <= span[1]
 
 
 def span_of_run(path, timestamp, tasks):
@@ -349,7 +443,8 @@ def span_of_run(path, timestamp, tasks):
     with suppress(ValueError):
         named = datetime.strptime(stamp[1], "%Y%m%d_%H%M%S") if stamp else last
         begun.append(named.replace(tzinfo=last.tzinfo))
-    return [min(begun).replace(microsecond=0).isoformat(), timestamp]
+    first = min(begun).replace(microsecond=0).isoformat()
+    return [names.instant(first) or timestamp, timestamp]
 
 
 def status_rows(path, status, source):
@@ -366,7 +461,7 @@ def status_rows(path, status, source):
             rows.append(entry(index, "skipped", note="already there"))
         else:
             seconds = result.get("duration")
-            if not isinstance(seconds, int | float) or not 0 <= seconds < LONGEST:
+            if type(seconds) not in (int, float) or not 0 <= seconds < LONGEST:
                 raise RecordError(f"{path} is damaged: task {index + 1} has no duration")
             points = point_status(
                 [row for row in source.rows if index >= 3 and task_of(row.stage, row.configuration) == index]

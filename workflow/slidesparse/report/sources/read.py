@@ -3,8 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
+from slidesparse.files import printable
 from slidesparse.plan.backends import STAGES
-from slidesparse.report.sources import measured, places, published, tidy
+from slidesparse.report.sources import measured, places, published, shapes, tidy
 from slidesparse.report.sources.rows import LINEARS, Source
 from slidesparse.report.tables.gather import hardware_directories
 
@@ -19,6 +20,10 @@ def read_source(root, hardware):
     published.read(source, hardware)
     tidy.read(source, hardware)
     source.refused += apart_by_caches(source)
+    shapes.leave_out(source)
+    published.count_linears(source)
+    published.fill_dense_K(source.rows)
+    source.refused += published.outputs_apart(source)
     complete(source)
     source.refused += repeats(source, hardware)
     published.read_status(source, hardware)
@@ -26,6 +31,7 @@ def read_source(root, hardware):
         measured.read_manifests(source)
     if source.rows or source.refused:
         source.refused += [*places.misplaced(root), *places.strays(source, hardware)]
+    source.refused = list(map(printable, source.refused))
     return source
 
 

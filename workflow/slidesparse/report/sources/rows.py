@@ -96,6 +96,7 @@ class Source:
     announced: stage -> Configuration -> set of M that files of others say or show were asked for.
     layouts: (stage, Configuration, M) -> the layout whose rows are used.
     read: paths of all files that were read, also of those whose rows are not used.
+    paths: (layout, stage, Configuration) -> the file of its rows.
     repeated: (layout, row) of rows that are not used, because another layout has their point.
     """
 
@@ -121,6 +122,7 @@ class Source:
     layouts: dict = field(default_factory=dict)
     repeated: list = field(default_factory=list)
     read: set = field(default_factory=set)
+    paths: dict = field(default_factory=dict)
 
     def add(self, layout, rows, path=None):
         """Add the rows of one file, or of none. A point that another layout has brought keeps that layout's rows."""
@@ -128,8 +130,14 @@ class Source:
         self.repeated += [(layout, row) for row in rows if self.layouts[row.point] != layout]
         self.rows += used
         self.read.add(str(path))
+        self.paths |= {(layout, row.stage, row.configuration): str(path) for row in rows if path is not None}
         if path is not None and used:
             self.files.append((str(path), len(used)))
+
+    def uncount(self, path, rows):
+        """Take rows that are not used after all from those of a file."""
+        counts = ((name, n - rows if name == path else n) for name, n in self.files)
+        self.files = [(name, n) for name, n in counts if n > 0]
 
     def announce(self, stage, configuration, Ms=()):
         """Note that a configuration was asked for in files of others, at least at these M."""

@@ -8,12 +8,14 @@ from collections import Counter
 from pathlib import Path
 
 from slidesparse.errors import RecordError
+from slidesparse.machine.hardware import wrong_capability
 from slidesparse.plan.key import Configuration
 from slidesparse.points.strict import read_csv, refuse_duplicates, refuse_zeros
 from slidesparse.report.sources import names
-from slidesparse.report.sources.agree import contradiction, wrong_operations
+from slidesparse.report.sources.agree import contradiction, wrong_operations, wrong_step, wrong_tops
 from slidesparse.report.sources.published import origin
 from slidesparse.report.sources.rows import HARDWARE, TIDY, Row
+from slidesparse.report.sources.shapes import wrong_length
 from slidesparse.report.tables.columns import M_COLUMN
 
 FOLDER = "tidy"
@@ -89,6 +91,9 @@ MEASURED = {
 COUNTS = ("prompt_len", "output_len", "max_num_seqs", "num_prompts", "steps")
 """Columns of throughput.csv that may be empty, and are above zero otherwise."""
 
+LIFT, COPY = "quant_slide", "memcpy"
+"""The kernel that is shown, and how the names of those begin that copy the same bytes."""
+
 SHOWN, MOST_FAULTS = 5, 20
 """Most rows of one fault that a sentence numbers, and most faults of a table that have a sentence."""
 
@@ -102,13 +107,14 @@ def read(source, hardware):
     """Add the tidy tables of one hardware key to `source`; refused files and rows become sentences in it."""
     for path in sorted(Path(source.root, FOLDER, hardware).glob("*.csv")):
         try:
+            names.refuse_unprintable(path, source.root)
             names.refuse_copy(path)
             if path.stem not in TABLES:
                 raise RecordError(f"{path} is not read: it is not called {', '.join(TABLES)}")
             table, header = read_table(path, path.stem, hardware)
             said = {names.short_dtype(row["dtype"]) for row in table}, {row["model"] for row in table}
             names.refuse_other_head(path, header, hardware, *said)
-            table = usable(source, path, table)
+            table = usable(source, path, table, hardware)
         except RecordError as error:
             source.refused.append(str(error))
             continue
@@ -139,24 +145,24 @@ def read_table(path, name, hardware):
             raise RecordError(f"{path} is damaged: row {number} has no usable {', '.join(empty + low)}")
         if not hardware.startswith(f"{row['gpu']}_cc{row['cc']}_"):
             raise RecordError(f"{path} does not belong there: row {number} is of {row['gpu']} cc{row['cc']}")
+    wrong = wrong_capability(hardware)
+    if wrong:
+        raise RecordError(f"{path} does not belong there: {wrong}")
     return table, header
 
 
-def usable(source, path, table):
+def usable(source, path, table, hardware):
     """The rows whose names are known and whose columns agree, in our names. One sentence tells each fault of others."""
     good, faults, seen = [], {}, set()
     rare = rare_shapes(table) if path.stem == "kernel" else set()
     for number, row in enumerate(table, start=1):
         try:
             row = row | named(row)
+            names.refuse_unable(hardware, [row["dtype"]])
             key = tuple(row[column] for column in IDENTITY[path.stem])
             if key in seen:
                 raise RecordError("the same configuration stands above under another name of its pattern or type")
-            if path.stem == "throughput":
-                low = [name for name in COUNTS if row[name] is not None and row[name] <= 0]
-                wrong = f"it has {low[0]} = {row[low[0]]}" if low else contradiction(row["stage"], in_columns(row))
-            else:
-                wrong = path.stem == "kernel" and wrong_operations(row, "latency_us", "eff_tops")
+            wrong = WRONG[path.stem](row)
             if wrong:
                 raise RecordError(f"it contradicts itself: {wrong}")
             if path.stem == "kernel" and (row["model"], row["N"], row["K"]) in rare:
@@ -174,6 +180,31 @@ def usable(source, path, table):
         n = sum(len(numbers) for numbers in list(faults.values())[MOST_FAULTS:])
         source.refused.append(f"{path}: {n} more rows not used, for {len(faults) - MOST_FAULTS} more reasons")
     return good
+
+
+def wrong_throughput(row):
+    """How a row of throughput.csv contradicts itself, or None."""
+    low = [name for name in COUNTS if row[name] is not None and row[name] <= 0]
+    if low:
+        return f"it has {low[0]} = {row[low[0]]}"
+    return contradiction(row["stage"], in_columns(row)) or wrong_step(row)
+
+
+def wrong_kernel(row):
+    """How a row of kernel.csv contradicts itself, or None."""
+    wrong = wrong_operations(row, "latency_us", "eff_tops") or wrong_tops(row)
+    return wrong or wrong_length(row["sparsity"], row["K"], row["K_expanded"], "K_expanded")
+
+
+def wrong_lift(row):
+    """How a row of quant_kernels.csv contradicts itself, or None. Raises RecordError for a kernel that is not shown."""
+    if row["kernel"] != LIFT and not row["kernel"].startswith(COPY):
+        raise RecordError(f"the kernel {row['kernel']!r:.80} is neither {LIFT} nor a {COPY}")
+    return wrong_length(row["sparsity"], row["K"], row["K_out"], "K_out")
+
+
+WRONG = {"throughput": wrong_throughput, "kernel": wrong_kernel, "quant_kernels": wrong_lift}
+"""Table -> what tells how its rows contradict themselves."""
 
 
 def rare_shapes(table):

@@ -36,7 +36,7 @@ FP8 adds in FP32, which GeForce cards do at half the rate of others with the sam
 sparsity doubles all of them. What is not here is not known: L40 (its datasheet has half of what an L40S does per cycle
 in INT8 as well), Thor and GB10 (their accumulators are not named)."""
 
-OUTPUT_BYTES = {"INT32": 4, "FP32": 4, "BF16": 2}
+OUTPUT_BYTES = {"INT32": 4, "FP32": 4, "BF16": 2, "FP16": 2, "INT8": 1, "FP8": 1}
 """Bytes of one number of a product."""
 
 
@@ -56,7 +56,8 @@ def least(hardware, dtype, sparse, gemm, M):
     hardware: block of a point with name, sm_count and memory_bandwidth (bytes/s).
     gemm: block with N, K_slid, output and clock_mhz, the clock of the multiprocessors while the product ran.
     """
-    rates = OPERATIONS.get(gpu_token(hardware["name"]), ())
+    quadro = "Quadro" in hardware["name"].split()  # older than all of these, of which some have the same number
+    rates = () if quadro else OPERATIONS.get(gpu_token(hardware["name"]), ())
     rate = dict(zip(("INT8", "FP8"), rates, strict=False)).get(dtype)
     multiprocessors, bandwidth = hardware.get("sm_count"), hardware.get("memory_bandwidth")
     if not (rate and gemm.get("clock_mhz") and multiprocessors and bandwidth):
