@@ -35,7 +35,7 @@ def other_gate_up(text):
     out = []
     for line in text.splitlines():
         if line.startswith("# NK_list"):
-            line = line.replace("13824", "6912")
+            line = line.replace("(13824", "(6912")
         elif re.match(r"\d+,13824,", line):
             cells = line.split(",")
             cells[1] = "6912"

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.machine.hardware import wrong_capability
+from slidesparse.machine.hardware import gpu_model, parse, wrong_capability
 from slidesparse.plan.key import Configuration
 from slidesparse.points.strict import read_csv, refuse_duplicates, refuse_zeros
 from slidesparse.report.sources import names
@@ -138,12 +138,13 @@ def read_table(path, name, hardware):
         raise RecordError(f"{path} is truncated: it holds no rows")
     refuse_duplicates(path, table, IDENTITY[name])
     refuse_zeros(path, table, MEASURED[name])
+    gpu, cc, *_ = parse(hardware)
     for number, row in enumerate(table, start=1):
         empty = [column for column in (*IDENTITY[name], *MEASURED[name]) if row[column] is None]
         low = [column for column in MEASURED[name] if row[column] is not None and row[column] < 0]
         if empty or low:
             raise RecordError(f"{path} is damaged: row {number} has no usable {', '.join(empty + low)}")
-        if not hardware.startswith(f"{row['gpu']}_cc{row['cc']}_"):
+        if (row["gpu"] != gpu and gpu_model(row["gpu"]) != gpu_model(gpu)) or row["cc"] != cc:
             raise RecordError(f"{path} does not belong there: row {number} is of {row['gpu']} cc{row['cc']}")
     wrong = wrong_capability(hardware)
     if wrong:
