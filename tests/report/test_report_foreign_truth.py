@@ -265,6 +265,7 @@ def test_a_name_that_cannot_be_printed_costs_its_file_only(copy, tmp_path, model
     (table / os.fsdecode(b"x\xff.csv")).write_text("M\n1\n")
     named = [sentence for sentence in refused(copy) if "cannot be printed" in sentence]
     assert len(named) == 2
+    assert names.printable(os.fsdecode(bad)) in named[0]
     assert all(sentence.isprintable() for sentence in refused(copy))
     write_reports(tmp_path / "out", [copy])
     assert (tmp_path / "out" / "comparison.en.md").is_file()

@@ -129,6 +129,11 @@ def refuse_unprintable(path, root):
         raise RecordError(f"{path} is not read: its name has bytes or characters that cannot be printed: rename it")
 
 
+def printable(sentence):
+    """A sentence in which what cannot be printed is written as a backslash and its number."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in sentence)
+
+
 def instant(text):
     """An ISO time as text that sorts by time: of a known offset in UTC with a Z; None if it is no time that can be."""
     try:

@@ -3,9 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
-from slidesparse.files import printable
 from slidesparse.plan.backends import STAGES
-from slidesparse.report.sources import measured, places, published, shapes, tidy
+from slidesparse.report.sources import measured, names, places, published, shapes, tidy
 from slidesparse.report.sources.rows import LINEARS, Source
 from slidesparse.report.tables.gather import hardware_directories
 
@@ -31,17 +30,17 @@ def read_source(root, hardware):
         measured.read_manifests(source)
     if source.rows or source.refused:
         source.refused += [*places.misplaced(root), *places.strays(source, hardware)]
-    source.refused = list(map(printable, source.refused))
+    source.refused = list(map(names.printable, source.refused))
     return source
 
 
 def complete(source):
     """Add to what others' files show as asked for: each M of a stage for all configurations of the model."""
-    for names in source.announced.values():
+    for asked in source.announced.values():
         swept = {}
-        for name, Ms in names.items():
+        for name, Ms in asked.items():
             swept.setdefault(name.model, set()).update(Ms)
-        for name, Ms in names.items():
+        for name, Ms in asked.items():
             Ms.update(swept[name.model])
 
 

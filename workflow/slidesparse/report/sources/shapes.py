@@ -18,7 +18,7 @@ def wrong_length(sparsity, K, K_slid, what="K'"):
 
     Between the entries that all windows of a row take, rounded down, and ours, which are padded to more than others'.
     """
-    if not K or not K_slid:
+    if not K or K_slid is None:
         return None
     pattern = Pattern(sparsity)
     least, most = int(K * pattern.gamma), pattern.K_slid(K)

@@ -120,7 +120,7 @@ def read(source, hardware):
             continue
         if path.stem == "quant_kernels":
             source.lifts += table
-            source.files.append((str(path), len(table)))
+            source.files += [(str(path), len(table))] if table else []
             continue
         to_rows = {"kernel": kernel_rows, "throughput": throughput_rows}[path.stem]
         rows = to_rows(table, hardware, origin(header))
