@@ -13,7 +13,7 @@ from places import PROGRAMS
 from slidesparse import program
 from slidesparse.errors import RecordError
 from slidesparse.files import write_json
-from slidesparse.points import records, status
+from slidesparse.points import progress, records, status
 from synthetic import HARDWARE
 from workflow_clone import wait_until
 
@@ -50,14 +50,14 @@ def test_one_screen_says_what_is_there_failed_in_flight_and_missing(results):
         "  kernel  [####################] 2/2  5.0 s measured",
         "  prefill [########............] 2/5  5.0 s measured, about 7.5 s to go",
         "  FP8 is left out: FP8 cannot run on A100",
+        "missing:",
+        "  prefill BitNet-2B/INT8/cublaslt/dense: M=8192",
+        "tasks: choose_kernels 1 in 0.5 s, tune_backend 1 in 1 min 2 s",
         next(
             line for line in lines if line.startswith("in flight: prefill BitNet-2B/INT8/cublaslt/dense M=4096, since")
         ),
         "failed:",
         "  prefill BitNet-2B/INT8/cublaslt/dense M=2048: the engine died (results/some.log)",
-        "missing:",
-        "  prefill BitNet-2B/INT8/cublaslt/dense: M=8192",
-        "tasks: choose_kernels 1 in 0.5 s, tune_backend 1 in 1 min 2 s",
     ]
 
 
@@ -95,11 +95,11 @@ def test_many_failures_stay_on_one_screen(tmp_path):
 
 def test_a_line_says_how_far_it_is(results):
     (plan,) = status.plans(results).values()
-    line = status.line(status.read(results, HARDWARE, plan))
-    assert line.startswith(
-        "kernel [####################] 2/2 | prefill [########............] 2/5 | about 7.5 s left | last"
+    line = progress.line(status.read(results, HARDWARE, plan), status.tasks(results, HARDWARE, plan))
+    assert line == (
+        "[###########.........] 4/7 | about 7.5 s left | now prefill BitNet-2B/INT8/cublaslt/dense M=4096 | 1 failed"
+        " | kernel 2/2, prefill 2/5"
     )
-    assert line.endswith("in 2.5 s | now prefill BitNet-2B/INT8/cublaslt/dense M=4096 | 1 failed")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_following_prints_lines_until_its_owner_ends(results):
     with subprocess.Popen(["sleep", "1000"]) as owner:
         command = [sys.executable, PROGRAM, "--results", results, "--follow", HARDWARE, "--owner", str(owner.pid)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as follower:
-            assert follower.stderr.readline().startswith("kernel [####################] 2/2 | prefill")
+            assert follower.stderr.readline().startswith("[###########.........] 4/7 | about")
             owner.kill()
             assert follower.wait(60) == 1
 

@@ -60,7 +60,7 @@ class Call:
     """One call of Snakemake: its process, and what it printed."""
 
     def __init__(self, command, directory, environment, output):
-        self.path = output
+        self.path, self.directory = output, directory
         with open(output, "wb") as stream:
             streams = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
             self.process = subprocess.Popen(command, cwd=directory, env=environment, start_new_session=True, **streams)
@@ -72,6 +72,12 @@ class Call:
     @property
     def output(self):
         return self.path.read_text()
+
+    @property
+    def everything(self):
+        """What it printed, and Snakemake's own lines."""
+        log = re.search(r"^Snakemake's own lines: (.+)$", self.output, re.MULTILINE)
+        return self.output + ((self.directory / log[1]).read_text() if log else "")
 
     def running(self):
         return self.process.poll() is None
@@ -90,9 +96,9 @@ class Call:
     @property
     def jobs(self):
         """rule -> number of jobs, from the table that Snakemake prints before it starts; empty if nothing is to do."""
-        table = re.search(r"^Job stats:\n.*\n[- ]+\n((?:\w+ +\d+\n)+)", self.output, re.MULTILINE)
+        table = re.search(r"^Job stats:\n.*\n[- ]+\n((?:\w+ +\d+\n)+)", self.everything, re.MULTILINE)
         if not table:
-            assert "Nothing to be done" in self.output, self.output[-8000:]
+            assert "Nothing to be done" in self.everything, self.everything[-8000:]
             return Counter()
         counts = Counter({rule: int(count) for rule, count in map(str.split, table[1].splitlines())})
         assert counts.pop("total") == counts.total()
@@ -104,7 +110,7 @@ class Call:
         return set(
             re.findall(
                 r"^(?:local)?rule measure_\w+:\n(?:    .*\n)*?    output: (.+?)(?: \(update\))?$",
-                self.output,
+                self.everything,
                 re.MULTILINE,
             )
         )

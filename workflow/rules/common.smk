@@ -12,7 +12,7 @@ from slidesparse.files import none_from_the_future, refuse_links_out
 from slidesparse.machine.hardware import KEY_PATTERN
 from slidesparse.plan import cluster, matrix, stock
 from slidesparse.plan.table import Table, inspected, options
-from slidesparse.points import request, status
+from slidesparse.points import progress, request
 from slidesparse.points.stale import Stale
 from slidesparse.report.tables.gather import rows_of
 from slidesparse.tuning import choices
@@ -35,6 +35,7 @@ workflow.global_resources.update(dict.fromkeys(table.seats, 1))
 stale = Stale(table)
 
 LANGUAGES = config["report"]["languages"]
+display = progress.Progress("results", table.plans, LANGUAGES[0])
 REPORTS = expand("results/{key}/report.{language}.md", key=table.plans, language=LANGUAGES)
 
 
@@ -60,6 +61,6 @@ onstart:
         none_from_the_future("results")
         cluster.cancel_left_over(".")
         table.write_plans()
-        status.accompany("workflow/scripts/show_status.py", "results", table.plans)
+        display.start("workflow/scripts/show_status.py", log)
     except (SlideSparseError, OSError) as error:
         raise WorkflowError(program.sentence(error))

@@ -2,8 +2,8 @@
 
 import argparse
 
-from slidesparse import program
 from slidesparse.gemm import build
+from slidesparse.points import records
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--library", required=True, choices=sorted(build.HEADERS))
@@ -17,4 +17,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    program.run(main, parser)
+    records.run_making(main, parser)

@@ -3,7 +3,7 @@
 import argparse
 
 from slidesparse import program
-from slidesparse.points import choose_kernels
+from slidesparse.points import choose_kernels, records
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--output", required=True, help="path of the choices")
@@ -30,4 +30,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    program.run(main, parser)
+    records.run_making(main, parser)

@@ -2,8 +2,8 @@
 
 import argparse
 
-from slidesparse import program
 from slidesparse.files import read_json, write_json
+from slidesparse.points import records
 from slidesparse.worker import devices
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -24,4 +24,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    program.run(main, parser)
+    records.run_making(main, parser)

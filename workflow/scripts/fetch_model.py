@@ -5,6 +5,7 @@ from pathlib import Path
 
 from slidesparse import models, program
 from slidesparse.files import write_json
+from slidesparse.points import records
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", required=True, help="name in the configuration's registry")
@@ -20,4 +21,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    program.run(main, parser)
+    records.run_making(main, parser)

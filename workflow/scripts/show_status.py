@@ -4,17 +4,17 @@ import argparse
 import sys
 
 from slidesparse import program
-from slidesparse.points import status
+from slidesparse.points import progress, status
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--results", default="results", metavar="DIR", help="where the results lie")
 parser.add_argument("--hardware", metavar="KEY", help="only this one")
-parser.add_argument("--follow", nargs="+", metavar="KEY", help="print a line whenever these get further, until ended")
+parser.add_argument("--follow", nargs="+", metavar="KEY", help="print how far these are, until ended")
 
 
 def main(arguments):
     if arguments.follow:
-        status.follow(arguments.results, arguments.follow)
+        progress.follow(arguments.results, arguments.follow)
     sys.stdout.write(status.screen(arguments.results, arguments.hardware))
 
 

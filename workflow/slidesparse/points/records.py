@@ -1,16 +1,22 @@
-"""Writes a measured point, or the record of a point that failed or is being measured."""
+"""Writes a measured point, or the record of what failed or is being made: a point, or a file that points need."""
 
+import os
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from slidesparse.errors import SlideSparseError
 from slidesparse.files import write_json
 from slidesparse.machine.provenance import git_state, host, machine, software
 from slidesparse.machine.settings import SETTINGS
 from slidesparse.plan.key import Key
-from slidesparse.program import start_time
+from slidesparse.program import run, sentence, start_time
 
 SCHEMA = 1
+
+UNFINISHED = "its program ended before it was done: it was killed, or the log says why"
+"""Recorded as a failure before something is made, because a program that is killed can record nothing."""
 
 
 def write_point(path, asked, results, *, seconds, resident, git, reason=None):
@@ -67,15 +73,60 @@ def write_failure(path, reason, log, *, unless=None):
     unless: pid of the process that is measuring the point now. The record is valid once that process has ended
     (`in_flight`).
     """
+    write_json(failure_of(path), {"key": Key.of(path)._asdict(), **_failure(reason, log, unless)})
+
+
+def _failure(reason, log, unless=None):
     utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    failure = {"schema": SCHEMA, "key": Key.of(path)._asdict(), "reason": reason, "log": log, "utc": utc}
+    failure = {"schema": SCHEMA, "reason": reason, "log": log, "utc": utc}
     if unless:
         failure["unless"] = {"host": host(), "pid": unless, "started": start_time(unless)}
-    write_json(failure_of(path), failure)
+    return failure
+
+
+def failed_task_of(output):
+    """Path of the record of failure that belongs to a manifest, a tuning table, choices or a library.
+
+    Its name does not end in .json, because in these folders such a file would be taken for a manifest or a table.
+    """
+    return Path(output).with_suffix(".failed")
+
+
+@contextmanager
+def making(output, log=None):
+    """Record, beside the place of `output`, that it is being made, and then why it could not be, with its `log`.
+
+    A success leaves no record. Where there is no room for one, there is none.
+    """
+    record = failed_task_of(output)
+    _record(record, UNFINISHED, log, os.getpid())
+    try:
+        yield
+    except (SlideSparseError, OSError) as error:
+        _record(record, sentence(error), log)
+        raise
+    with suppress(OSError):
+        record.unlink(missing_ok=True)
+
+
+def run_making(main, parser):
+    """`program.run` of a program that makes the file of its option --output, as `making` does."""
+
+    def recorded(arguments):
+        with making(arguments.output, arguments.log):
+            main(arguments)
+
+    parser.add_argument("--log", help="where standard error goes, for the record of a failure")
+    run(recorded, parser)
+
+
+def _record(record, *failure):
+    with suppress(OSError):
+        write_json(record, _failure(*failure))
 
 
 def in_flight(failure):
-    """Whether the point of this record is still being measured. Assumed true if another host is measuring it."""
+    """Whether what this record is about is still being made. Assumed true if another host is making it."""
     process = failure.get("unless")
     if not isinstance(process, dict) or type(process.get("pid")) is not int:
         return False

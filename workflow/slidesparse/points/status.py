@@ -1,14 +1,10 @@
 """A screen of which points of a plan are done, missing, in flight or failed, and how long they took; from files alone.
 
 The files are plan.json, the points and records of failures beside it, and the TSV files of Snakemake's `benchmark:`.
+What points need and could not be made is named as well: a download, a conversion, a search, a library.
 """
 
-import atexit
 import csv
-import os
-import subprocess
-import sys
-import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,9 +24,8 @@ SHOWN = 8
 WIDTH = 20
 """Characters of a progress bar."""
 
-EVERY_S = {True: 1.0, False: 30.0}
-"""Seconds between two lines of `follow`, on a terminal and elsewhere."""
-
+BUILDS = "resources/build"
+"""The folder of compiled libraries (workflow/rules/build.smk)."""
 
 PLAN_LIMIT, POINTS_LIMIT = 8 << 20, 200_000
 """Bytes and points of the largest plan that is read."""
@@ -113,6 +108,67 @@ def read(results, key, plan, exact=True):
     return stages
 
 
+@dataclass
+class Tasks:
+    """What points need and is being made or could not be made; {name: its record}."""
+
+    flying: dict = field(default_factory=dict)
+    failed: dict = field(default_factory=dict)
+
+
+def tasks(results, key, plan):
+    """The Tasks of a plan. A record that is older than what it is about counts for nothing."""
+    made, names = Tasks(), _needed(plan)
+    for path in sorted(_task_records(results, key)):
+        words = _task(path)
+        if names is not None and words[1:2] and words[1].split("/")[0] not in names:
+            continue
+        with suppress(OSError):
+            if any(other.stat().st_mtime_ns > path.stat().st_mtime_ns for other in _outputs(path)):
+                continue
+            try:
+                failure = read_json(path, RecordError)
+                flying = records.in_flight(failure)
+            except (RecordError, AttributeError, TypeError):
+                failure, flying = {"reason": f"{path} is damaged"}, False
+            (made.flying if flying else made.failed)[printable(" ".join(words))] = failure
+    return made
+
+
+def _needed(plan):
+    """Names of the models that a plan needs, with those whose shapes they have."""
+    models = {name.split("/")[0] for stage in plan["points"].values() for name in stage}
+    shapes = plan.get("shapes", {})
+    return models | ({shapes[model] for model in models & shapes.keys()} if isinstance(shapes, dict) else set())
+
+
+def _task_records(results, key):
+    for folder, pattern in (
+        (Path(results, "models"), "*/*.failed"),
+        (Path(results, "checkpoints"), "*/*/*.failed"),
+        (Path(results, key, "tuning"), "*/*/*/*.failed"),
+        (Path(BUILDS), "*/*.failed"),
+    ):
+        yield from folder.glob(pattern)
+
+
+def _task(path):
+    """What the record at `path` is about: [kind, its name]."""
+    *folders, last = path.with_suffix("").parts
+    if "checkpoints" in folders[-3:]:
+        return ["conversion", "/".join([*folders[-2:], last])]
+    if "models" in folders[-2:]:
+        return ["weights", folders[-1]]
+    if "tuning" in folders[-4:]:
+        return ["choice of kernels" if folders[-1] == "auto" else "search", "/".join([*folders[-3:], last])]
+    return [f"library {folders[-1]}/{last}"]
+
+
+def _outputs(record):
+    """The files that the record of a failure is about, as far as they are there."""
+    return [path for path in map(record.with_suffix, (".json", ".so")) if path.exists()]
+
+
 def _digests(paths, parameters):
     """{M: digest that a point must have today, or None if it is not known}."""
     try:
@@ -186,26 +242,35 @@ def screen(results="results", hardware=None):
 
 
 def _of_one(results, key, plan):
-    stages = read(results, key, plan)
+    stages, made = read(results, key, plan), tasks(results, key, plan)
     lines = [f"{printable(key)}: {_sum(stages)}"]
     for name, stage in stages.items():
         took = f"{duration(sum(stage.done.values()))} measured" if stage.done else "nothing measured"
         lines.append(f"  {printable(name):8}{_bar(stage)}  {took}{_to_go(stage)}")
     lines += ["  " + printable(f"{item['dtype']} is left out: {item['reason']}") for item in plan.get("left_out", [])]
-    flying = [(path, failure) for stage in stages.values() for path, failure in stage.flying.items()]
-    failed = [(path, failure) for stage in stages.values() for path, failure in stage.failed.items()]
-    lines += [f"in flight: {_name(path)}, since {printable(failure.get('utc'))}" for path, failure in flying]
-    if failed:
-        lines.append("failed:")
-        lines += [f"  {_name(path)}: {_why(failure)}" for path, failure in failed[:SHOWN]] + _more(failed)
     missing = _grouped(path for stage in stages.values() for path in stage.missing)
     if missing:
         lines.append("missing:")
         lines += [f"  {name}: M={', '.join(Ms)}" for name, Ms in missing[:SHOWN]] + _more(missing)
-    tasks = durations(results, key)
-    if tasks:
-        lines.append("tasks: " + ", ".join(f"{rule} {n} in {duration(s)}" for rule, (n, s) in tasks.items()))
+    took = durations(results, key)
+    if took:
+        lines.append("tasks: " + ", ".join(f"{rule} {n} in {duration(s)}" for rule, (n, s) in took.items()))
+    flying = made.flying | {
+        point_name(path): failure for stage in stages.values() for path, failure in stage.flying.items()
+    }
+    failed = failures(stages, made)
+    lines += [f"in flight: {name}, since {printable(failure.get('utc'))}" for name, failure in flying.items()]
+    if failed:
+        lines.append("failed:")
+        lines += [f"  {name}: {_why(failure)}" for name, failure in [*failed.items()][:SHOWN]] + _more(failed)
     return lines
+
+
+def failures(stages, made):
+    """{name: record} of all that failed: first what points need, then points."""
+    return made.failed | {
+        point_name(path): failure for stage in stages.values() for path, failure in stage.failed.items()
+    }
 
 
 def _sum(stages):
@@ -241,7 +306,8 @@ def _more(items):
     return [f"  and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
 
 
-def _name(path):
+def point_name(path):
+    """A point as text: its stage, configuration and M."""
     stage, *names = path.parts[-6:-1]
     return f"{stage} {'/'.join(names)} M={path.stem[1:]}"
 
@@ -255,7 +321,7 @@ def _grouped(paths):
     """[(stage and configuration, [M, …])] of the points at these paths."""
     groups = {}
     for path in paths:
-        name, _, M = _name(path).partition(" M=")
+        name, _, M = point_name(path).partition(" M=")
         groups.setdefault(name, []).append(M)
     return list(groups.items())
 
@@ -293,55 +359,3 @@ def duration(seconds):
     if minutes < 60:
         return f"{minutes} min {rest} s" if minutes else f"{rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
-
-
-def line(stages):
-    """The progress of a run in one line: a bar for each stage, time left, points in flight, number of failures."""
-    parts = [f"{name} {_bar(stage)}" for name, stage in stages.items()]
-    left = [stage.left_s for stage in stages.values()]
-    if any(seconds is None for seconds in left):
-        parts.append("time left unknown yet")
-    elif any(left):
-        parts.append(f"about {duration(sum(left))} left")
-    done = {path: seconds for stage in stages.values() for path, seconds in stage.done.items()}
-    if done:
-        last = max(done, key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
-        parts.append(f"last {_name(last)} in {duration(done[last])}")
-    parts += [f"now {_name(path)}" for stage in stages.values() for path in stage.flying]
-    failed = sum(len(stage.failed) for stage in stages.values())
-    return " | ".join([*parts, *([f"{failed} failed"] if failed else [])])
-
-
-def follow(results, keys, stream=sys.stderr):
-    """Print `line` of each hardware key whenever it changes, until this process ends with its --owner (program.run)."""
-    shown, pause = {}, EVERY_S[stream.isatty()]
-    while True:
-        for key, plan in plans(results).items():
-            text = (
-                line(read(results, key, plan, exact=False))
-                if key in keys and not isinstance(plan, RecordError)
-                else None
-            )
-            if text and shown.get(key) != text:
-                print(f"{key}: {text}" if len(keys) > 1 else text, file=stream, flush=True)
-                shown[key] = text
-        time.sleep(pause)
-
-
-def accompany(program, results, keys):
-    """Start `program` to print the progress of hardware `keys` (`follow`); when this process ends, print the screen.
-
-    It has a session of its own: a signal to this process's group would stop it too, and it is the one that ends what a
-    killed run has left (program.end_with).
-    """
-    command = ["python3", program, "--results", results, "--owner", str(os.getpid()), "--follow", *keys]
-    follower = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-
-    def end():
-        follower.kill()
-        follower.wait()
-        for key in keys:
-            with suppress(RecordError, OSError):
-                print(screen(results, key), end="", file=sys.stderr)
-
-    atexit.register(end)
