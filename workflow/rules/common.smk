@@ -10,7 +10,7 @@ from slidesparse import program
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import none_from_the_future, refuse_links_out
 from slidesparse.machine.hardware import KEY_PATTERN
-from slidesparse.plan import cluster, matrix, stock
+from slidesparse.plan import cluster, layers, matrix, stock
 from slidesparse.plan.table import Table, inspected, options
 from slidesparse.points import progress, request
 from slidesparse.points.stale import Stale
@@ -29,6 +29,8 @@ shell.prefix(program.shell_prefix(os.getpid()))
 try:
     config = matrix.validated(config)
     table = Table(config, gpus=int(getattr(workflow.global_resources.get("gpu"), "value", None) or 1))
+    own = layers.own(workflow.overwrite_configfiles, workflow.config_settings.config)
+    notes = [*table.notes(), *layers.overruled(own, table)]
 except SlideSparseError as error:
     raise WorkflowError(str(error))
 workflow.global_resources.update(dict.fromkeys(table.seats, 1))
@@ -47,7 +49,7 @@ MEASURE = (
     " --log {log} --owner $PPID --seat {resources.seat}; }} 2> {log}"
 )
 
-sys.stderr.writelines(f"{note}\n" for note in table.notes())
+sys.stderr.writelines(f"{note}\n" for note in notes)
 
 
 # Runs only in the process that starts jobs, never in a dry run. The kernel frees the lock whatever ends the process.

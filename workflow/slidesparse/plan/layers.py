@@ -1,0 +1,101 @@
+"""The configuration as Snakemake makes it: config/config.yaml, files laid over it, and words of the command line."""
+
+import copy
+import json
+from pathlib import Path
+
+import yaml
+
+from slidesparse.errors import ConfigurationError
+from slidesparse.files import read_text
+from slidesparse.machine import hardware
+from slidesparse.plan.schema import listed
+from slidesparse.plan.text import TEXT_LIMIT, check_file
+
+DEFAULT = "config/config.yaml"
+WORDS = "--config"
+"""The name of the layer that the command line is."""
+
+
+def own(files, words):
+    """[(name, content)] of what a user lays over the default: files, and `words`, a section from the command line."""
+    return [(str(path), load(path)) for path in files] + ([(WORDS, dict(words))] if words else [])
+
+
+def load(path):
+    """The section in a configuration file. Raises ConfigurationError for a file that cannot be used."""
+    check_file(path)
+    text = read_text(path, TEXT_LIMIT)
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = yaml.safe_load(text)
+    if not isinstance(content, dict | None):
+        raise ConfigurationError(f"the configuration {path} cannot be used: it has no keys")
+    return content or {}
+
+
+def merged(layers):
+    """One section of all layers: sections merge, everything else is replaced by what comes later."""
+    whole = {}
+    for _, content in layers:
+        _lay(whole, content)
+    return whole
+
+
+def _lay(below, section):
+    for key, value in section.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _lay(below[key], value)
+        else:
+            below[key] = copy.deepcopy(value)
+
+
+def configuration(files=(), words=()):
+    """(the configuration before it is completed, the user's layers) of the options --configfile and --config.
+
+    words: texts NAME=VALUE.
+    """
+    layers = own(files, dict(map(_word, words)))
+    base = [(DEFAULT, load(DEFAULT))] if Path(DEFAULT).exists() else []
+    return merged([*base, *layers]), layers
+
+
+def _word(text):
+    name, sign, value = text.partition("=")
+    if not (name and sign):
+        raise ConfigurationError(f"{WORDS} has {text!r:.80}, but needs name=value")
+    try:
+        return name, yaml.load(value, Loader=yaml.BaseLoader) or None
+    except yaml.YAMLError:
+        return name, value
+
+
+def overruled(layers, table):
+    """Sentences on keys of a user's `layers` that have no effect on a CPU, where the default's section `cpu` has them.
+
+    table: plan.table.Table of the whole configuration.
+    """
+    keys = [key for key in table.plans if not hardware.parse(key).cc]
+    named = set(_leaves(merged(layers).get("cpu", {})))
+    sentences = []
+    for name, content in layers if keys else ():
+        lost = [
+            path
+            for path, value in _leaves({key: value for key, value in content.items() if key != "cpu"}).items()
+            if path not in named and _leaves(table.config["cpu"]).get(path, value) != value
+        ]
+        if lost:
+            theirs = listed(f"cpu.{path}" for path in lost)
+            sentences.append(
+                f"{name}: {listed(lost)} without effect on {listed(keys)}, where {theirs} of {DEFAULT} counts: set that"
+            )
+    return sentences
+
+
+def _leaves(section, path=""):
+    """{dotted name: value} of all that is no section."""
+    leaves = {}
+    for key, value in section.items() if isinstance(section, dict) else ():
+        leaves |= _leaves(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return leaves
