@@ -11,7 +11,7 @@ import pytest
 import synthetic
 from places import PROGRAMS
 from slidesparse import program
-from slidesparse.errors import RecordError
+from slidesparse.errors import DownloadError, RecordError
 from slidesparse.files import write_json
 from slidesparse.points import progress, records, status
 from synthetic import HARDWARE
@@ -81,6 +81,87 @@ def test_what_is_damaged_is_named_and_hides_nothing_else(results):
     (results / HARDWARE / "plan.json").write_text('{"points": [1]}')
     with pytest.raises(RecordError, match="is no plan of points"):
         status.screen(results)
+
+
+def failed_task(results, place, **record):
+    """Write the record of a task, as a program that ended leaves it; returns its path."""
+    path = results / f"{place}.failed"
+    write_json(path, {"reason": f"{place} broke", "log": f"{place}.log", "utc": "now"} | record)
+    return path
+
+
+def test_what_points_need_and_could_not_be_made_is_named_before_them(results):
+    places = {
+        "models/BitNet-2B/manifest": "weights BitNet-2B",
+        "checkpoints/BitNet-2B/INT8/2_8": "conversion BitNet-2B/INT8/2_8",
+        f"{HARDWARE}/tuning/BitNet-2B/INT8/cublaslt/dense": "search BitNet-2B/INT8/cublaslt/dense",
+        f"{HARDWARE}/tuning/BitNet-2B/INT8/auto/2_8": "choice of kernels BitNet-2B/INT8/auto/2_8",
+    }
+    for place in places:
+        failed_task(results, place)
+    failed_task(results, "models/another/manifest")  # of a model that nobody plans
+    screen = status.screen(results)
+    said = screen[screen.index("failed:\n") :].splitlines()[1:]
+    assert sorted(said[:4]) == sorted(f"  {name}: {place} broke ({place}.log)" for place, name in places.items())
+    assert said[4:] == ["  prefill BitNet-2B/INT8/cublaslt/dense M=2048: the engine died (results/some.log)"]
+
+
+def test_a_failed_library_is_named(results, monkeypatch):
+    monkeypatch.chdir(results)
+    failed_task(results / status.BUILDS, "cu13_cc90/libslidesparse_cublaslt")
+    assert "\n  library cu13_cc90/libslidesparse_cublaslt: cu13_cc90/libslidesparse_cublaslt broke" in status.screen(
+        "."
+    )
+
+
+def test_the_model_that_lends_its_shape_belongs_to_the_plan(tmp_path):
+    synthetic.plan(tmp_path, [("prefill", "Twin", "INT8", "cublaslt", "dense", 64)], shapes={"Twin": "BitNet-2B"})
+    failed_task(tmp_path, f"{HARDWARE}/tuning/BitNet-2B/INT8/cublaslt/dense")
+    assert "search BitNet-2B/INT8/cublaslt/dense" in status.screen(tmp_path)
+
+
+def test_a_failure_before_the_last_success_counts_for_nothing(results):
+    record = failed_task(results, "checkpoints/BitNet-2B/INT8/2_8")
+    assert "conversion" in status.screen(results)
+    made = results / "checkpoints/BitNet-2B/INT8/2_8.json"
+    made.write_text("{}")
+    os.utime(record, (1, 1))
+    assert "conversion" not in status.screen(results)
+    os.utime(made, (0, 0))
+    assert "conversion" in status.screen(results)
+
+
+def test_a_damaged_record_of_a_task_is_named(results):
+    failed_task(results, "models/BitNet-2B/manifest").write_text("{")
+    assert "weights BitNet-2B: " in status.screen(results) and "manifest.failed is damaged" in status.screen(results)
+
+
+def test_a_task_leaves_a_record_while_it_runs_and_if_it_fails(tmp_path):
+    synthetic.plan(tmp_path, [("prefill", *DENSE, 64)])
+    output = tmp_path / "models" / "BitNet-2B" / "manifest.json"
+    output.parent.mkdir(parents=True)
+    with records.making(output, "some.log"):
+        assert "in flight: weights BitNet-2B, since" in status.screen(tmp_path)
+    assert not records.failed_task_of(output).exists()
+    with pytest.raises(DownloadError), records.making(output, "some.log"):
+        raise DownloadError("the hub is away")
+    assert "  weights BitNet-2B: the hub is away (some.log)" in status.screen(tmp_path)
+    with pytest.raises(PermissionError), records.making(output):
+        raise PermissionError(13, "Permission denied", "a file")
+    assert "  weights BitNet-2B: a file: Permission denied; make room" in status.screen(tmp_path)
+    with records.making(output):
+        pass
+    assert "failed" not in status.screen(tmp_path)
+
+
+def test_a_task_that_was_killed_has_failed(tmp_path):
+    synthetic.plan(tmp_path, [("prefill", *DENSE, 64)])
+    output = tmp_path / "models" / "BitNet-2B" / "manifest.json"
+    code = (
+        f"import os; from slidesparse.points import records; records.making({str(output)!r}).__enter__(); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+    assert f"  weights BitNet-2B: {records.UNFINISHED}" in status.screen(tmp_path)
 
 
 def test_many_failures_stay_on_one_screen(tmp_path):

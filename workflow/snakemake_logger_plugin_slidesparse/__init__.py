@@ -19,6 +19,7 @@ NOTHING = "Nothing to be done"
 """How the one line of a run begins in which nothing is to be done."""
 
 SAID_OTHERWISE = (
+    "RuleException:\nCalledProcessError",  # a job that failed, which is told in a line of our own
     "Assuming unrestricted shared filesystem usage",
     "Config file config/config.yaml is extended by additional config",
     "Exiting because a job execution failed",
@@ -95,8 +96,8 @@ def failure(record):
     name = f"{record.rule_name} {outputs[0]}" if outputs else record.rule_name
     said = filter(None, [last_line(log) for log in record.log])
     sentence = next(said, None) or record.rule_msg or "its log says nothing"
-    logs = f" ({record.log[0]})" if record.log else ""
-    return f"failed: {printable(name)}: {printable(sentence)[:LONGEST]}{printable(logs)}"
+    log = f" ({printable(record.log[0])})" if record.log else ""
+    return f"failed: {printable(name)}: {printable(sentence)[:LONGEST]}{log}"
 
 
 def last_line(path):

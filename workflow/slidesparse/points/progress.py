@@ -168,12 +168,13 @@ def follow(results, keys, stream=None):
     while True:
         for key, plan in _plans(results, keys).items():
             stages, made = read(results, key, plan, exact=False), tasks(results, key, plan)
-            text, news = line(stages, made), _news(stages, made)
-            begun = key in shown or known.setdefault(key, {news[0]}) != {*news}
-            if begun and (shown.get(key) != text if renewed else {*news} - known[key] or key not in shown):
+            text, (tenths, *kinds) = line(stages, made), _news(stages, made)
+            if key not in known:
+                known[key], shown[key] = {tenths}, None if kinds else text
+            if shown[key] != text if renewed else {tenths, *kinds} - known[key]:
                 _print(f"{key}: {text}" if len(keys) > 1 else text, stream, renewed)
                 shown[key] = text
-            known[key] |= {*news}
+            known[key] |= {tenths, *kinds}
         time.sleep(EVERY_S[on_terminal])
 
 
