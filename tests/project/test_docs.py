@@ -41,6 +41,27 @@ def test_the_readme_answers_its_question_at_once():
     assert "?" in first[2]
 
 
+@pytest.mark.workflow
+@pytest.mark.skipif(hardware.detect().gpu, reason="one of the commands is for a CPU")
+def test_the_commands_of_the_readme_can_be_pasted(tmp_path):
+    """Snakemake plans what each of them asks for. Those that only read do what they do."""
+    clone = Clone.of_working_tree(tmp_path / "clone")
+    section = (ROOT / "README.md").read_text().partition("## Run a part of it")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ") and "`" in line]
+    commands = [command for row in rows for command in re.findall(r"`((?:snakemake|python) [^`]+)`", row)]
+    assert len(commands) == 6 and not any("{" in command for command in commands)
+    for command in commands:
+        command = command.replace("snakemake --cores 1", "snakemake --dry-run")
+        done = subprocess.run(
+            ["bash", "-euc", command], cwd=clone.directory, env=clone.environment, capture_output=True, text=True
+        )
+        nothing_yet = "show_status.py: results/*/plan.json is not there: nothing has been run yet"
+        assert done.returncode == 0 or nothing_yet in done.stderr, command + done.stdout[-2000:] + done.stderr[-2000:]
+        assert "MissingRuleException" not in done.stdout + done.stderr
+        if "--quiet" in command or "--plan" in command:
+            assert len(done.stdout.splitlines()) <= 45
+
+
 def test_a_decision_is_read_in_half_a_minute():
     rooms = re.split(r"^## ", (ROOT / "docs" / "decisions.md").read_text(), flags=re.MULTILINE)[1:]
     entries = [entry for room in rooms for entry in re.split(r"^### ", room, flags=re.MULTILINE)[1:]]
