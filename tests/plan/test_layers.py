@@ -47,6 +47,13 @@ def test_a_word_without_a_name_is_refused(written):
         layers.configuration(words=["kernel"])
 
 
+def test_words_are_what_snakemake_makes_of_them():
+    words = ["a=1", "b=[1, 2_8]", "c={M: [1.5]}", "d=", "e=x", "f=[", "g=true"]
+    _, [(name, content)] = layers.configuration(words=words)
+    expected = {"a": 1, "b": ["1", "2_8"], "c": {"M": ["1.5"]}, "d": None, "e": "x", "f": "[", "g": True}
+    assert name == "--config" and content == expected
+
+
 def test_keys_without_effect_on_a_cpu_are_named_together_with_what_counts(written):
     path = written("models: [BitNet-2B]\nprefill: {M: [64]}\ndtypes: [INT8]\n")
     assert overruled([path]) == [

@@ -182,7 +182,7 @@ class Range:
         call = self.call(REPORTS if victim == "report" else TARGETS)
         whom = victim.removeprefix("stopped ")
         if victim in ("workflow", "everything"):
-            wait_until(lambda: call.output.count("Finished jobid:") >= ended or not call.running())
+            wait_until(lambda: call.everything.count("Finished jobid:") >= ended or not call.running())
             call.let_pass(share * (STEP if ended else START))
         else:
             wait_until(lambda: self.find(whom, call, choice) or not call.running())

@@ -65,10 +65,22 @@ def _word(text):
     name, sign, value = text.partition("=")
     if not (name and sign):
         raise ConfigurationError(f"{WORDS} has {text!r:.80}, but needs name=value")
+    return name, _value(value)
+
+
+def _value(text):
+    """What Snakemake makes of a value on the command line: inside of lists and sections all is text."""
     try:
-        return name, yaml.load(value, Loader=yaml.BaseLoader) or None
-    except yaml.YAMLError:
-        return name, value
+        node, plain = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return text
+    return plain if isinstance(plain, int | float | None) else _texts(node)
+
+
+def _texts(node):
+    if isinstance(node, yaml.MappingNode):
+        return {_texts(key): _texts(value) for key, value in node.value}
+    return [*map(_texts, node.value)] if isinstance(node, yaml.SequenceNode) else node.value
 
 
 def overruled(layers, table):
