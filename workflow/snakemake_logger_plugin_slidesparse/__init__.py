@@ -23,6 +23,7 @@ SAID_OTHERWISE = (
     "Assuming unrestricted shared filesystem usage",
     "Config file config/config.yaml is extended by additional config",
     "Exiting because a job execution failed",
+    "Cannot restore ",  # a backup of an output, of which we keep none
     "--keep-incomplete mode is set",
 )
 """How lines begin that tell a user of this project nothing."""
