@@ -61,7 +61,7 @@ class LogHandler(LogHandlerBase):
         elif event == LogEvent.RUN_INFO:
             self._say(_jobs(record.stats))
         elif event == LogEvent.PROGRESS and record.done == record.total:
-            self._say(f"all {record.total} jobs are done")
+            self._say(f"{_count(record.total)} done")
         elif event == LogEvent.JOB_ERROR:
             self._say(failure(record))
         elif event in (None, LogEvent.ERROR) and not text.startswith(SAID_OTHERWISE):
@@ -83,7 +83,11 @@ class LogHandler(LogHandlerBase):
 def _jobs(stats):
     """The number of jobs, by rule, as one line."""
     counts = [f"{rule} {count}" for rule, count in stats.items() if rule not in ("total", "all")]
-    return f"{stats['total']} jobs: {', '.join(counts)}"
+    return f"{_count(stats['total'])}: {', '.join(counts)}"
+
+
+def _count(jobs):
+    return f"{jobs} job{'s' * (jobs != 1)}"
 
 
 def failure(record):
