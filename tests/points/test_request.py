@@ -11,6 +11,7 @@ from slidesparse.errors import RecordError
 from slidesparse.files import write_json
 from slidesparse.plan.key import Key
 from slidesparse.points import answers, measure, request
+from slidesparse.points.validate import read_point
 
 KEY = Key(synthetic.HARDWARE, "prefill", "Mine", "INT8", "cublaslt", "dense", 512)
 
@@ -46,6 +47,7 @@ def test_a_basis_that_changes_in_place_is_read_again(tmp_path):
 
 def test_the_head_of_a_point_says_what_it_answers(tmp_path):
     (path,) = synthetic.write(tmp_path, "prefill", [512])
+    synthetic.own_digest(path)
     asked = answers.stored_digest(path)
     assert asked and answers.is_point(path, {"digest": asked})
     assert not answers.is_point(path, {"digest": "1" * 64})
@@ -57,6 +59,28 @@ def test_the_head_of_a_point_says_what_it_answers(tmp_path):
     assert answers.stored_digest(path) == asked and not answers.is_point(path, {"digest": asked})
     path.unlink()
     assert answers.stored_digest(path) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("protocol", 4), ("parameters", {"steps": 99}), ("tuning", "0" * 64), ("checkpoint", "1" * 64)]
+)
+def test_a_digest_is_that_of_the_request_beside_it(tmp_path, field, value):
+    (path,) = synthetic.write(tmp_path, "prefill", [512])
+    asked = synthetic.own_digest(path)
+    assert read_point(path, asked)
+    point = json.loads(path.read_text())
+    point["request"][field] = value
+    write_json(path, point)
+    with pytest.raises(RecordError, match="contradicts itself: its digest is not that of its request"):
+        read_point(path, asked)
+
+
+def test_out_of_memory_is_no_result_of_a_cpu(tmp_path):
+    (path,) = synthetic.write(tmp_path, "prefill", [512], place={"hardware": "cpu-Xeon_cc0_py312_cu0_x86_64"})
+    point = json.loads(path.read_text())
+    write_json(path, point | {"status": "out_of_memory", "results": {}, "reason": "no memory"})
+    with pytest.raises(RecordError, match="out of memory is no result on a CPU"):
+        read_point(path)
 
 
 def test_a_text_in_a_point_is_not_its_digest(tmp_path):

@@ -251,6 +251,54 @@ def test_the_kernel_kills_a_stopped_shell_and_its_program_with_their_owner(tmp_p
         wait_until(lambda: not any(alive(pid) for pid in left))
 
 
+@pytest.mark.skipif(program.BOUND not in program.shell_prefix(0), reason="setpriv --pdeathsig is not there")
+def test_a_long_command_which_is_a_script_is_bound_as_well(tmp_path):
+    script, started = tmp_path / "script.sh", tmp_path / "started"
+    script.write_text(f"{program.shell_prefix(0)}touch {started}; read line; : last")
+    code = f"import subprocess; subprocess.run(['bash', '-c', '\"bash\" \"{script}\"'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as owner:
+        wait_until(started.exists)
+        left = descendants(owner.pid)
+        os.kill(left[-1], signal.SIGSTOP)
+        owner.kill()
+        owner.wait()
+        wait_until(lambda: not any(alive(pid) for pid in left))
+
+
+def shell_of(owner):
+    """A shell of a job of process `owner` that waits for a line."""
+    command = ["bash", "-c", f"{program.SHELL.format(owner=owner)}read line; : last"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+
+def test_a_new_run_ends_what_is_stopped_of_ended_ones():
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    with shell_of(ended.pid) as left, shell_of(os.getpid()) as other:
+        for each in (left, other):
+            each.send_signal(signal.SIGSTOP)
+        wait_until(lambda: program.state_of(left.pid) == program.state_of(other.pid) == "T")
+        program.end_of_ended_runs()
+        assert left.wait(10) == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
+
+
+def test_a_job_that_stays_stopped_is_ended_and_one_of_a_stopped_run_is_not():
+    with subprocess.Popen(["sleep", "1000"]) as owner, shell_of(owner.pid) as job:
+        job.send_signal(signal.SIGSTOP)
+        owner.send_signal(signal.SIGSTOP)
+        wait_until(lambda: program.state_of(job.pid) == program.state_of(owner.pid) == "T")
+        assert program.end_stopped(owner.pid, {job.pid}) == set()
+        owner.send_signal(signal.SIGCONT)
+        wait_until(lambda: program.state_of(owner.pid) != "T")
+        assert program.end_stopped(owner.pid, set()) == {job.pid}
+        assert job.poll() is None
+        program.end_stopped(owner.pid, {job.pid})
+        assert job.wait(10) == -signal.SIGKILL
+        owner.kill()
+
+
 def descendants(pid):
     """Pids of the child of a process, of its child and so on."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

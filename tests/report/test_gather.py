@@ -367,6 +367,19 @@ def test_a_kernel_point_of_another_shape_is_refused(tmp_path, field):
     assert [row["M"] for row in table(next(good.parent.glob("*.csv")))] == ["128"] * 4
 
 
+@pytest.mark.parametrize("change", [lambda gemms: gemms[:2], lambda gemms: [*gemms[:3], gemms[0]]])
+def test_a_kernel_point_without_all_linears_of_its_shape_is_refused(tmp_path, change):
+    other, good = synthetic.write(tmp_path, "kernel", [64, 128])
+    linears = [{"name": name, "N": N, "K": K} for name, (N, K) in synthetic.LINEARS.items()]
+    write_json(tmp_path / "models" / "BitNet-2B" / "shape.json", {"linears": linears})
+    point = json.loads(other.read_text())
+    point["results"]["gemms"] = change(point["results"]["gemms"])
+    write_json(other, point)
+    (sentence,) = gather_all(tmp_path, synthetic.HARDWARE)
+    assert re.search(r"M64\.json has the linears .*, but .*/shape\.json has down, gate_up, o, qkv; ", sentence)
+    assert [row["M"] for row in table(next(good.parent.glob("*.csv")))] == ["128"] * 4
+
+
 @pytest.mark.parametrize(("stage", "field", "value"), [("prefill", "peak_memory_bytes", "x"), ("kernel", "exact", 2)])
 def test_a_point_that_no_row_can_be_read_of_again_hides_no_other(tmp_path, stage, field, value):
     bad, good = synthetic.write(tmp_path, stage, [64, 128])

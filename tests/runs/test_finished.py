@@ -1,12 +1,15 @@
 """Finished points stay: what answers is not measured again, and nothing is deleted before it is replaced."""
 
+import fcntl
 import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
+from slidesparse.files import sha256_file, write_json
 from workflow_clone import KEY, ON_CPU, TINY, Clone, point, wait_until
 
 pytestmark = ON_CPU
@@ -216,3 +219,30 @@ def test_status_counts_no_point_of_another_search(clone):
     table = f"results/{KEY}/tuning/BitNet-tiny/INT8/onednn/dense.json"
     clone.run(table, config=[TINY, search])
     assert clone.status().startswith(f"{KEY}: 3 of 6 points are there, 3 missing\n")
+
+
+def test_stale_points_whose_archive_gave_them_no_time_are_measured(clone):
+    """Snakemake takes time 0 for no time, and then nothing is older than the marker."""
+    shutil.rmtree(clone.directory / ".snakemake")
+    for path in KERNEL:
+        os.utime(clone.directory / path, (0, 0))
+    assert clone.dry_run("kernel", config=[TINY, OTHER]).points == KERNEL
+
+
+def test_a_table_that_changes_while_a_client_waits_names_no_point(clone):
+    """The point would carry the digest of one table, and its worker would read another."""
+    path = next(path for path in sorted(KERNEL) if "/reference/" in path)
+    table = clone.directory / Path(path).parent.with_suffix(".json").as_posix().replace("/kernel/", "/tuning/")
+    (clone.directory / path).unlink()
+    locks = Path(clone.variables["SLIDESPARSE_LOCKS"])
+    locks.mkdir(exist_ok=True)
+    with open(locks / "slidesparse-host.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        call = clone.start("--cores", "1", path, config=[TINY])
+        log = (clone.directory / path).with_suffix(".log")
+        wait_until(lambda: (log.exists() and "waiting" in log.read_text()) or not call.running())
+        content = json.loads(table.read_text())
+        write_json(table, content | {"entries": content["entries"][::-1]})
+    call.wait()
+    stored = json.loads((clone.directory / path).read_text())["request"]["tuning"]
+    assert stored == sha256_file(table)

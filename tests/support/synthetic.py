@@ -1,5 +1,8 @@
 """Points as a measurement would write them, for the tests of gathering and reporting."""
 
+import json
+
+from slidesparse.files import digest as digest_of
 from slidesparse.files import write_json
 from slidesparse.plan.backends import BACKENDS
 from slidesparse.plan.key import is_pattern
@@ -115,6 +118,17 @@ def write(root, stage, Ms, step_s=0.01, *, place=None, **properties):
     for file in files:
         write_json(file, point(file, step_s, **properties))
     return files
+
+
+def own_digest(path):
+    """Give a point the digest of the request that it keeps (as in `points/request.py`), and return it."""
+    made = json.loads(path.read_text())
+    said = made["request"]
+    asked = {"key": made["key"], "basis": said["checkpoint"]}
+    asked |= {name: said[name] for name in ("protocol", "parameters", "tuning")}
+    said["digest"] = digest_of(asked)
+    write_json(path, made)
+    return said["digest"]
 
 
 def plan(root, points, left_out=(), parameters=None, hardware=HARDWARE, shapes=None):

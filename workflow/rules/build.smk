@@ -15,4 +15,4 @@ rule build_library:
         **cluster.resources(config),
     shell:
         "python3 workflow/scripts/build_library.py --library {wildcards.library} --cc {wildcards.cc}"
-        " --cuda {wildcards.cuda} --output {output.library} --log {log} --owner $PPID 2> {log}"
+        " --cuda {wildcards.cuda} --output {output.library} --log {log} --owner $owner 2> {log}"

@@ -14,4 +14,4 @@ rule convert_checkpoint:
         **cluster.resources(config),
     shell:
         "python3 workflow/scripts/convert_checkpoint.py --model-manifest {input} --dtype {wildcards.dtype}"
-        " --sparsity {wildcards.sparsity} --output {output} --log {log} --owner $PPID 2> {log}"
+        " --sparsity {wildcards.sparsity} --output {output} --log {log} --owner $owner 2> {log}"

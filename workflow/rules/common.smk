@@ -46,7 +46,7 @@ REPORTS = expand("results/{key}/report.{language}.md", key=table.plans, language
 MEASURE = (
     "rm -rf .snakemake/backups/{output}; {{ python3 workflow/scripts/measure_point.py --output {output} --basis {input.basis} --tuning {input.tuning}"
     " --parameters {params.parameters:q} --peers {params.peers:q} --plan results/{wildcards.hardware}/plan.json"
-    " --log {log} --owner $PPID --seat {resources.seat}; }} 2> {log}"
+    " --log {log} --owner $owner --seat {resources.seat}; }} 2> {log}"
 )
 
 sys.stderr.writelines(f"{note}\n" for note in notes)
@@ -58,6 +58,7 @@ onstart:
     gc.enable()
     try:
         program.hold_lock("results/.lock")
+        program.end_of_ended_runs()
         refuse_links_out("results", ".snakemake")
         shutil.rmtree(".snakemake/backups", ignore_errors=True)  # of a run that was killed; our outputs are whole
         none_from_the_future("results")

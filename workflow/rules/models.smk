@@ -13,7 +13,7 @@ rule describe_model:
         entry=lambda w: table.dimensions(w.model),
     shell:
         "rm -rf .snakemake/backups/{output}; python3 workflow/scripts/describe_model.py --model {wildcards.model} --entry {params.entry:q}"
-        " --output {output} --owner $PPID 2> {log}"
+        " --output {output} --owner $owner 2> {log}"
 
 
 rule fetch_model:
@@ -28,4 +28,4 @@ rule fetch_model:
         entry=lambda w: table.entry(w.model),
     shell:
         "python3 workflow/scripts/fetch_model.py --model {wildcards.model} --entry {params.entry:q}"
-        " --output {output} --log {log} --owner $PPID 2> {log}"
+        " --output {output} --log {log} --owner $owner 2> {log}"

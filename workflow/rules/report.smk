@@ -14,7 +14,7 @@ rule gather_points:
         parameters=lambda w: table.measuring(w.hardware, w.stage),
     shell:
         "rm -rf .snakemake/backups/{output}; python3 workflow/scripts/gather_points.py --points {input.points}"
-        " --parameters {params.parameters:q} --output {output} --owner $PPID 2> {log}"
+        " --parameters {params.parameters:q} --output {output} --owner $owner 2> {log}"
 
 
 # Programs write these files only where their content changes. contents.csv stands for the folder of tables and figures.
@@ -45,7 +45,7 @@ rule write_report:
         left_out=lambda w: table.left_out[w.hardware],
     shell:
         "python3 workflow/scripts/write_reports.py --hardware {wildcards.hardware} --sources {params.sources:q}"
-        " --languages {params.languages:q} --owner $PPID 2> {log}"
+        " --languages {params.languages:q} --owner $owner 2> {log}"
 
 
 # Compares the planned hardware and all other hardware that the sources hold.
@@ -73,7 +73,7 @@ rule write_comparison:
         languages=LANGUAGES,
     shell:
         "python3 workflow/scripts/write_comparison.py --sources {params.sources:q} --languages {params.languages:q}"
-        " --owner $PPID 2> {log}"
+        " --owner $owner 2> {log}"
 
 
 # Reports all that exists, of every hardware and source, and asks for no measurement. It is the only job of its run, so
@@ -87,7 +87,7 @@ rule report:
         languages=LANGUAGES,
     shell:
         "python3 workflow/scripts/write_reports.py --sources {params.sources:q} --languages {params.languages:q}"
-        " --owner $PPID 2> {log}"
+        " --owner $owner 2> {log}"
 
 
 # After a failure, the report is made from the points that exist.
@@ -96,5 +96,5 @@ onerror:
     for key in table.plans:
         shell(
             "python3 workflow/scripts/write_reports.py --hardware {key} --sources {config[report][sources]:q}"
-            " --languages {LANGUAGES:q} --owner $PPID"
+            " --languages {LANGUAGES:q} --owner $owner"
         )

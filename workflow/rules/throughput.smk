@@ -82,4 +82,4 @@ rule choose_stock:
         parameters=inspected(lambda w: table.measuring(w.hardware, w.stage)),
     shell:
         "rm -rf .snakemake/backups/{output}; python3 workflow/scripts/choose_stock.py --output {output} --basis {input.basis}"
-        " --parameters {params.parameters:q} --log {log} --owner $PPID 2> {log}"
+        " --parameters {params.parameters:q} --log {log} --owner $owner 2> {log}"

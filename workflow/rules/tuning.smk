@@ -23,7 +23,7 @@ rule tune_backend:
     shell:
         "rm -rf .snakemake/backups/{output.json} .snakemake/backups/{output.csv};"
         " python3 workflow/scripts/tune_backend.py --output {output.json} --basis {input.shape} --M {params.M}"
-        " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --log {log} --owner $PPID"
+        " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --log {log} --owner $owner"
         " --seat {resources.seat} 2> {log}"
 
 
@@ -47,4 +47,4 @@ rule choose_kernels:
         parameters=lambda w: table.measuring(w.hardware, "kernel"),
     shell:
         "rm -rf .snakemake/backups/{output}; python3 workflow/scripts/choose_kernels.py --output {output} --points {input.points}"
-        " --candidates {params.candidates:q} --parameters {params.parameters:q} --log {log} --owner $PPID 2> {log}"
+        " --candidates {params.candidates:q} --parameters {params.parameters:q} --log {log} --owner $owner 2> {log}"

@@ -4,6 +4,7 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -17,17 +18,22 @@ from typing import NamedTuple
 from slidesparse.errors import RecordError, SlideSparseError
 from slidesparse.files import open_lock, printable, read_json
 
-SHELL = "set -euo pipefail; trap '' INT; : owner {owner}; "
-"""What the shells of all jobs begin with; `owner` is the process whose jobs they are (see `end_left_over`). A program
-that is still starting ignores SIGINT, for which Python would print a traceback; `run` changes that."""
+SHELL = "set -euo pipefail; trap '' INT; owner={owner}; "
+"""What the shells of all jobs begin with. `owner` is the process whose jobs they are (see `end_left_over`). They tell
+it to their programs, because $PPID may be another process by then. A program that is still starting ignores SIGINT, for
+which Python would print a traceback; `run` changes that."""
 
 BOUND = (
-    "[[ ! -v BASH_EXECUTION_STRING || -v BOUND ]] ||"
-    ' BOUND=1 exec setpriv --pdeathsig KILL bash -c "$BASH_EXECUTION_STRING"; unset BOUND;'
+    'if [[ ! -v BOUND ]]; then set -- "$0"; [[ ! -v BASH_EXECUTION_STRING ]] || set -- -c "$BASH_EXECUTION_STRING";'
+    ' BOUND=1 exec setpriv --pdeathsig KILL bash "$@"; fi; unset BOUND;'
     ' python3() ( exec setpriv --pdeathsig KILL python3 "$@" ); '
 )
 """What comes before SHELL where setpriv can do it: the kernel kills a shell whose Snakemake ends, and its program with
-it, also if they are stopped. The shell starts itself again, with its own command, under setpriv(1)."""
+it, also if they are stopped. The shell starts itself again under setpriv(1), with its command, or with the script that
+Snakemake makes of a long one."""
+
+STOPPED_S = 5.0
+"""Seconds between two looks at stopped processes."""
 
 LOOK_S = 1.0
 """Seconds between two looks at the file of a lock."""
@@ -83,15 +89,82 @@ def end_left_over(owner):
     may take effect late, so they are killed in any state. A resident worker and its guard have a socket to remove, so
     they are killed only if they are stopped.
     """
-    words = (f"--owner\0{owner}\0".encode(), f"--owner={owner}\0".encode())
-    shell = SHELL.format(owner=owner).encode()
+    for pid, state, command in _own_processes():
+        if owner_of(command) == owner and (state == "T" or not is_worker(command)):
+            _kill(pid)
+
+
+def end_of_ended_runs():
+    """Kill stopped processes whose owner has ended: nobody was left to see them when a run was killed."""
+    for pid, state, command in _own_processes():
+        owner = owner_of(command)
+        if owner and state == "T" and start_time(owner) is None:
+            _kill(pid)
+
+
+def watch_stopped(owner):
+    """From now on, end programs of a run that stay stopped (`end_stopped`), in a thread."""
+
+    def watch():
+        seen = set()
+        while True:
+            seen = end_stopped(owner, seen)
+            time.sleep(STOPPED_S)
+
+    threading.Thread(target=watch, name="stopped", daemon=True).start()
+
+
+def end_stopped(owner, seen):
+    """Kill shells and programs of an owner that stay stopped, for which it would wait for ever.
+
+    Workers are watched by those who wait for them. seen: pids that were stopped at the last look. Returns those that
+    are stopped now. While the owner itself is stopped, as with Ctrl-Z, nothing is killed.
+    """
+    processes = list(_own_processes())
+    if start_time(owner) is None or state_of(owner) == "T":
+        return set()
+    mine = {pid: state for pid, state, command in processes if owner_of(command) == owner and not is_worker(command)}
+    stopped = {pid for pid, state in mine.items() if state == "T"}
+    for pid in stopped & seen:
+        _kill(pid)
+    return stopped
+
+
+def is_worker(command):
+    """Whether a command line is that of a resident worker or its guard."""
+    return b"\0--socket=" in command
+
+
+OWNER = re.compile(rb"\0--owner[=\0]([0-9]+)\0|trap '' INT; owner=([0-9]+); ")
+
+
+def owner_of(command):
+    """The pid of the owner that a command line (proc(5): cmdline) of this project names; None for any other."""
+    found = OWNER.search(command)
+    ours = found and (found[2] or b"\0workflow/scripts/" in command or b"\0slidesparse.worker.resident\0" in command)
+    return int(found[1] or found[2]) if ours else None
+
+
+def state_of(pid):
+    """State of a process (proc(5)), such as T for a stopped one; None if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return None
+
+
+def _own_processes():
+    """(pid, state, command line) of all processes but this one."""
     for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, IndexError):  # it has ended meanwhile, or belongs to somebody else
-            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            command = (entry / "cmdline").read_bytes()
-            own = shell in command or any(word in command for word in words)
-            if own and int(entry.name) != os.getpid() and (state == "T" or b"\0--socket=" not in command):
-                os.kill(int(entry.name), signal.SIGKILL)
+        with suppress(OSError):  # it has ended meanwhile, or belongs to somebody else
+            command, pid = (entry / "cmdline").read_bytes(), int(entry.name)
+            if command and pid != os.getpid():
+                yield pid, state_of(pid), command
+
+
+def _kill(pid):
+    with suppress(OSError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def interrupt_once():

@@ -6,6 +6,7 @@ second are M over the time of a step.
 
 import math
 
+from slidesparse.machine import hardware
 from slidesparse.plan.backends import BACKENDS
 from slidesparse.points.request import PROTOCOL
 from slidesparse.sparsity.patterns import Pattern
@@ -25,6 +26,8 @@ ROUNDED_RATIO = 2e-3
 
 def contradiction(point):
     """What of a valid point contradicts the rest of it, as a sentence without a full stop; None if nothing does."""
+    if point["status"] == "out_of_memory" and hardware.parse(point["key"]["hardware"]).processor == "cpu":
+        return "out of memory is no result on a CPU"
     if point["status"] != "ok":  # stock vLLM's point says what became of its variants
         more = point["results"].keys() - {"variants"}
         return f"its status is {point['status']}, but it has results" if more else None

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from slidesparse.errors import OutOfMemoryError, RecordError, SlideSparseError
+from slidesparse.errors import MeasurementError, OutOfMemoryError, RecordError, SlideSparseError
 from slidesparse.files import read_json, write_atomic, write_json
 from slidesparse.machine import hardware
 from slidesparse.plan.key import Key, tuning_key
@@ -55,11 +55,13 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
         records.failure_of(output).unlink(missing_ok=True)  # of another request
         return
     with _device(machine, key.stage, worker):
+        asked = request.request(key, parameters, basis, table, peers)  # a table may have changed while this waited
         if not answers.is_point(output, asked):  # another run may have measured it meanwhile
             _measure(output, key, asked, basis, table, parameters, peers, resources, log, worker)
 
 
 def _measure(output, key, asked, basis, table, parameters, peers, resources, log, worker):
+    begun = parameters
     start, git = time.monotonic(), records.code()
     records.write_failure(output, UNFINISHED, log, unless=os.getpid())
     try:
@@ -79,6 +81,8 @@ def _measure(output, key, asked, basis, table, parameters, peers, resources, log
             resident.refuse_changed_code()
         except OutOfMemoryError as error:
             results, reason = None, str(error)
+        if request.request(key, begun, basis, table, peers) != asked:
+            raise MeasurementError("a file of the request was changed during the measurement: run again")
     except SlideSparseError as error:
         records.write_failure(output, str(error), log)
         raise

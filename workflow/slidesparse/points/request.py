@@ -84,6 +84,25 @@ def request(key, parameters, basis, tuning=None, peers=None):
     }
 
 
+def is_its_own(point, path):
+    """Whether the digest of a stored point is that of the request beside it, as far as the files of its tree tell.
+
+    path: where the point lies. A kernel point does not keep the digest of its shape, which lies in the tree.
+    """
+    said = point["request"]
+    basis = said.get("checkpoint")
+    if point["key"]["stage"] == "kernel":
+        shape = Key.of(path).basis(root_of(path))
+        if not os.path.isfile(shape):
+            return True
+        basis = _basis(shape)
+    asked = {"key": point["key"], "protocol": said["protocol"], "parameters": said["parameters"], "basis": basis}
+    asked["tuning"] = said.get("tuning")
+    asked |= {name: said[name] for name in ("candidates", "process") if name in said}
+    asked |= {"peers": said["peers"]} if said.get("peers") else {}
+    return digest(asked) == said["digest"]
+
+
 def _basis(path):
     """The digest of the JSON in a file. Planning asks for the same file thousands of times."""
     return _of_content("basis", str(path), *_state(path))

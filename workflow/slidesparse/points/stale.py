@@ -5,9 +5,11 @@ were copied without records, or a job failed after its parameters had been recor
 file that is stale gets one more input, the marker, which is newer than everything.
 """
 
+import glob
 import json
 import os
 import sys
+from contextlib import suppress
 
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import read_json, sha256_file, write_atomic
@@ -17,6 +19,9 @@ from slidesparse.plan.key import Key
 from slidesparse.plan.table import inspected
 from slidesparse.points import answers, request
 from slidesparse.program import sentence
+
+FIRST_NS = 10**9
+"""The earliest time of a file, in nanoseconds."""
 
 MARKER = ".snakemake/slidesparse/stale"
 """The input of everything stale. Its content is new at each planning that finds something."""
@@ -36,7 +41,7 @@ class Stale:
             parts = {part: names[part] if part in names else getattr(w, part) for part in Key._fields[:-1]}
             key = Key(**parts, M=int(w.m))
             path = key.path(self._table.root)
-            return self._mark() if os.path.exists(path) and self._differs(key, path) else []
+            return self._mark(path) if os.path.exists(path) and self._differs(key, path) else []
 
         return inspected(stale)
 
@@ -63,7 +68,7 @@ class Stale:
             asked = request.of_table(path, linears, plan["tune"]["M"], plan["measure"]["tune"])
             beside = os.path.splitext(path)[0] + ".csv"
             found = answers.is_table(path, asked) and answers.has_text(beside, answers.csv_of_table(path))
-            return [] if found else self._mark()
+            return [] if found else self._mark(path)
         except SlideSparseError:  # the shape is missing, or the table is damaged: who reads it says so
             return []
 
@@ -82,7 +87,7 @@ class Stale:
             }
         except (SlideSparseError, AttributeError, KeyError, TypeError):
             said = None
-        return [] if said == {os.path.normpath(name): sha256_file(name) for name in wanted} else self._mark()
+        return [] if said == {os.path.normpath(name): sha256_file(name) for name in wanted} else self._mark(path)
 
     def plan(self, w):
         """For reports: stale if plan.json is missing or shows another plan. It is written when a first job starts."""
@@ -90,7 +95,8 @@ class Stale:
             there = _shown(read_json(f"{self._table.root}/{w.hardware}/plan.json"))
         except (SlideSparseError, OSError, AttributeError, KeyError, TypeError):
             there = None
-        return [] if there == _shown(self._table.content(w.hardware)) else self._mark()
+        reports = glob.glob(f"{self._table.root}/{w.hardware}/report.*")
+        return [] if there == _shown(self._table.content(w.hardware)) else self._mark(*reports)
 
     def shape(self, w):
         """For shapes: one that is not its entry's would make all of its model's points stale."""
@@ -102,7 +108,7 @@ class Stale:
         except SlideSparseError:
             there = None
         described = describe(w.model, json.loads(self._table.dimensions(w.model)))
-        return [] if there == described else self._mark()
+        return [] if there == described else self._mark(path)
 
     def csv(self, rows_of):
         """The function for CSVs. rows_of: gives {M: digest of the request} of a CSV's rows.
@@ -117,11 +123,14 @@ class Stale:
                 return []
             rows = rows_of(path)
             asked = ((int(os.path.basename(point)[1:-5]), point) for point in points)  # M16.json
-            return [] if all(rows.get(M) == self._stored(point) for M, point in asked) else self._mark()
+            return [] if all(rows.get(M) == self._stored(point) for M, point in asked) else self._mark(path)
 
         return inspected(stale)
 
-    def _mark(self):
+    def _mark(self, *paths):
+        """The marker, as the input of what makes the stale files at `paths`."""
+        for path in paths:
+            _give_time(path)
         if not self._marked:
             try:
                 write_atomic(self._marker, os.urandom(16).hex())
@@ -129,6 +138,13 @@ class Stale:
                 sys.exit(sentence(error))
             self._marked = True
         return [self._marker]
+
+
+def _give_time(path):
+    """Let a file have a time after 0, which Snakemake takes for no time at all. Archives may be packed with 0."""
+    with suppress(OSError):
+        if os.stat(path).st_mtime_ns < FIRST_NS:
+            os.utime(path, ns=(FIRST_NS, FIRST_NS))
 
 
 def _shown(plan):

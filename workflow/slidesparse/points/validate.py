@@ -10,6 +10,7 @@ from slidesparse.errors import RecordError
 from slidesparse.files import printable
 from slidesparse.plan.key import Key, is_pattern
 from slidesparse.points.consistent import contradiction
+from slidesparse.points.request import is_its_own
 from slidesparse.points.strict import read_json
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "point.schema.yaml"
@@ -63,6 +64,8 @@ def check_digest(path, point, expected):
         raise RecordError(
             f"{path} answers another request: its digest is {digest[:12]}…, not {expected[:12]}…; {AGAIN}"
         )
+    if not is_its_own(point, path):
+        raise RecordError(f"{path} contradicts itself: its digest is not that of its request; {AGAIN}")
 
 
 def _rule(error):

@@ -19,9 +19,10 @@ from slidesparse.report.document.model import (
 )
 from slidesparse.report.sections import across, checks, overview
 from slidesparse.report.sections.ratios import ACROSS, FIGURES
-from slidesparse.report.sections.speedups import marks_of, name_of, notes_on
+from slidesparse.report.sections.speedups import marks_of, name_of, notes_on, unlike_outputs
 from slidesparse.report.sections.verdict import row_names
 from slidesparse.report.sources.rows import DTYPES, configuration_order
+from slidesparse.report.sources.shapes import differ
 
 SHOWN_BARS, SHOWN_PATTERNS = 12, 4
 """Most hardware keys and patterns that a figure shows."""
@@ -179,9 +180,8 @@ def speedup_sections(summaries, labels):
         )
         headers = ("hardware", "backend/sparsity", *(f"M={M}" for M in Ms), "geometric mean of those that count")
         name = name_of(having[0][0])
-        notes = unlike(summaries, key) + notes_on(
-            {(label, *key): value for one, label in having for key, value in one.ratios.items()}
-        )
+        marks = {(label, *key): value for one, label in having for key, value in one.ratios.items()}
+        notes = [*unlike(summaries, key), *unlike_outputs(having[0][0]), *notes_on(marks)]
         sections.append(Section(title, [*notes, Table(name, headers, rows, "ll")], folded=len(sections) > 3))
     return sections
 
@@ -223,6 +223,9 @@ def conclusions(summaries, labels):
         ]
         if len(having) < 2:
             continue
+        if key[0] == "kernel" and (other := other_shapes(summaries, labels, key)):
+            sentences += other
+            continue
         patterns = sorted({name for one, _ in having for name in one.sparse_names()}, key=configuration_order)
         for name in patterns:
             there = {label: (one.of(name), one.sparse_counted(name)) for one, label in having}
@@ -257,6 +260,21 @@ def conclusions(summaries, labels):
 def protocols_of(summaries, labels, key):
     """label -> the protocols of the figures of a comparison."""
     return {label: item.protocols[key] for item, label in zip(summaries, labels, strict=True) if key in item.protocols}
+
+
+def other_shapes(summaries, labels, key):
+    """A list with a sentence, if GPUs measured kernels of other shapes under one model's name."""
+    known = [(item.shapes[key[3]], label) for item, label in zip(summaries, labels, strict=True) if key in item.ratios]
+    first, name = known[0]
+    odd = [label for found, label in known if differ(first, found)]
+    if not odd:
+        return []
+    of = {"model": key[3], "dtype": key[4], "first": name, "others": ", ".join(odd)}
+    return [
+        say(
+            "kernel {model} {dtype}: {first} and {others} have linears of other shapes, so they are not compared.", **of
+        )
+    ]
 
 
 def unlike(summaries, key):

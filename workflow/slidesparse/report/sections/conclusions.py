@@ -149,6 +149,9 @@ def of_comparison(comparison, clock=None):
         theirs=fixed(theirs, digits, True),
         unit=comparison.unit,
     )
+    if comparison.outputs:
+        own, over = comparison.outputs
+        found = say("{found}, {own} outputs against {over}", found=found, own=own, over=over)
     if M in comparison.lacking:
         found = say("{found}, without {names} there", found=found, names=", ".join(comparison.lacking[M]))
     if beside:
@@ -298,9 +301,10 @@ def kernel_against_model(source, comparisons):
 def left_at(M, kernel, model, name):
     """What a sentence on kernels and prefill at M leaves out: patterns whose ratio counts not in both; or nothing."""
     left = {}
+    there = [{each._replace(model=name) for each, at in comparison.ratios if at == M} for comparison in (kernel, model)]
     for comparison in (kernel, model):
         for each, at in comparison.ratios:
-            why = comparison.left_out(each, at)
+            why = comparison.left_out(each, at) if each._replace(model=name) in there[0] & there[1] else None
             if at == M and why and comparison.ratios[each, at].sparse:
                 left.setdefault(str(why), (why, {}))[1][each._replace(model=name)] = None
     parts = [
@@ -339,8 +343,18 @@ def dtypes(source):
     for name in sorted({name for name, _ in sums if name.dtype == DTYPES[0] and name.sparsity == "dense"}):
         ratios = between_types(name, name._replace(dtype=DTYPES[1]), sums, higher=False)
         if ratios:
-            sentences.append(between("kernel", name, say("speed of the GEMMs ({caches})", caches=say(caches)), ratios))
+            what = say("speed of the GEMMs ({caches})", caches=say(caches))
+            own, over = (outputs(source, each) for each in (name._replace(dtype=DTYPES[1]), name))
+            if own != over:
+                what = say("{found}, {own} outputs against {over}", found=what, own=own, over=over)
+            sentences.append(between("kernel", name, what, ratios))
     return sentences
+
+
+def outputs(source, name):
+    """Output types of one configuration's kernels, where files of others tell them, as text."""
+    rows = (row for row in source.stage("kernel") if row.configuration == name)
+    return ", ".join(sorted({row.values.get("output_of_others") or "" for row in rows} - {""}))
 
 
 def between_types(name, other, values, higher):

@@ -102,6 +102,7 @@ class Comparison:
     apart: number of ratios left out because hardware, driver, versions, protocol or lengths of requests differ.
     alone: (Configuration, M) of sparse figures without a figure of the denominator.
     lacking: M -> dense backends that have no figure there, and may be the fastest.
+    outputs: (output types of sparse products, those of the denominator's), if files of others say that they differ.
     """
 
     stage: str
@@ -118,6 +119,7 @@ class Comparison:
     apart: int = 0
     alone: list = field(default_factory=list)
     lacking: dict = field(default_factory=dict)
+    outputs: tuple | None = None
 
     @property
     def in_turn(self):
@@ -167,6 +169,18 @@ class Comparison:
         """(configuration, M) of the ratios that exceed the bound of their pattern."""
         order = sorted(self.ratios, key=lambda key: (configuration_order(key[0]), key[1]))
         return [key for key in order if self.is_above_bound(*key)]
+
+
+def outputs_of(rows, comparison):
+    """(own, denominator's) output types of kernels in files of others, as text, if they differ; else None."""
+    kinds = {}
+    for row in rows:
+        if kind := row.values.get("output_of_others"):
+            sparse = row.configuration.sparse_kernel
+            if sparse or comparison.over in (row.configuration.column, FASTEST):
+                kinds.setdefault(sparse, set()).add(kind)
+    own, over = (", ".join(sorted(kinds.get(sparse, ()))) for sparse in (True, False))
+    return (own, over) if own and over and own != over else None
 
 
 def linears_of(source, model):
@@ -264,9 +278,11 @@ def comparisons(source):
         for column, caches in (("latency_us", caches_of(rows)), ("latency_hot_us", "hot")):
             values = of_layers(source, model, dtype, column)
             what = say("sum of {caches} GEMM latencies of a layer", caches=say(caches))
-            comparisons += divided(
-                Comparison("kernel", model, dtype, what, "", "dense", "µs", column, caches), values, higher=False
-            )
+            new = Comparison("kernel", model, dtype, what, "", "dense", "µs", column, caches)
+            found = divided(new, values, higher=False)
+            for each in found:
+                each.outputs = outputs_of(rows, each)
+            comparisons += found
         turns = say("{caches} GEMMs of a layer in turn", caches=say("cold"))
         if any(row.values.get("latency_int32_us") and row.values.get("cublaslt_int32_us") for row in rows):
             exact = say("{caches} GEMMs of a layer in turn, INT32 outputs", caches=say("cold"))
@@ -291,6 +307,7 @@ def comparisons(source):
 
 BEST = say("each linear's fastest dense library with BF16 outputs")
 BEST_LINEAR = say("the fastest dense library of each whole linear")
+FASTEST = say("the fastest dense backend of each M")
 STOCK = say("stock vLLM (fusion and sparsity together)")
 
 
@@ -322,7 +339,7 @@ def divided(empty, values, higher):
             there = [other for other in there if not values[other, M].unfit] or there
             return pick(there, key=lambda other: values[other, M].value) if there and name not in dense else None
 
-        fastest = replace(empty, over=say("the fastest dense backend of each M"), kind="best_dense")
+        fastest = replace(empty, over=FASTEST, kind="best_dense")
         comparisons.append(ratios(fastest, values, best, higher))
         for M in sorted({M for _, M in comparisons[-1].ratios}):
             absent = [name.backend for name in dense if (name, M) not in values]
@@ -341,7 +358,7 @@ def divided(empty, values, higher):
 def ratios(empty, values, base_of, higher):
     """A copy of the Comparison `empty` with the ratios of all values over those of `base_of(configuration, M)`.
 
-    GEMMs with different output types are not compared.
+    GEMMs with different output types are not compared, but for published ones (`Comparison.outputs`).
     """
     filled = replace(empty, ratios={}, sides={}, alone=[], lacking={})
     for (name, M), mine in values.items():

@@ -223,6 +223,7 @@ def comparison_section(source, comparison):
     if comparison.in_turn and any(name.sparse_on_gpu for name in sparse):
         notes.append(TURN_NOTE)
     notes += notes_on(comparison.ratios)
+    notes += unlike_outputs(comparison)
     if comparison.lacking:
         lacking = [say("{names} at M={M}", names=", ".join(names), M=M) for M, names in comparison.lacking.items()]
         notes.append(say("Dense backends without a figure, which may be faster: {lacking}.", lacking=lacking))
@@ -239,6 +240,20 @@ def comparison_section(source, comparison):
         )
     table = Table(name_of(comparison), ("M", *(name.column for name in names)), rows)
     return [Section(title_of(comparison), [*notes, table], folded=comparison.kind in ("half", "stock"))]
+
+
+def unlike_outputs(comparison):
+    """A list with a sentence, if products of others with unlike outputs are divided by one another."""
+    if not comparison.outputs:
+        return []
+    own, over = comparison.outputs
+    return [
+        say(
+            "By the heads of these files, products with {own} outputs are held against ones with {over} outputs.",
+            own=own,
+            over=over,
+        )
+    ]
 
 
 def search_blocks(source):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from slidesparse.report.sections import checks, overview, verdict
 from slidesparse.report.sections.ratios import of_layers, of_points
+from slidesparse.report.sources import shapes
 from slidesparse.report.sources.rows import OURS, caches_of, grouped, step_value, workload
 
 ENGINES = {"prefill": ("step_ms", "tokens_per_s"), "decode": ("gpu_step_ms", "tokens_per_s")}
@@ -26,6 +27,7 @@ class Summary:
     protocols: as `ratios` -> the protocols of its figures, as text.
     answers: (model, dtype) -> stage -> the Comparison that decides there, or None.
     foreign: whether others published all of it.
+    shapes: model -> shapes of its linears, as `sources.shapes` has them.
     """
 
     key: str
@@ -43,6 +45,7 @@ class Summary:
     protocols: dict = field(default_factory=dict)
     answers: dict = field(default_factory=dict)
     foreign: bool = False
+    shapes: dict = field(default_factory=dict)
 
 
 def summary(key, source, compared, anomalies):
@@ -89,6 +92,7 @@ def summary(key, source, compared, anomalies):
             stage: verdict.deciding(compared, stage, model, dtype) for stage in verdict.STAGES
         }
     kept.foreign = verdict.foreign(source)
+    kept.shapes = shapes.of_models(source)
     return kept
 
 

@@ -93,6 +93,7 @@ def refuse_unreadable(path, point):
 def refuse_other_request(path, point, digest, parameters):
     """Raise RecordError if a point answers another request than that of `digest` (hex; None is not checked)."""
     if digest is not None and point["request"]["digest"] == digest:
+        check_digest(path, point, digest)
         return
     there = differences(point["request"]["parameters"], parameters or {}) if parameters is not None else []
     if there:
@@ -122,6 +123,9 @@ def check_shape(path, point):
         said = {each["name"]: (each["N"], each["K"]) for each in linears(shape)}
     except RecordError:  # who needs the shape says so
         return
+    if sorted(gemm["name"] for gemm in gemms) != sorted(said):
+        names = ", ".join(f"{gemm['name']:.40}" for gemm in gemms[:8])
+        raise RecordError(f"{path} has the linears {names}, but {shape} has {', '.join(sorted(said))}; {AGAIN}")
     for gemm in gemms:
         known = said.get(gemm["name"])
         if known != (gemm["N"], gemm["K"]):
