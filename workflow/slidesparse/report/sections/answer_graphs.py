@@ -1,7 +1,7 @@
 """The graphs of the first screen: speed-up over M of a few patterns, for each type, stage and denominator."""
 
 from slidesparse.report.document.model import Figure, Table, fixed, number, say
-from slidesparse.report.sections.figures import PATTERN_COLOURS, line
+from slidesparse.report.sections.figures import line, look
 from slidesparse.report.sections.verdict import row_names, spell
 from slidesparse.sparsity.patterns import Pattern
 
@@ -48,7 +48,7 @@ def drawn(comparison, name):
         bands = [None if value.low is None else [value.low, value.high] for value in values.values()]
         out = [bool(comparison.left_out(each, M)) for M in values]
         bound = Pattern(each.sparsity).bound if each.sparsity != "2_inf" and comparison.kind != "stock" else None
-        style = {"style": (PATTERN_COLOURS.get(each.sparsity, 0), int(labels[each] != spell(each.sparsity)))}
+        style = {"style": (look(each, names)[0], int(labels[each] != spell(each.sparsity)))}
         y = [value.value for value in values.values()]
         series.append(line(each, names, list(values), y, band=bands, hollow=out, bound=bound))
         series[-1] |= style | {"label": labels[each]}

@@ -19,8 +19,10 @@ from slidesparse.sparsity.patterns import Pattern
 
 PATTERN_COLOURS = {"2_4": 1, "2_6": 2, "2_8": 3, "2_10": 4, "2_12": 5, "2_14": 6, "2_16": 7, "2_inf": 8}
 """Colours of patterns, the same in every figure."""
-DENSE_COLOURS = (0, 9, 10, 11)
-"""Colours of dense backends."""
+AUTO_COLOURS = {"2_4": 5, "2_6": 6, "2_8": 7, "2_10": 8}
+"""Colours of patterns on `auto`, whose engines have no longer patterns."""
+DENSE_COLOURS = {"cublaslt": 0, "cutlass": 9, "torch": 10, "vllm": 11, "auto": 4}
+"""Colours of dense backends, the same in every figure."""
 SHOWN_BARS = 12
 """Most bars in a panel."""
 
@@ -30,7 +32,9 @@ def look(name, names):
     alike = [other for other in names if other.sparsity == name.sparsity]
     place = alike.index(name)
     if name.sparsity == "dense":
-        return DENSE_COLOURS[place % len(DENSE_COLOURS)], 0
+        return DENSE_COLOURS.get(name.backend, place), 0
+    if name.backend == "auto":
+        return AUTO_COLOURS.get(name.sparsity, pattern_length(name.sparsity) % 10), place
     return PATTERN_COLOURS.get(name.sparsity, pattern_length(name.sparsity) % 10), place
 
 
@@ -40,10 +44,10 @@ def figures(source, comparisons, prefix):
     blocks = []
     for model in models:
         blocks += throughput_figure(source, model, f"{prefix}_{model}")
+        blocks += step_figure(source, model, f"{prefix}_{model}")
         blocks += speedup_figures(source, [c for c in comparisons if c.model == model], f"{prefix}_{model}")
         blocks += roofline_figure(source, model, f"{prefix}_{model}")
         blocks += heat_figures(source, model, f"{prefix}_{model}")
-        blocks += step_figure(source, model, f"{prefix}_{model}")
     return blocks
 
 
@@ -260,7 +264,7 @@ def heat_figures(source, model, prefix):
             {
                 "kind": "heat",
                 "title": configuration.column,
-                "rows": [f"{shape[linear][0]}×{shape[linear][1]}" for linear in linears],
+                "rows": linears,
                 "columns": Ms,
                 "values": [[ratios.get((configuration, linear, M)) for M in Ms] for linear in linears],
                 "top": round(top, 2),
@@ -275,7 +279,7 @@ def heat_figures(source, model, prefix):
         ]
         table = Table(f"{prefix}_heat_{dtype}", ("backend/sparsity", "linear", "N", "K", "M", "speed-up"), rows, "ll")
         caption = say(
-            "{model} {dtype}: speed-up of every linear, N×K (down) by M (across), over {over}, "
+            "{model} {dtype}: speed-up of every linear (down) by M (across), over {over}, "
             "{caches}. Purple: sparse is faster; orange: slower.",
             model=model,
             dtype=dtype,

@@ -10,7 +10,10 @@ from slidesparse.report.tables.columns import RIVALS
 from slidesparse.sparsity.patterns import Pattern
 
 GAINS = ("M", "variant", "stock vLLM (ms)", "best dense", "best dense (ms)", "gain of fusion and graphs")
-GAINS += ("backend/sparsity", "step (ms)", "gain of sparsity", "total gain")
+GAINS += ("backend/sparsity", "step (ms)", "gain of sparsity", "total gain", "of the first gain, the library's")
+
+STOCK_LIBRARY = "cutlass"
+"""The backend with the library that stock vLLM multiplies with on a GPU."""
 
 NOISE = " ≈"
 """Mark of a ratio whose confidence interval contains 1."""
@@ -99,7 +102,8 @@ def gain_blocks(source):
                     say(
                         "The best dense backend of each M is one of those that run as the sparse ones do: over it a"
                         " sparse one shows what sparsity gives, and it shows over stock vLLM what fusion and graphs"
-                        " give."
+                        " give. Stock vLLM multiplies with CUTLASS. What another library gives is in the last column:"
+                        " the best dense engine over ours with CUTLASS."
                     )
                 ]
                 if len({step.gpu_uuid for step in values.values()}) > 1:
@@ -113,7 +117,7 @@ def gain_blocks(source):
                     dtype=dtype,
                     what=what,
                 )
-                blocks.append(Section(title, [*notes, Table(name, GAINS, cells, "rlrlrrlrr")]))
+                blocks.append(Section(title, [*notes, Table(name, GAINS, cells, "rlrlrrlrrr")]))
     return blocks
 
 
@@ -131,12 +135,14 @@ def gain_rows(values, variants):
         between = same[fastest]
         first = (number(str(M), M), variants[M], fixed(before.value, 3), fastest.column, fixed(between.value, 3))
         first += (cell(quotient(before, between)),)
+        own = next((name for name in dense if name.backend == STOCK_LIBRARY), None)
+        library = cell(quotient(same[own], between)) if own else NONE
         sparse = sorted((name for name in same if name.sparse_kernel), key=configuration_order)
         for name in sparse:
             gains = cell(quotient(between, same[name])), cell(quotient(before, same[name]))
-            rows.append((*first, name.column, fixed(same[name].value, 3), *gains))
+            rows.append((*first, name.column, fixed(same[name].value, 3), *gains, library))
         if not sparse:
-            rows.append((*first, NONE, NONE, NONE, NONE))
+            rows.append((*first, NONE, NONE, NONE, NONE, library))
     return rows
 
 
