@@ -84,11 +84,13 @@ def engines(key, stage, dtype):
             parts.append(f"{names} {'lose' if many else 'loses'}, {span(values)} (slower in {slower} of {len(good)})")
         else:
             spans = [f"{text} {span([r.value for r in counted(found[text]).values()])}" for text in texts]
-            parts.append(f"unknown, because there are no intervals: {', '.join(spans)}")
+            parts.append(f"no verdict without intervals: {', '.join(spans)}")
     out = {M: ratio.out for each in found.values() for M, ratio in sorted(each.items()) if ratio.out}
     if out:
         whys = ", ".join(dict.fromkeys(out.values()))
-        parts.append(f"left out, of some patterns or all, M={', '.join(map(str, sorted(out)))} ({whys})")
+        values = [ratio.value for each in found.values() for ratio in each.values() if ratio.out]
+        Ms = ", ".join(map(str, sorted(out)))
+        parts.append(f"left out, of some patterns or all, M={Ms} ({whys}): {span(values)} there")
     return f"- {stage.capitalize()} {dtype}, {BY[what]}: {'; '.join(parts)}."
 
 
@@ -107,13 +109,36 @@ def over_stock(key, stage, dtype):
 
 def kernels(key):
     parts = []
-    for rival, what in (("best", "products alone"), ("whole", "whole linears")):
+    for rival, what in (("best", "products"), ("whole", "whole linears"), ("ours", "linears as our engine runs them")):
         spans = []
         for dtype in TYPES:
             Ms = [w[4] for w in points(key) if w[:4] == ("kernel", dtype, "cusparselt", "2_4")]
-            spans.append(f"2:4 {dtype} {span([in_turn(key, dtype, '2_4', M, rival)[0].value for M in Ms])}")
+            spans.append(f"2:4 {dtype} {span([linears(key, dtype, M, rival) for M in Ms])}")
         parts.append(f"{what} {', '.join(spans)}")
-    return f"- Kernels in turn with dense ones: {'; '.join(parts)}."
+    return f"- Linears alone, in turn with dense ones, over all M: {'; '.join(parts)}."
+
+
+def linears(key, dtype, M, rival):
+    """Ratio of a layer's dense linears over its 2:4 ones; "ours": the sparse ones leave scales to their neighbours."""
+    ratio, _, theirs = in_turn(key, dtype, "2_4", M, "whole" if rival == "ours" else rival)
+    if rival != "ours":
+        return ratio.value
+    gemms = points(key)["kernel", dtype, "cusparselt", "2_4", M]["results"]["gemms"]
+    return theirs / sum(1e6 * gemm["whole"][0]["folded"]["median_s"] for gemm in gemms)
+
+
+def costs(key):
+    """Of 2:4 over the fastest dense engine by the clock: memory of weights, energy of a token at the largest M."""
+    parts = []
+    for dtype in TYPES:
+        M = max(w[4] for w in points(key) if w[:3] == ("prefill", dtype, "cusparselt"))
+        best = min(DENSE, key=lambda b: engine(key, "prefill", dtype, b, "dense", M, "step").value)
+        dense = points(key)["prefill", dtype, best, "dense", M]["results"]
+        for backend, name in (("cusparselt", "2:4"), ("auto", "2:4 auto")):
+            own = points(key)["prefill", dtype, backend, "2_4", M]["results"]
+            both = [two(own[what] / dense[what]) for what in ("weight_bytes", "energy_j_per_token")]
+            parts.append(f"{name} {dtype} {' and '.join(both)}")
+    return f"- Over dense, memory of weights and energy of a token in prefill: {', '.join(parts)}."
 
 
 def stock(key):
@@ -134,7 +159,9 @@ def cell(values, left, interval=True):
 def cost(key, dtype, backend, sparsity, ends):
     """Energy at both stages (mJ a token), memory of weights (GB), and percent of weights that pruning changed."""
     results = [points(key)[stage, dtype, backend, sparsity, ends[stage]]["results"] for stage in STAGES]
-    joules = [rounded(1000 * each["energy_j_per_token"], 2) for each in results]
+    late = [engine(key, stage, dtype, backend, sparsity, ends[stage], "step").out for stage in STAGES]
+    marks = [" †" * (why == "bound by the host") for why in late]
+    joules = [rounded(1000 * r["energy_j_per_token"], 2) + mark for r, mark in zip(results, marks, strict=True)]
     memory = two(results[0]["weight_bytes"] / 1e9)
     manifest = ROOT / "resources" / "measured" / "checkpoints" / MODEL / dtype / f"{sparsity}.json"
     item = json.loads(manifest.read_text())
@@ -174,7 +201,7 @@ def rows(key, dtype):
 def mistakes(key, screen):
     """What the first screen should say and does not. screen: its Markdown."""
     wanted = [engines(key, stage, dtype) for stage in STAGES for dtype in TYPES]
-    wanted += [kernels(key), stock(key)]
+    wanted += [kernels(key), costs(key), stock(key)]
     wanted += [f"| {' | '.join(line)} |" for dtype in TYPES for line in rows(key, dtype)]
     lines = screen.splitlines()
     return [line for line in wanted if line not in lines]

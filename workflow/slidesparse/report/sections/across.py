@@ -3,7 +3,8 @@
 from statistics import median
 
 from slidesparse.report.document.model import NONE, Bullets, Choice, Table, fixed, joined, say
-from slidesparse.report.sections.verdict import FIGURES, PAYS, STAGES, UNKNOWN, WORDS, row_names, verdict
+from slidesparse.report.sections.ratios import EVEN
+from slidesparse.report.sections.verdict import FIGURES, LOSES, PAYS, STAGES, UNKNOWN, WORDS, row_names, verdict
 from slidesparse.report.sources.rows import DTYPES, pattern_length
 
 MOST_PATTERNS = 4
@@ -58,15 +59,24 @@ def where(stage, dtype, words):
             if names:
                 groups.setdefault((word, names), []).append(text)
     parts = [
-        say("{pattern} {word} on {names}", pattern=", ".join(patterns), word=say(word), names=", ".join(names))
-        for (word, names), patterns in groups.items()
+        on(word, ", ".join(patterns), ", ".join(names), len(patterns) > 1) for (word, names), patterns in groups.items()
     ]
     if not parts:
         return []
-    more = len(words) - MOST_PATTERNS
-    if more > 0:
-        parts.append(say("further patterns, in the tables: {n}", n=more))
+    more = list(words)[MOST_PATTERNS:]
+    if more:
+        parts.append(say("{names} in the hardware's own reports", names=", ".join(more)))
     return [say("{stage} {dtype}: {parts}.", stage=say(stage.capitalize()), dtype=dtype, parts=joined(parts))]
+
+
+def on(word, names, gpus, several):
+    """What patterns of one word do on which GPUs."""
+    of = {"names": names, "gpus": gpus}
+    if word == str(PAYS):
+        return say("{names} pay on {gpus}", **of) if several else say("{names} pays on {gpus}", **of)
+    if word == str(LOSES):
+        return say("{names} lose on {gpus}", **of) if several else say("{names} loses on {gpus}", **of)
+    return say("{names} even on {gpus}", **of) if word == str(EVEN) else say("{names} unknown on {gpus}", **of)
 
 
 def table(dtype, stage, found, words):

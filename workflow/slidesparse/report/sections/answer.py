@@ -1,11 +1,11 @@
 """The first screen: whether sparsity pays here, for each stage and type, in words, in one table and in one graph."""
 
 from slidesparse.machine import hardware
-from slidesparse.report.document.model import Bullets, Choice, fixed, joined, say
+from slidesparse.report.document.model import Bullets, Choice, joined, say
 from slidesparse.report.sections.answer_graphs import figure_choices
-from slidesparse.report.sections.answer_table import RULE, table
+from slidesparse.report.sections.answer_table import costs_over_dense, rule, table
 from slidesparse.report.sections.overview import dates
-from slidesparse.report.sections.ratios import EVEN, SLOWER, UNKNOWN
+from slidesparse.report.sections.ratios import EVEN, SLOWER, UNKNOWN, of_layers
 from slidesparse.report.sections.verdict import (
     FIGURES,
     LOSES,
@@ -39,10 +39,10 @@ def answer_blocks(key, source, comparisons, prefix):
     tables = {(label[each],): table(source, comparisons, *each, label[each], prefix) for each in types}
     tables = {chosen: each for chosen, each in tables.items() if each.rows}
     if tables:
-        blocks += [Choice(("type",), tables), RULE]
+        blocks += [Choice(("type",), tables), rule(source, types)]
     drawn = figure_choices(comparisons, types, label, prefix)
     if drawn:
-        blocks.append(Choice(("type", "graph", "over"), drawn, first_only=True))
+        blocks.append(Choice(("type", "graph", "graph over"), drawn, first_only=True))
     return blocks
 
 
@@ -58,9 +58,13 @@ def head(source):
     parts += [say("prompts of at most {n} tokens", n=prompts)] if prompts else []
     parts += versions
     parts += [dates(source)[1][:10]] if dates(source) else []
-    points = {row.point for row in rows}
-    failed = {row.point for row in source.rows if row.status == "failed"} - points
-    parts.append(say("{n} points, {failed} failed", n=len(points), failed=len(failed)))
+    engines = any(row.stage != "kernel" for row in source.rows)
+    points = {row.point for row in rows if row.stage != "kernel" or not engines}
+    failed = {row.point for row in source.rows if row.status == "failed" and (row.stage != "kernel" or not engines)}
+    said = {"n": len(points), "failed": len(failed - points)}
+    parts.append(
+        say("{n} points of engines, {failed} failed", **said) if engines else say("{n} points, {failed} failed", **said)
+    )
     return joined(parts, " · ")
 
 
@@ -109,8 +113,26 @@ def unknown(source):
 def verdicts(source, comparisons, label):
     """Sentences on all types of a stage, stage by stage, then on kernels and on stock vLLM. label: type -> its name."""
     sentences = [s for stage in STAGES for each in label for s in of_engines(comparisons, stage, *each, label[each])]
-    shapes = {model: source.shape_of(model) for model, _ in label}
-    return [*sentences, *of_kernels(comparisons, shapes, label), *of_stock(comparisons, label)]
+    more = [*of_kernels(source, comparisons, label), *of_costs(source, comparisons, label)]
+    return [*sentences, *more, *of_stock(comparisons, label)]
+
+
+def of_costs(source, comparisons, label):
+    """A list with the sentence on what the shortest pattern of each backend takes of memory and energy, over dense."""
+    parts = []
+    for (model, dtype), of in label.items():
+        comparison = deciding(comparisons, "prefill", model, dtype) or deciding(comparisons, "decode", model, dtype)
+        names = row_names(comparison.sparse_names() if comparison else [])
+        firsts = dict.fromkeys(name.backend for name in names)
+        for name in [next(each for each in names if each.backend == backend) for backend in firsts]:
+            memory, energy = costs_over_dense(source, name)
+            if memory:
+                parts.append(
+                    say("{name} {of} {memory} and {energy}", name=names[name], of=of, memory=memory, energy=energy)
+                )
+    if not parts:
+        return []
+    return [say("Over dense, memory of weights and energy of a token in prefill: {parts}.", parts=joined(parts, ", "))]
 
 
 def lead(source, label):
@@ -137,8 +159,14 @@ def in_short(comparisons, label):
             for name, text in row_names(comparison.sparse_names() if comparison else []).items():
                 words.setdefault(text, {})[of] = verdict(comparison, name)
         if words:
-            parts.append(say("{stage}: {found}.", stage=say(stage.capitalize()), found=joined(short(words))))
+            found = say("no verdict") if all_unknown(words) else joined(short(words))
+            parts.append(say("{stage}: {found}.", stage=say(stage.capitalize()), found=found))
     return [joined(parts, " ")] if parts else []
+
+
+def all_unknown(words):
+    """Whether nothing is known of any pattern."""
+    return all(each.word is UNKNOWN for found in words.values() for each in found.values())
 
 
 def short(words):
@@ -163,10 +191,12 @@ def short(words):
 def in_words(word, names, members, several):
     """What patterns of one word do, in words. members: their Verdicts. several: whether they are more than one."""
     if word == str(PAYS):
-        most = fixed(max(max(each.values) for each in members), 2)
+        since = max(each.since for each in members)
+        values = [each.value for member in members for M, each in member.counted.items() if since <= M]
+        of = {"names": names, "since": since, "span": span(values)}
         if several:
-            return say("{names} pay, up to {most} times as fast", names=names, most=most)
-        return say("{names} pays, up to {most} times as fast", names=names, most=most)
+            return say("{names} pay, from M={since} on, {span} times as fast", **of)
+        return say("{names} pays, from M={since} on, {span} times as fast", **of)
     if word == str(LOSES):
         return say("{names} lose", names=names) if several else say("{names} loses", names=names)
     return say("{names} even", names=names) if word == str(EVEN) else say("{names} unknown", names=names)
@@ -203,10 +233,11 @@ def summed_up(comparison):
     left = {M for each in found.values() for _, Ms in each.left.values() for M in Ms}
     if left:
         whys = {text: why for each in found.values() for text, (why, _) in each.left.items()}
-        Ms = ", ".join(map(str, sorted(left)))
-        parts.append(
-            say("left out, of some patterns or all, M={Ms} ({why})", Ms=Ms, why=joined(list(whys.values()), ", "))
-        )
+        values = [
+            comparison.ratios[name, M].value for name, each in found.items() for _, Ms in each.left.values() for M in Ms
+        ]
+        of = {"Ms": ", ".join(map(str, sorted(left))), "why": joined(list(whys.values()), ", "), "span": span(values)}
+        parts.append(say("left out, of some patterns or all, M={Ms} ({why}): {span} there", **of))
     return joined(parts)
 
 
@@ -219,7 +250,7 @@ def group(word, since, members):
     said = {"names": names, "span": span(values)}
     if word == str(UNKNOWN):
         each = [say("{name} {span}", name=name, span=span(ratios(one))) for name, one in members.items() if ratios(one)]
-        return say("unknown, because there are no intervals: {each}", each=joined(each, ", "))
+        return say("no verdict without intervals: {each}", each=joined(each, ", "))
     if word == str(PAYS):
         said["since"] = since
         if several:
@@ -234,23 +265,41 @@ def group(word, since, members):
     return say("{names} loses, {span} (slower in {n} of {all})", **said)
 
 
-def of_kernels(comparisons, shapes, label):
-    """A list with the sentence on kernels: of the shortest pattern, products alone and whole linears, for each type."""
+def of_kernels(source, comparisons, label):
+    """A list with the sentence on kernels of the shortest pattern: products, whole linears, and linears of our engine.
+
+    Whole linears quantise, lift and scale by themselves. In our engine neighbours do part of that for sparse ones.
+    """
+    kinds = (
+        ("best_dense", say("products")),
+        ("linear", say("whole linears")),
+        ("folded", say("linears as our engine runs them")),
+    )
     parts = []
-    for kind, what in (("best_dense", say("products alone")), ("linear", say("whole linears"))):
+    for kind, what in kinds:
         spans = []
         for (model, dtype), of in label.items():
-            of_kind = ("kernel", shapes[model], dtype, kind)
-            turns = [c for c in comparisons if (c.stage, c.model, c.dtype, c.kind) == of_kind and c.in_turn]
-            name = min(
-                (n for c in turns for n in c.sparse_names()), key=lambda n: pattern_length(n.sparsity), default=None
-            )
-            values = [each.value for each in turns[0].counted(name).values()] if name else []
+            name, values = in_turn(source, comparisons, source.shape_of(model), dtype, kind)
             if values:
                 spans.append(say("{name} {of} {span}", name=spell(name.sparsity), of=of, span=span(values)))
         if spans:
             parts.append(say("{what} {spans}", what=what, spans=joined(spans, ", ")))
-    return [say("Kernels in turn with dense ones: {parts}.", parts=joined(parts))] if parts else []
+    return [say("Linears alone, in turn with dense ones, over all M: {parts}.", parts=joined(parts))] if parts else []
+
+
+def in_turn(source, comparisons, shape, dtype, kind):
+    """(the configuration with the shortest pattern, its ratios in turn that count), or (None, [])."""
+    measured = "linear" if kind == "folded" else kind
+    of_kind = ("kernel", shape, dtype, measured)
+    turns = [c for c in comparisons if (c.stage, c.model, c.dtype, c.kind) == of_kind and c.in_turn]
+    name = min((n for c in turns for n in c.sparse_names()), key=lambda n: pattern_length(n.sparsity), default=None)
+    if not name:
+        return None, []
+    counted = turns[0].counted(name)
+    if kind != "folded":
+        return name, [each.value for each in counted.values()]
+    folded = of_layers(source, shape, dtype, "linear_folded_us")
+    return name, [turns[0].sides[name, M][1] / folded[name, M].value for M in counted if (name, M) in folded]
 
 
 def of_stock(comparisons, label):

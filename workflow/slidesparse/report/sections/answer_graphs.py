@@ -57,8 +57,9 @@ def drawn(comparison, name):
             rows.append((labels[each], number(str(M), M), *shown, "yes" if left else ""))
     panel = {"kind": "lines", "title": "", "y": comparison.axis, "series": series, "one": True, "flat": True}
     caption = say(
-        "{stage} {model} {dtype}, {what}, over {over}. Above 1 sparse is faster. Bands: intervals. Hollow: left out."
-        " ▲: a pattern's bound.",
+        "{stage} {model} {dtype}, {what}, over {over}. Above 1 sparse is faster.{bands} Hollow: left out. Thin line,"
+        " or ▲ beyond the edge: a pattern's bound.",
+        bands=say(" Bands: intervals.") if any(any(each["band"] or ()) for each in series) else "",
         stage=comparison.stage,
         model=comparison.model,
         dtype=comparison.dtype,

@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from slidesparse.report.document.model import NONE, Table, fixed, number, say
+from slidesparse.report.document.model import NONE, Table, fixed, joined, number, say
 from slidesparse.report.sections.verdict import (
     FIGURES,
     PAYS,
@@ -17,13 +17,24 @@ from slidesparse.report.sections.verdict import (
 )
 from slidesparse.report.sources.rows import configuration_order
 
-RULE = say(
-    "Cells: median (range) of the ratios that count. Pays, even, loses: at the largest M that counts, the interval of"
-    " the ratio over the fastest dense engine lies above 1, holds 1, lies below 1; from the named M on, all ratios that"
-    " count say so. Unknown: no ratio counts, or there is no interval. †: the host bounds some ratios, or a check"
-    " disqualifies them. By the clock, decode shows these too; elsewhere they do not count. `auto` takes the fastest"
-    " measured library for each linear. Energy is the whole GPU's, in decode with the prompt step."
+CELLS = say(
+    "Cells: median (smallest to largest) of the ratios that count, over M. Pays, even, loses: at the largest M that"
+    " counts, the interval of the ratio over the fastest dense engine lies above 1, holds 1, lies below 1; from the"
+    " named M on, all ratios that count say so. Unknown: no ratio counts, or there is no interval. †: the host bounds"
+    " some figures, or a check disqualifies them; they do not count, but are shown of decode by the clock, which is"
+    " wall time."
 )
+AUTO = say("`auto` takes the fastest measured library for each linear and M, and may hold weights for two.")
+ENERGY = say("Energy is the whole GPU's, idle times included, in decode with the prompt step.")
+
+
+def rule(source, types):
+    """What cells and words of the tables mean, as far as these types need it."""
+    rows = [row for row in source.rows if row.stage != "kernel" and row.configuration[:2] in types]
+    parts = [CELLS]
+    parts += [AUTO] if any(row.configuration.backend == "auto" for row in rows) else []
+    parts += [ENERGY] if any(row.values.get("energy_j_per_token") for row in rows) else []
+    return joined(parts, " ")
 
 
 def table(source, comparisons, model, dtype, label, prefix):
@@ -73,14 +84,14 @@ def headers(label, by_stage, ends):
     heads = (
         label,
         prefill,
-        say("prefill"),
+        say("verdict, prefill"),
         decode,
         say("decode over dense, by the clock"),
-        say("decode"),
+        say("verdict, decode"),
         *stock,
         *energy,
     )
-    return (*heads, say("weights, GB"), say("weights changed, %"), say("quality"))
+    return (*heads, say("weights, GB"), say("weights pruned, %"), say("quality"))
 
 
 def of_median(values, left):
@@ -145,21 +156,28 @@ def stock_cells(comparisons, stage, model, dtype):
 
 
 def reference_cells(source, dense):
-    """Cells of the dense row: 1, and the step at the largest M."""
+    """Cells of the dense row: 1, with the fastest engine and its step at the largest M."""
     cells = []
     for stage, (M, name) in dense.items():
         row = point(source, stage, name, M)
         column = "step_ms" if stage == "prefill" or not row or not row.values.get("gpu_step_ms") else "gpu_step_ms"
-        step = row.values.get(column) if row else None
-        cells.append(
-            say("1 ({ms} ms at {M})", ms=fixed(step, 1 if step >= 10 else 2), M=M if M % 1024 else f"{M // 1024}k")
-            if step
-            else "1"
-            if name
-            else NONE
-        )
-        cells += [number("1", 1) if name else NONE] * (stage == "decode") + [NONE]
+        cells.append(reference(row, column))
+        if stage == "decode":
+            clock = fastest_dense(source, stage, *name[:2], M, "step_ms") if name else None
+            cells.append(reference(point(source, stage, clock, M), "step_ms"))
+        cells.append(NONE)
     return cells
+
+
+def reference(row, column):
+    """`1 (cutlass: 6.54 ms at 512)`, as far as it is known."""
+    if row is None:
+        return NONE
+    backend, step, M = row.configuration.backend, row.values.get(column), row.M
+    if not step:
+        return f"1 ({backend})"
+    at = M if M % 1024 else f"{M // 1024}k"
+    return say("1 ({backend}: {ms} ms at {M})", backend=backend, ms=fixed(step, 1 if step >= 10 else 2), M=at)
 
 
 def largest(source, stage, model, dtype):
@@ -169,11 +187,11 @@ def largest(source, stage, model, dtype):
     return max(dense & {row.M for row in rows if row.sparse}, default=None)
 
 
-def fastest_dense(source, stage, model, dtype, M):
-    """The dense configuration with the shortest step at M, or the most tokens/s; None without."""
+def fastest_dense(source, stage, model, dtype, M, by=None):
+    """The dense configuration with the shortest step at M, or the most tokens/s; None without. by: another column."""
     rows = [row for row in source.stage(stage) if row.M == M and row.configuration[:2] == (model, dtype)]
     rows = [r for r in rows if r.status == "ok" and r.configuration.sparsity == "dense" and not r.configuration.stock]
-    for column, sign in (("gpu_step_ms" if stage == "decode" else "step_ms", 1), ("tokens_per_s", -1)):
+    for column, sign in ((by or ("gpu_step_ms" if stage == "decode" else "step_ms"), 1), ("tokens_per_s", -1)):
         known = [row for row in rows if row.values.get(column)]
         if known:
             return min(known, key=lambda row: sign * row.values[column]).configuration
@@ -190,8 +208,12 @@ def cost_cells(source, places, name):
     """Energy at both stages, memory of weights, share of weights that pruning changed, quality."""
     rows = [point(source, stage, other, M) for stage, (M, other) in places.items()]
     joules = [row.values.get("energy_j_per_token") if row else None for row in rows]
+    marks = [" †" * bool(row and row.values.get("host_bound")) for row in rows]
     memory = next((row.values["weight_bytes"] for row in rows if row and row.values.get("weight_bytes")), None)
-    cells = [fixed(1000 * each, 2) if each is not None else NONE for each in joules]
+    cells = [
+        NONE if each is None else number(str(fixed(1000 * each, 2)) + mark, 1000 * each)
+        for each, mark in zip(joules, marks, strict=True)
+    ]
     cells.append(fixed(memory / 1e9, 2) if memory else NONE)
     return [*cells, changed(source, name), say("not measured")]
 
@@ -206,3 +228,17 @@ def changed(source, name):
     item = next((c for c in source.checkpoints if (c["model"], c["dtype"], c["sparsity"]) == key), {})
     weights, count = item.get("weights"), item.get("changed")
     return fixed(100 * count / weights, 1) if weights and count is not None else NONE
+
+
+def costs_over_dense(source, name):
+    """(memory of weights, energy of a token in prefill at the largest M) of an engine over the fastest dense one.
+
+    As texts; None and a dash where they are not known.
+    """
+    M = largest(source, "prefill", *name[:2])
+    rows = [point(source, "prefill", each, M) for each in (name, fastest_dense(source, "prefill", *name[:2], M))]
+    found = []
+    for column in ("weight_bytes", "energy_j_per_token"):
+        own, dense = (row.values.get(column) if row else None for row in rows)
+        found.append(fixed(own / dense, 2) if own and dense else None)
+    return found[0], found[1] or NONE

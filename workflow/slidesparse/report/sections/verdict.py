@@ -19,7 +19,7 @@ STAGES = {"prefill": ("step_ms", "tokens_per_s"), "decode": ("step_ms", "gpu_ste
 FIGURES = {
     "step_ms": say("by the clock"),
     "gpu_step_ms": say("by GPU time"),
-    "tokens_per_s": say("in tokens/s"),
+    "tokens_per_s": say("by tokens/s"),
 }
 
 MOST_TYPES = 4
