@@ -18,11 +18,11 @@ from slidesparse.report.sections.verdict import (
 from slidesparse.report.sources.rows import configuration_order
 
 CELLS = say(
-    "Cells: median (smallest to largest) of the ratios that count, over M. Pays, even, loses: at the largest M that"
-    " counts, the interval of the ratio over the fastest dense engine lies above 1, holds 1, lies below 1; from the"
-    " named M on, all ratios that count say so. Unknown: no ratio counts, or there is no interval. †: the host bounds"
-    " some figures, or a check disqualifies them; they do not count, but are shown of decode by the clock, which is"
-    " wall time."
+    "Cells: median (smallest to largest) of the ratios that count, over M. Dense: the fastest engine and its step"
+    " at the largest M. Pays, even, loses: at the largest M that counts, the interval of the ratio over the fastest"
+    " dense engine lies above 1, holds 1, lies below 1; from the named M on, all ratios that count say so. Unknown:"
+    " no ratio counts, or there is no interval. †: the host bounds some figures, or a check disqualifies them; they"
+    " do not count, but are shown of decode by the clock, which is wall time."
 )
 AUTO = say("`auto` takes the fastest measured library for each linear and M, and may hold weights for two.")
 ENERGY = say("Energy is the whole GPU's, idle times included, in decode with the prompt step.")
@@ -170,14 +170,11 @@ def reference_cells(source, dense):
 
 
 def reference(row, column):
-    """`1 (cutlass: 6.54 ms at 512)`, as far as it is known."""
+    """`1: cutlass 6.54 ms`, as far as it is known."""
     if row is None:
         return NONE
-    backend, step, M = row.configuration.backend, row.values.get(column), row.M
-    if not step:
-        return f"1 ({backend})"
-    at = M if M % 1024 else f"{M // 1024}k"
-    return say("1 ({backend}: {ms} ms at {M})", backend=backend, ms=fixed(step, 1 if step >= 10 else 2), M=at)
+    backend, step = row.configuration.backend, row.values.get(column)
+    return f"1: {backend} {fixed(step, 1 if step >= 10 else 2)} ms" if step else f"1: {backend}"
 
 
 def largest(source, stage, model, dtype):
