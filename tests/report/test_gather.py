@@ -190,19 +190,20 @@ def test_a_second_point_for_an_M_is_refused(tmp_path):
 
 
 def test_digests(tmp_path):
-    files = synthetic.write(tmp_path, "prefill", [512, 1024], digest="1" * 64)
+    files = synthetic.write(tmp_path, "prefill", [512, 1024])
     output = tmp_path / "out.csv"
-    assert gather(files, output, {512: "1" * 64, 1024: "1" * 64}) == 2
+    known = dict(zip((512, 1024), map(synthetic.own_digest, files), strict=True))
+    assert gather(files, output, known) == 2
     output.unlink()
     with pytest.raises(RecordError) as error:
-        gather(files, output, {512: "1" * 64, 1024: "2" * 64})
+        gather(files, output, known | {1024: "2" * 64})
     assert str(files[1]) in str(error.value)
     assert "answers another request" in str(error.value)
     assert "delete it" in str(error.value)
     with pytest.raises(RecordError, match="lacks M=2048"):
-        gather(files, output, dict.fromkeys((512, 1024, 2048), "1" * 64))
+        gather(files, output, known | {2048: "1" * 64})
     with pytest.raises(RecordError, match="not asked for M=1024"):
-        gather(files, output, {512: "1" * 64})
+        gather(files, output, {512: known[512]})
     assert not output.exists()
 
 

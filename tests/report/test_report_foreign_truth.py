@@ -68,7 +68,7 @@ def test_a_search_of_another_models_shapes_is_refused(copy, file):
     text, (sentence,) = markdown(copy)
     assert sentence.startswith(f"{copy / file} does not belong there: its INT8 cu")
     assert "has N=6912 K=2560" in sentence or "has N=6912 K=2" in sentence
-    assert str(file) not in text.split("### Result files")[1]
+    assert str(file) not in text.split("## Result files")[1]
     assert "total 612/648" in text
 
 
@@ -407,3 +407,17 @@ def test_gpu_time_that_is_longer_than_its_step_is_named(tmp_path):
     found = [sentence for sentence in refused(root) if "of GPU time in it" in sentence]
     assert len(found) == 1 and found[0].startswith(f"{path}: M=64 has a step of") and before == 0
     assert len(read_source(root, HARDWARE).stage("decode")) == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("CC: cc89", "CC: 8.9"),
+        ("CC: cc89", "CC: sm_89"),
+        ("-> BF16", "-> bfloat16"),
+        ("Sparsity: 2_8", "Sparsity: 2:8"),
+    ],
+)
+def test_other_spellings_of_a_head_are_read(copy, old, new):
+    edit(copy / SEARCH, lambda text: text.replace(old, new))
+    assert markdown(copy)[1] == []

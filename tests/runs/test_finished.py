@@ -234,7 +234,7 @@ def test_a_table_that_changes_while_a_client_waits_names_no_point(clone):
     path = next(path for path in sorted(KERNEL) if "/reference/" in path)
     table = clone.directory / Path(path).parent.with_suffix(".json").as_posix().replace("/kernel/", "/tuning/")
     (clone.directory / path).unlink()
-    locks = Path(clone.variables["SLIDESPARSE_LOCKS"])
+    locks = clone.beside
     locks.mkdir(exist_ok=True)
     with open(locks / "slidesparse-host.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -121,12 +121,13 @@ def test_a_failing_download_stands_in_the_last_ten_lines_until_one_succeeds(fini
     last = call.output.splitlines()[-10:]
     sentence = "model Mine: mine cannot be read (No such file or directory)"
     assert any(line.startswith(f"  weights Mine: {sentence}") for line in last), call.output
-    assert last[-1] == f"Report: results/{KEY}/report.en.html · 1 failed"
+    assert last[-1].startswith(f"Report: results/{KEY}/report.en.html · prefill INT8 2:8 ")
+    assert last[-1].endswith(" · 1 failed")
     assert f"failed: fetch_model results/models/Mine/manifest.json: {sentence}" in call.output
     assert f"weights Mine: {sentence}" in finished.status()
     (finished.directory / "mine").symlink_to("resources/models/BitNet-tiny")
     call = finished.run("all", config=[TINY, config])
-    assert call.output.splitlines()[-1] == f"Report: results/{KEY}/report.en.html · 0 failed"
+    assert call.output.splitlines()[-1].endswith(" · 0 failed")
     assert "failed" not in finished.status()
 
 
@@ -136,7 +137,8 @@ def test_a_failing_download_stands_in_the_last_ten_lines_until_one_succeeds(fini
 def test_a_report_of_what_is_there_names_its_files(finished):
     call = finished.run("report", config=TINY)
     lines = call.output.splitlines()
-    assert f"Report: results/{KEY}/report.en.html · 0 failed" in lines
+    (line,) = [line for line in lines if line.startswith(f"Report: results/{KEY}/report.en.html · prefill INT8 ")]
+    assert line.endswith(" · 0 failed")
     assert lines[-1] == "Report: results/comparison.en.html"
     assert "points are there" not in call.output
 

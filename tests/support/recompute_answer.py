@@ -5,7 +5,7 @@ from statistics import median
 
 from kept import DENSE, engine, in_turn, points, rounded
 from places import ROOT
-from recompute import ratios
+from recompute import ratios, sparse
 
 TYPES, STAGES = ("INT8", "FP8"), ("prefill", "decode")
 BEST, STOCK = "the fastest dense backend of each M", "stock vLLM"
@@ -35,14 +35,16 @@ def span(values):
 
 
 def decided(key, stage, dtype, over=BEST):
-    """(what is compared, pattern -> M -> ratio) by the clock, or by GPU time if no ratio by the clock counts."""
+    """(what is compared, pattern -> M -> ratio) by the clock, or by GPU time if more patterns count by it."""
+    both = {}
     for what in (CLOCK, GPU):
         found = {}
         for (column, M), (ratio, *_) in ratios(key, stage, dtype, what, over).items():
             found.setdefault(named(column), {})[M] = ratio
-        if what == GPU or any(not ratio.out for each in found.values() for ratio in each.values()):
-            return what, {text: dict(sorted(found[text].items())) for text in sorted(found, key=order)}
-    raise AssertionError
+        both[what] = {text: dict(sorted(found[text].items())) for text in sorted(found, key=order)}
+    good = {what: sum(any(not r.out for r in each.values()) for each in found.values()) for what, found in both.items()}
+    what = max(both, key=good.get)
+    return what, both[what]
 
 
 def counted(each):
@@ -91,6 +93,9 @@ def engines(key, stage, dtype):
         values = [ratio.value for each in found.values() for ratio in each.values() if ratio.out]
         Ms = ", ".join(map(str, sorted(out)))
         parts.append(f"left out, of some patterns or all, M={Ms} ({whys}): {span(values)} there")
+    if what == GPU:
+        late = [r.value for r, *_ in ratios(key, stage, dtype, CLOCK, BEST).values()]
+        parts.append(f"by the clock, with the host's share, {span(late)}")
     return f"- {stage.capitalize()} {dtype}, {BY[what]}: {'; '.join(parts)}."
 
 
@@ -102,8 +107,8 @@ def over_stock(key, stage, dtype):
     for M in Ms:
         stock = engine(key, stage, dtype, "vllm", "dense", M, by)
         each = [stock.over(engine(key, stage, dtype, b, "dense", M, by)) for b in DENSE]
-        good = [ratio for ratio in each if not ratio.out]
-        found[M] = max((r.value for r in good), default=None)
+        best = max((r for r in each if r.out in ("", "bound by the host")), key=lambda r: r.value, default=None)
+        found[M] = best.value if best and not best.out else None
     return found
 
 
@@ -115,7 +120,7 @@ def kernels(key):
             Ms = [w[4] for w in points(key) if w[:4] == ("kernel", dtype, "cusparselt", "2_4")]
             spans.append(f"2:4 {dtype} {span([linears(key, dtype, M, rival) for M in Ms])}")
         parts.append(f"{what} {', '.join(spans)}")
-    return f"- Linears alone, in turn with dense ones, over all M: {'; '.join(parts)}."
+    return f"- Linears alone, in turn with dense ones: {'; '.join(parts)}."
 
 
 def linears(key, dtype, M, rival):
@@ -159,9 +164,11 @@ def cell(values, left, interval=True):
 def cost(key, dtype, backend, sparsity, ends):
     """Energy at both stages (mJ a token), memory of weights (GB), and percent of weights that pruning changed."""
     results = [points(key)[stage, dtype, backend, sparsity, ends[stage]]["results"] for stage in STAGES]
+    ran = [sparsity == "dense" or sparse(key, s, (dtype, backend, sparsity, ends[s])) for s in STAGES]
     late = [engine(key, stage, dtype, backend, sparsity, ends[stage], "step").out for stage in STAGES]
     marks = [" †" * (why == "bound by the host") for why in late]
     joules = [rounded(1000 * r["energy_j_per_token"], 2) + mark for r, mark in zip(results, marks, strict=True)]
+    joules = [text if own else "—" for text, own in zip(joules, ran, strict=True)]
     memory = two(results[0]["weight_bytes"] / 1e9)
     manifest = ROOT / "resources" / "measured" / "checkpoints" / MODEL / dtype / f"{sparsity}.json"
     item = json.loads(manifest.read_text())

@@ -29,11 +29,18 @@ def answer_blocks(summaries, labels):
             if of == dtype and any(stages.values())
         ]
         if found:
+            labels_seen = [label for label, *_ in found]
+            found = [
+                (f"{label} {model}" if labels_seen.count(label) > 1 else label, model, stages)
+                for label, model, stages in found
+            ]
             words = {stage: words_of(found, stage) for stage in STAGES}
             sentences += [sentence for stage in STAGES for sentence in where(stage, dtype, words[stage])]
             tables |= {(dtype, stage): table(dtype, stage, found, words[stage]) for stage in STAGES if words[stage]}
     if not tables:
         return []
+    if any(item.key.startswith("cpu-") for item in summaries):
+        sentences.insert(0, say("CPUs are rehearsals: they say nothing of GPUs."))
     return [Bullets(sentences), Choice(("type", "stage"), tables), MEANING]
 
 

@@ -9,12 +9,14 @@ from slidesparse.report.sections.ratios import EVEN, SLOWER, UNKNOWN, of_layers
 from slidesparse.report.sections.verdict import (
     FIGURES,
     LOSES,
+    MOST_TYPES,
     PAYS,
     STAGES,
     WORDS,
     deciding,
     fastest_over_stock,
     foreign,
+    over_dense,
     over_stock,
     ratios,
     row_names,
@@ -25,17 +27,23 @@ from slidesparse.report.sections.verdict import (
 )
 from slidesparse.report.sources.rows import configuration_order, pattern_length
 
+SHOWN = 6
+"""Most engines that a sentence names."""
+
 QUALITY = say("What a pattern costs in accuracy was not measured. Speed alone decides nothing.")
 
 
 def answer_blocks(key, source, comparisons, prefix):
     """The blocks of the first screen of one source of a hardware key. The names of its files begin with `prefix`."""
-    types = sorted(types_of(source), key=lambda key: configuration_order((*key, "", "")))
+    known = types_of(source)
+    types = sorted(known[:MOST_TYPES], key=lambda key: configuration_order((*key, "", "")))
     several = len({model for model, _ in types}) > 1
     label = {each: " ".join(each) if several else each[1] for each in types}
     sentences = verdicts(source, comparisons, label)
-    blocks = [head(source), *warnings(key, source), *in_short(comparisons, label), *lead(source, label)]
-    blocks.append(Bullets([*sentences, *unknown(source)]))
+    blocks = [head(source), *warnings(key, source), *in_short(comparisons, label), *lead(source, comparisons, label)]
+    more = [" ".join(each) for each in known[MOST_TYPES:]]
+    sentences += [say("Not on this screen: {names}.", names=", ".join(more))] if more else []
+    blocks.append(Bullets([*sentences, *out_of_memory(source), *unknown(source)]))
     tables = {(label[each],): table(source, comparisons, *each, label[each], prefix) for each in types}
     tables = {chosen: each for chosen, each in tables.items() if each.rows}
     if tables:
@@ -121,11 +129,11 @@ def of_costs(source, comparisons, label):
     """A list with the sentence on what the shortest pattern of each backend takes of memory and energy, over dense."""
     parts = []
     for (model, dtype), of in label.items():
-        comparison = deciding(comparisons, "prefill", model, dtype) or deciding(comparisons, "decode", model, dtype)
+        comparison = deciding(comparisons, "prefill", model, dtype)
         names = row_names(comparison.sparse_names() if comparison else [])
         firsts = dict.fromkeys(name.backend for name in names)
         for name in [next(each for each in names if each.backend == backend) for backend in firsts]:
-            memory, energy = costs_over_dense(source, name)
+            memory, energy = costs_over_dense(source, comparison, name)
             if memory:
                 parts.append(
                     say("{name} {of} {memory} and {energy}", name=names[name], of=of, memory=memory, energy=energy)
@@ -135,11 +143,33 @@ def of_costs(source, comparisons, label):
     return [say("Over dense, memory of weights and energy of a token in prefill: {parts}.", parts=joined(parts, ", "))]
 
 
-def lead(source, label):
+def out_of_memory(source):
+    """A list with a sentence on the engines that ran out of memory; empty if none did."""
+    found = sorted({row.point for row in source.rows if row.status == "out_of_memory" and row.stage != "kernel"})
+    names = [f"{stage} {name.model} {name.dtype} {name.column} M={M}" for stage, name, M in found]
+    more = [say("and {n} more", n=len(names) - SHOWN)] if len(names) > SHOWN else []
+    return [say("Out of memory: {names}.", names=joined([*names[:SHOWN], *more], ", "))] if names else []
+
+
+def lead(source, comparisons, label):
     """A list with the sentence that says what the ratios below are; empty without engines."""
-    engines = dense_backends(source, label)
-    if not engines:
+    chosen = [deciding(comparisons, stage, *each) for stage in STAGES for each in label]
+    chosen = [each for each in chosen if each]
+    rows = [row for stage in STAGES for row in source.stage(stage) if row.configuration[:2] in label]
+    if not chosen and any(row.configuration.sparse_kernel for row in rows):
+        return [say("No sparse engine could be held against a dense one: “Speed-up” says why.")]
+    if not chosen:
         return []
+    engines = sorted({base.backend for each in chosen for base in each.bases.values()})
+    if any(each.kind == "best_dense" for each in chosen):
+        engines = sorted({*engines, *dense_backends(source, label)})
+    else:
+        return [
+            say(
+                "Times as fast as the dense engine ({engines}), for M tokens (prefill) or M sequences (decode) a step:",
+                engines=", ".join(engines),
+            )
+        ]
     return [
         say(
             "Times as fast as the fastest dense engine ({engines}), for M tokens (prefill) or M sequences (decode) a"
@@ -153,14 +183,18 @@ def in_short(comparisons, label):
     """A list with the answer in one sentence: for each stage, what each pattern does; empty without engines."""
     parts = []
     for stage in STAGES:
-        words = {}
-        for each, of in label.items():
-            comparison = deciding(comparisons, stage, *each)
-            for name, text in row_names(comparison.sparse_names() if comparison else []).items():
-                words.setdefault(text, {})[of] = verdict(comparison, name)
-        if words:
-            found = say("no verdict") if all_unknown(words) else joined(short(words))
-            parts.append(say("{stage}: {found}.", stage=say(stage.capitalize()), found=found))
+        chosen = {of: deciding(comparisons, stage, *each) for each, of in label.items()}
+        for metric in dict.fromkeys(each.metric for each in chosen.values() if each):
+            words, types = {}, [of for of, each in chosen.items() if each and each.metric == metric]
+            for of in types:
+                for name, text in row_names(chosen[of].sparse_names()).items():
+                    words.setdefault(text, {})[of] = verdict(chosen[of], name)
+            found = say("no verdict") if all_unknown(words) else joined(short(words, len(label)))
+            of = {"stage": say(stage.capitalize()), "figure": FIGURES[metric], "found": found}
+            if all_unknown(words) and len(types) < len(label):
+                parts.append(say("{stage} {types}, {figure}: {found}.", types=", ".join(types), **of))
+            else:
+                parts.append(say("{stage}, {figure}: {found}.", **of))
     return [joined(parts, " ")] if parts else []
 
 
@@ -169,21 +203,24 @@ def all_unknown(words):
     return all(each.word is UNKNOWN for found in words.values() for each in found.values())
 
 
-def short(words):
-    """What patterns do, those together that do the same. words: pattern -> type -> Verdict."""
+def short(words, types):
+    """What patterns do, those together that do the same. words: pattern -> type -> Verdict. types: how many there are.
+
+    Types are named unless a pattern does the same in all of them.
+    """
     groups = {}
     for text, found in words.items():
         by_word = {}
         for of, each in found.items():
             by_word.setdefault(str(each.word), []).append(of)
-        for word, types in by_word.items():
-            groups.setdefault((word, "" if len(types) == len(found) else ", ".join(types)), []).append(text)
+        for word, same in by_word.items():
+            groups.setdefault((word, "" if len(same) == types else ", ".join(same)), []).append(text)
     parts = []
     for word in map(str, WORDS.values()):
-        for (other, types), patterns in groups.items():
+        for (other, named), patterns in groups.items():
             if other == word:
                 members = [each for text in patterns for each in words[text].values() if str(each.word) == word]
-                names = say("{patterns} with {types}", patterns=", ".join(patterns), types=types) if types else None
+                names = say("{patterns} with {types}", patterns=", ".join(patterns), types=named) if named else None
                 parts.append(in_words(word, names or ", ".join(patterns), members, len(patterns) > 1))
     return parts
 
@@ -191,9 +228,12 @@ def short(words):
 def in_words(word, names, members, several):
     """What patterns of one word do, in words. members: their Verdicts. several: whether they are more than one."""
     if word == str(PAYS):
-        since = max(each.since for each in members)
-        values = [each.value for member in members for M, each in member.counted.items() if since <= M]
-        of = {"names": names, "since": since, "span": span(values)}
+        since = joined([str(M) for M in sorted({each.since for each in members})], " / ")
+        of = {"names": names, "since": since, "span": span([value for each in members for value in each.values])}
+        until = [each.until for each in members if each.until]
+        if until:
+            of["until"] = min(until)
+            return say("{names} from M={since} to {until}, {span} times as fast; larger M do not count", **of)
         if several:
             return say("{names} pay, from M={since} on, {span} times as fast", **of)
         return say("{names} pays, from M={since} on, {span} times as fast", **of)
@@ -215,7 +255,11 @@ def of_engines(comparisons, stage, model, dtype, of):
     if not comparison:
         return []
     said = {"stage": say(stage.capitalize()), "of": of, "figure": FIGURES[comparison.metric]}
-    return [say("{stage} {of}, {figure}: {parts}.", **said, parts=summed_up(comparison))]
+    parts, clock = [summed_up(comparison)], over_dense(comparisons, stage, model, dtype, "step_ms")
+    if clock and comparison.metric == "gpu_step_ms":
+        values = [each.value for (name, _), each in clock.ratios.items() if each.sparse]
+        parts += [say("by the clock, with the host's share, {span}", span=span(values))] if values else []
+    return [say("{stage} {of}, {figure}: {parts}.", **said, parts=joined(parts))]
 
 
 def summed_up(comparison):
@@ -238,6 +282,11 @@ def summed_up(comparison):
         ]
         of = {"Ms": ", ".join(map(str, sorted(left))), "why": joined(list(whys.values()), ", "), "span": span(values)}
         parts.append(say("left out, of some patterns or all, M={Ms} ({why}): {span} there", **of))
+    lacking = {M: names for M, names in comparison.lacking.items() if any(M in each.counted for each in found.values())}
+    if lacking:
+        names = ", ".join(sorted({name for each in lacking.values() for name in each}))
+        Ms = ", ".join(map(str, sorted(lacking)))
+        parts.append(say("without {names}, which has no figure at M={Ms}", names=names, Ms=Ms))
     return joined(parts)
 
 
@@ -253,6 +302,9 @@ def group(word, since, members):
         return say("no verdict without intervals: {each}", each=joined(each, ", "))
     if word == str(PAYS):
         said["since"] = since
+        until = [each.until for each in members.values() if each.until]
+        if until:
+            return say("{names} from M={since} to {until}, {span}; larger M do not count", until=min(until), **said)
         if several:
             return say("{names} pay from M={since} on, {span}", **said)
         return say("{names} pays from M={since} on, {span}", **said)
@@ -279,41 +331,47 @@ def of_kernels(source, comparisons, label):
     for kind, what in kinds:
         spans = []
         for (model, dtype), of in label.items():
-            name, values = in_turn(source, comparisons, source.shape_of(model), dtype, kind)
+            name, values, n = in_turn(source, comparisons, source.shape_of(model), dtype, kind)
             if values:
-                spans.append(say("{name} {of} {span}", name=spell(name.sparsity), of=of, span=span(values)))
+                said = {"name": spell(name.sparsity), "of": of, "span": span(values), "n": len(values), "all": n}
+                spans.append(
+                    say("{name} {of} {span}", **said)
+                    if len(values) == n
+                    else say("{name} {of} {span} ({n} of {all} M)", **said)
+                )
         if spans:
             parts.append(say("{what} {spans}", what=what, spans=joined(spans, ", ")))
-    return [say("Linears alone, in turn with dense ones, over all M: {parts}.", parts=joined(parts))] if parts else []
+    return [say("Linears alone, in turn with dense ones: {parts}.", parts=joined(parts))] if parts else []
 
 
 def in_turn(source, comparisons, shape, dtype, kind):
-    """(the configuration with the shortest pattern, its ratios in turn that count), or (None, [])."""
+    """(the configuration with the shortest pattern, its ratios in turn that count, number of all), or (None, [], 0)."""
     measured = "linear" if kind == "folded" else kind
     of_kind = ("kernel", shape, dtype, measured)
     turns = [c for c in comparisons if (c.stage, c.model, c.dtype, c.kind) == of_kind and c.in_turn]
     name = min((n for c in turns for n in c.sparse_names()), key=lambda n: pattern_length(n.sparsity), default=None)
     if not name:
-        return None, []
-    counted = turns[0].counted(name)
+        return None, [], 0
+    counted, n = turns[0].counted(name), len(turns[0].of(name))
     if kind != "folded":
-        return name, [each.value for each in counted.values()]
+        return name, [each.value for each in counted.values()], n
     folded = of_layers(source, shape, dtype, "linear_folded_us")
-    return name, [turns[0].sides[name, M][1] / folded[name, M].value for M in counted if (name, M) in folded]
+    return name, [turns[0].sides[name, M][1] / folded[name, M].value for M in counted if (name, M) in folded], n
 
 
 def of_stock(comparisons, label):
     """A list with the sentence on our fastest dense engine over stock vLLM; empty if stock vLLM was not measured."""
     parts = []
     for stage in STAGES:
-        best = {of: fastest_over_stock(comparisons, stage, *each) for each, of in label.items()}
-        spans = [
-            say("{of} {span}", of=of, span=span([q.value for q in each.values()])) for of, each in best.items() if each
-        ]
-        figures = [over_stock(comparisons, stage, *each) for each in label]
-        figure = next((FIGURES[each.metric] for each in figures if each), None)
-        if spans:
-            parts.append(say("{stage}, {figure}, {spans}", stage=say(stage), figure=figure, spans=joined(spans, ", ")))
+        spans = {}
+        for each, of in label.items():
+            best, comparison = fastest_over_stock(comparisons, stage, *each), over_stock(comparisons, stage, *each)
+            if best:
+                values = span([ratio.value for ratio in best.values()])
+                spans.setdefault(comparison.metric, []).append(say("{of} {span}", of=of, span=values))
+        for metric, said in spans.items():
+            of = {"stage": say(stage), "figure": FIGURES[metric]}
+            parts.append(say("{stage}, {figure}, {spans}", spans=joined(said, ", "), **of))
     if not parts:
         return []
     return [say("Without sparsity, our fastest dense engine over stock vLLM: {parts}.", parts=joined(parts))]

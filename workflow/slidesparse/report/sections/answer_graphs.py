@@ -2,7 +2,7 @@
 
 from slidesparse.report.document.model import Figure, Table, fixed, number, say
 from slidesparse.report.sections.figures import line, look
-from slidesparse.report.sections.verdict import row_names, spell
+from slidesparse.report.sections.verdict import row_names
 from slidesparse.sparsity.patterns import Pattern
 
 MOST_LINES = 5
@@ -44,11 +44,11 @@ def drawn(comparison, name):
     names = list(labels)[:MOST_LINES]
     series, rows = [], []
     for each in names:
-        values = comparison.of(each)
+        values = {M: ratio for M, ratio in comparison.of(each).items() if ratio.sparse}
         bands = [None if value.low is None else [value.low, value.high] for value in values.values()]
         out = [bool(comparison.left_out(each, M)) for M in values]
         bound = Pattern(each.sparsity).bound if each.sparsity != "2_inf" and comparison.kind != "stock" else None
-        style = {"style": (look(each, names)[0], int(labels[each] != spell(each.sparsity)))}
+        style = {"style": look(each, names)}
         y = [value.value for value in values.values()]
         series.append(line(each, names, list(values), y, band=bands, hollow=out, bound=bound))
         series[-1] |= style | {"label": labels[each]}
@@ -66,5 +66,7 @@ def drawn(comparison, name):
         what=comparison.what,
         over=comparison.over,
     )
+    if more := list(labels.values())[MOST_LINES:]:
+        caption = say("{caption} Not drawn: {names}.", caption=caption, names=", ".join(more))
     heads = ("pattern", "M", "speed-up", "low", "high", "left out")
     return Figure(name, caption, [panel], Table(name, heads, rows, "l"))

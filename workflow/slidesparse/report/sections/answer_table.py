@@ -44,22 +44,19 @@ def table(source, comparisons, model, dtype, label, prefix):
         sorted({name for c in by_stage.values() if c for name in c.sparse_names()}, key=configuration_order)
     )
     ends = {stage: largest(source, stage, model, dtype) for stage in STAGES}
-    dense = {stage: (M, fastest_dense(source, stage, model, dtype, M)) for stage, M in ends.items()}
+    dense = {stage: (M, base_of(by_stage[stage], M)) for stage, M in ends.items()}
     first = next((name for _, name in dense.values() if name), None)
     rows = []
-    if any(
-        row.configuration.stock and row.status == "ok" for row in source.rows if row.configuration[:2] == (model, dtype)
-    ):
-        stock = next(
-            row.configuration
-            for row in source.rows
-            if row.configuration.stock and row.configuration[:2] == (model, dtype)
-        )
+    good = [row.configuration for row in source.rows if row.configuration[:2] == (model, dtype) and row.status == "ok"]
+    if stock := next((name for name in good if name.stock), None):
         cells = [cell for stage in STAGES for cell in stock_cells(comparisons, stage, model, dtype)]
+        one = [number("1", 1) if over_stock(comparisons, stage, model, dtype) else NONE for stage in STAGES]
         costs = cost_cells(source, {stage: (M, stock) for stage, M in ends.items()}, stock)
-        rows.append([say("stock vLLM"), *cells, number("1", 1), number("1", 1), *costs])
+        rows.append([say("stock vLLM"), *cells, *one, *costs])
     over = [dense_over_stock(comparisons, stage, model, dtype) for stage in STAGES]
-    rows.append([say("dense"), *reference_cells(source, dense), *over, *cost_cells(source, dense, first)])
+    rows.append(
+        [say("dense"), *reference_cells(source, comparisons, by_stage, dense), *over, *cost_cells(source, dense, first)]
+    )
     for name, text in shown.items():
         cells = [cell for stage in STAGES for cell in speed_cells(comparisons, by_stage[stage], stage, name)]
         over = [stock_cell(comparisons, stage, name) for stage in STAGES]
@@ -114,7 +111,9 @@ def speed_cells(comparisons, comparison, stage, name):
     """Cells of one pattern at a stage: its ratios by the figure that decides, for decode by the clock, and the word."""
     found = verdict(comparison, name) if comparison else None
     cells = [of_median(ratios(found), found.left) if found else NONE]
-    if stage == "decode":
+    if stage == "decode" and comparison and comparison.metric == "step_ms":
+        cells.append(NONE)  # the cell before says it
+    elif stage == "decode":
         clock = over_dense(comparisons, stage, *name[:2], "step_ms")
         seen = [each.value for each in clock.of(name).values() if each.sparse] if clock else []
         bound = bool(clock) and len(clock.sparse_counted(name)) < len(seen)
@@ -122,6 +121,8 @@ def speed_cells(comparisons, comparison, stage, name):
     if not found or not comparison.of(name):
         return [*cells, NONE]
     if found.word is PAYS:
+        if found.until:
+            return [*cells, say("pays {since} to {until}", since=found.since, until=found.until)]
         return [*cells, say("pays from {since}", since=found.since)]
     return [*cells, found.word]
 
@@ -138,10 +139,8 @@ def stock_cell(comparisons, stage, name):
 
 def dense_over_stock(comparisons, stage, model, dtype):
     """The ratios of the fastest dense engine over stock vLLM."""
-    comparison, best = (
-        over_stock(comparisons, stage, model, dtype),
-        fastest_over_stock(comparisons, stage, model, dtype),
-    )
+    comparison = over_stock(comparisons, stage, model, dtype)
+    best = fastest_over_stock(comparisons, stage, model, dtype)
     every = {M for name, M in comparison.ratios if name.sparsity == "dense"} if comparison else ()
     return middle_of([each.value for each in best.values()], len(best) < len(every))
 
@@ -155,16 +154,22 @@ def stock_cells(comparisons, stage, model, dtype):
     return [*cells, *[NONE] * (2 if stage == "decode" else 1)]
 
 
-def reference_cells(source, dense):
-    """Cells of the dense row: 1, with the fastest engine and its step at the largest M."""
+def base_of(comparison, M):
+    """The dense configuration that is the denominator at M; None without."""
+    return next((base for (_, m), base in comparison.bases.items() if m == M), None) if comparison else None
+
+
+def reference_cells(source, comparisons, by_stage, dense):
+    """Cells of the dense row: 1, with the engine that is the denominator, and its step, at the largest M."""
     cells = []
     for stage, (M, name) in dense.items():
-        row = point(source, stage, name, M)
-        column = "step_ms" if stage == "prefill" or not row or not row.values.get("gpu_step_ms") else "gpu_step_ms"
-        cells.append(reference(row, column))
+        comparison = by_stage[stage]
+        cells.append(reference(point(source, stage, name, M), comparison.metric) if comparison else NONE)
         if stage == "decode":
-            clock = fastest_dense(source, stage, *name[:2], M, "step_ms") if name else None
-            cells.append(reference(point(source, stage, clock, M), "step_ms"))
+            clock = None
+            if comparison and comparison.metric != "step_ms":
+                clock = over_dense(comparisons, stage, comparison.model, comparison.dtype, "step_ms")
+            cells.append(reference(point(source, stage, base_of(clock, M), M), "step_ms") if clock else NONE)
         cells.append(NONE)
     return cells
 
@@ -174,7 +179,10 @@ def reference(row, column):
     if row is None:
         return NONE
     backend, step = row.configuration.backend, row.values.get(column)
-    return f"1: {backend} {fixed(step, 1 if step >= 10 else 2)} ms" if step else f"1: {backend}"
+    if column == "gpu_step_ms":
+        step = row.values.get("least_gpu_step_ms") or step
+    unit = step and column != "tokens_per_s"
+    return f"1: {backend} {fixed(step, 1 if step >= 10 else 2)} ms" if unit else f"1: {backend}"
 
 
 def largest(source, stage, model, dtype):
@@ -182,17 +190,6 @@ def largest(source, stage, model, dtype):
     rows = [r for r in source.stage(stage) if r.configuration[:2] == (model, dtype) and r.status == "ok"]
     dense = {row.M for row in rows if row.configuration.sparsity == "dense" and not row.configuration.stock}
     return max(dense & {row.M for row in rows if row.sparse}, default=None)
-
-
-def fastest_dense(source, stage, model, dtype, M, by=None):
-    """The dense configuration with the shortest step at M, or the most tokens/s; None without. by: another column."""
-    rows = [row for row in source.stage(stage) if row.M == M and row.configuration[:2] == (model, dtype)]
-    rows = [r for r in rows if r.status == "ok" and r.configuration.sparsity == "dense" and not r.configuration.stock]
-    for column, sign in ((by or ("gpu_step_ms" if stage == "decode" else "step_ms"), 1), ("tokens_per_s", -1)):
-        known = [row for row in rows if row.values.get(column)]
-        if known:
-            return min(known, key=lambda row: sign * row.values[column]).configuration
-    return None
 
 
 def point(source, stage, name, M):
@@ -204,9 +201,11 @@ def point(source, stage, name, M):
 def cost_cells(source, places, name):
     """Energy at both stages, memory of weights, share of weights that pruning changed, quality."""
     rows = [point(source, stage, other, M) for stage, (M, other) in places.items()]
+    rows = [row if row and (row.sparse or row.configuration.sparsity == "dense") else None for row in rows]
+    held = [row for row in source.rows if row.configuration == name and row.values.get("weight_bytes")]
     joules = [row.values.get("energy_j_per_token") if row else None for row in rows]
     marks = [" †" * bool(row and row.values.get("host_bound")) for row in rows]
-    memory = next((row.values["weight_bytes"] for row in rows if row and row.values.get("weight_bytes")), None)
+    memory = held[-1].values["weight_bytes"] if held else None
     cells = [
         NONE if each is None else number(str(fixed(1000 * each, 2)) + mark, 1000 * each)
         for each, mark in zip(joules, marks, strict=True)
@@ -227,13 +226,15 @@ def changed(source, name):
     return fixed(100 * count / weights, 1) if weights and count is not None else NONE
 
 
-def costs_over_dense(source, name):
-    """(memory of weights, energy of a token in prefill at the largest M) of an engine over the fastest dense one.
+def costs_over_dense(source, comparison, name):
+    """(memory of weights, energy of a token) of an engine over the denominator, at its largest M with sparse kernels.
 
     As texts; None and a dash where they are not known.
     """
-    M = largest(source, "prefill", *name[:2])
-    rows = [point(source, "prefill", each, M) for each in (name, fastest_dense(source, "prefill", *name[:2], M))]
+    Ms = [M for M, each in comparison.of(name).items() if each.sparse]
+    M = max(Ms, default=None)
+    base = comparison.bases.get((name, M))
+    rows = [point(source, comparison.stage, each, M) if each else None for each in (name, base)]
     found = []
     for column in ("weight_bytes", "energy_j_per_token"):
         own, dense = (row.values.get(column) if row else None for row in rows)

@@ -29,13 +29,13 @@ SHOWN_BARS = 12
 
 def look(name, names):
     """(colour, form) of a configuration in a figure. The first backend of a pattern has the plain form."""
-    alike = [other for other in names if other.sparsity == name.sparsity]
-    place = alike.index(name)
     if name.sparsity == "dense":
-        return DENSE_COLOURS.get(name.backend, place), 0
+        return DENSE_COLOURS.get(name.backend, names.index(name)), 0
+    colour = PATTERN_COLOURS.get(name.sparsity, pattern_length(name.sparsity) % 10)
     if name.backend == "auto":
-        return AUTO_COLOURS.get(name.sparsity, pattern_length(name.sparsity) % 10), place
-    return PATTERN_COLOURS.get(name.sparsity, pattern_length(name.sparsity) % 10), place
+        return (AUTO_COLOURS[name.sparsity], 1) if name.sparsity in AUTO_COLOURS else (colour, 2)
+    alike = [other for other in names if other.sparsity == name.sparsity and other.backend != "auto"]
+    return colour, 3 * alike.index(name)
 
 
 def figures(source, comparisons, prefix):

@@ -99,6 +99,7 @@ class Comparison:
     caches: cold or hot for kernels.
     ratios: (Configuration, M) -> Quantity.
     sides: (Configuration, M) -> (own value, denominator's value).
+    bases: (Configuration, M) -> the Configuration of the denominator, if it is one.
     apart: number of ratios left out because hardware, driver, versions, protocol or lengths of requests differ.
     alone: (Configuration, M) of sparse figures without a figure of the denominator.
     lacking: M -> dense backends that have no figure there, and may be the fastest.
@@ -116,6 +117,7 @@ class Comparison:
     caches: str = ""
     ratios: dict = field(default_factory=dict)
     sides: dict = field(default_factory=dict)
+    bases: dict = field(default_factory=dict)
     apart: int = 0
     alone: list = field(default_factory=list)
     lacking: dict = field(default_factory=dict)
@@ -176,9 +178,9 @@ def outputs_of(rows, comparison):
     kinds = {}
     for row in rows:
         if kind := row.values.get("output_of_others"):
-            sparse = row.configuration.sparse_kernel
-            if sparse or comparison.over in (row.configuration.column, FASTEST):
-                kinds.setdefault(sparse, set()).add(kind)
+            for sparse, sides in ((True, comparison.names()), (False, comparison.bases.values())):
+                if row.configuration in sides:
+                    kinds.setdefault(sparse, set()).add(kind)
     own, over = (", ".join(sorted(kinds.get(sparse, ()))) for sparse in (True, False))
     return (own, over) if own and over and own != over else None
 
@@ -360,7 +362,7 @@ def ratios(empty, values, base_of, higher):
 
     GEMMs with different output types are not compared, but for published ones (`Comparison.outputs`).
     """
-    filled = replace(empty, ratios={}, sides={}, alone=[], lacking={})
+    filled = replace(empty, ratios={}, sides={}, bases={}, alone=[], lacking={})
     for (name, M), mine in values.items():
         base = base_of(name, M)
         theirs = values.get((base, M))
@@ -372,7 +374,7 @@ def ratios(empty, values, base_of, higher):
             continue
         ratio = quotient(mine, theirs) if higher else quotient(theirs, mine)
         filled.ratios[name, M] = ratio._replace(sparse=mine.sparse)
-        filled.sides[name, M] = mine.value, theirs.value
+        filled.sides[name, M], filled.bases[name, M] = (mine.value, theirs.value), base
     return filled
 
 

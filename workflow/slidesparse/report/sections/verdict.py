@@ -14,7 +14,7 @@ PAYS, LOSES = say("pays"), say("loses")
 WORDS = {str(FASTER): PAYS, str(EVEN): EVEN, str(SLOWER): LOSES, str(UNKNOWN): UNKNOWN}
 
 STAGES = {"prefill": ("step_ms", "tokens_per_s"), "decode": ("step_ms", "gpu_step_ms", "tokens_per_s")}
-"""stage -> its figures, by preference. The first of them that has a ratio that counts decides."""
+"""stage -> its figures, by preference. The first of those decides in which most patterns have a ratio that counts."""
 
 FIGURES = {
     "step_ms": say("by the clock"),
@@ -36,6 +36,13 @@ class Verdict(NamedTuple):
     since: int | None
     counted: dict
     left: dict
+
+    @property
+    def until(self):
+        """The largest M that counts, if larger ones do not; else None."""
+        largest = max((M for _, Ms in self.left.values() for M in Ms), default=0)
+        most = max(self.counted, default=0)
+        return most if self.counted and largest > most else None
 
     @property
     def values(self):
@@ -70,10 +77,10 @@ def over_dense(comparisons, stage, model, dtype, metric):
 
 
 def deciding(comparisons, stage, model, dtype):
-    """The comparison whose figure decides at a stage: the first with a ratio that counts, else the first; or None."""
+    """The comparison whose figure decides at a stage: the first of those in which most patterns count; or None."""
     found = [over_dense(comparisons, stage, model, dtype, metric) for metric in STAGES[stage]]
     found = [each for each in found if each and each.sparse_names()]
-    return next((c for c in found if any(c.counted(name) for name in c.sparse_names())), found[0] if found else None)
+    return max(found, key=lambda c: sum(bool(c.sparse_counted(name)) for name in c.sparse_names()), default=None)
 
 
 def spell(sparsity):
@@ -82,9 +89,9 @@ def spell(sparsity):
 
 
 def row_names(names):
-    """Configuration -> its name: the pattern, and the backend if it is not the one of most patterns, or `auto`."""
-    backends = [name.backend for name in names]
-    usual = max(dict.fromkeys(backends), key=lambda each: (backends.count(each), each != "auto"), default=None)
+    """Configuration -> its name: the pattern, and the backend if it is `auto`, or not the one of most patterns."""
+    backends = [name.backend for name in names if name.backend != "auto"]
+    usual = max(dict.fromkeys(backends), key=backends.count, default=None)
     shown = {name: spell(name.sparsity) + ("" if name.backend == usual else f" {name.backend}") for name in names}
     order = sorted(names, key=lambda name: (pattern_length(name.sparsity), name.backend != usual, name.backend))
     return {name: shown[name] for name in order}
@@ -112,19 +119,19 @@ def line_of(source, comparisons):
         return "prefill: no ratio counts" if any(row.stage == "prefill" for row in source.rows) else ""
     best, M, name, comparison = max(found, key=lambda item: item[0].value)
     ratio = interval(best.value, best.low, best.high, 2)
-    return f"prefill {name.dtype} {spell(name.sparsity)} {ratio} over {comparison.over} at M={M}"
+    return f"prefill {name.dtype} {row_names(comparison.sparse_names())[name]} {ratio} over {comparison.over} at M={M}"
 
 
 def types_of(source):
-    """(model, dtype) of engines, or else of kernels: the MOST_TYPES that have most points."""
-    for stages in (("prefill", "decode"), ("kernel",)):
+    """(model, dtype) of sparse engines, or else of sparse kernels, or else of engines, those with most points first."""
+    for stages, sparse in ((("prefill", "decode"), True), (("kernel",), True), (("prefill", "decode"), False)):
         groups = {}
         for stage in stages:
             for key, rows in grouped(source.stage(stage)).items():
-                if any(row.configuration.sparse_kernel for row in rows):
+                if not sparse or any(row.configuration.sparse_kernel for row in rows):
                     groups[key] = groups.get(key, 0) + len(rows)
         if groups:
-            return sorted(groups, key=lambda key: (-groups[key], key))[:MOST_TYPES]
+            return sorted(groups, key=lambda key: (-groups[key], key))
     return []
 
 
@@ -137,13 +144,17 @@ def over_stock(comparisons, stage, model, dtype):
 
 
 def fastest_over_stock(comparisons, stage, model, dtype):
-    """M -> the largest ratio that counts of a dense engine over stock vLLM."""
+    """M -> the ratio of the fastest dense engine over stock vLLM, of the M at which it counts.
+
+    An engine that a check disqualifies is not the fastest.
+    """
     comparison, best = over_stock(comparisons, stage, model, dtype), {}
     for name in comparison.names() if comparison else ():
         if name.sparsity == "dense" and not name.stock:
-            for M, each in comparison.counted(name).items():
-                best[M] = max(best.get(M, each), each, key=lambda ratio: ratio.value)
-    return best
+            for M, each in comparison.of(name).items():
+                if not each.unfit and (M not in best or each.value > best[M][1].value):
+                    best[M] = name, each
+    return {M: each for M, (name, each) in best.items() if not comparison.left_out(name, M)}
 
 
 def foreign(source):

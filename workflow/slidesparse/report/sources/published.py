@@ -294,6 +294,7 @@ def output_of(path, header, dtype):
     said = header.get("dtype", "").partition("->")[2].strip()
     if not said or said == NO_OUTPUT:
         return {}
+    said = said.upper().replace("BFLOAT16", "BF16")
     narrow = names.short_dtype(said)
     if narrow in DTYPES:
         return {"output": narrow, "output_of_others": narrow}
@@ -302,12 +303,18 @@ def output_of(path, header, dtype):
     return {"output_of_others": said}
 
 
+def capability(text):
+    """A compute capability as keys write it: cc89 for 8.9, sm_89 and cc89; other text as it is."""
+    match = re.fullmatch(r"(?:cc|sm_?)?([0-9]{1,2})[.]?([0-9])a?", text.strip(), re.ASCII | re.IGNORECASE)
+    return f"cc{match[1]}{match[2]}" if match else text
+
+
 def check_header(path, header, hardware, backend, sparsity):
     """(list of (N, K'), list of M) from the head of a kernel file. The rest of the head must agree with the path."""
     words = {
-        "CC": (header.get("CC"), re.search(r"_(cc\d+)_", hardware)[1]),
+        "CC": (capability(header.get("CC", "")), re.search(r"_(cc\d+)_", hardware)[1]),
         "Backend": (header.get("Backend", "").lower(), backend),
-        "Sparsity": (header.get("Sparsity", "dense").partition(" ")[0], sparsity),
+        "Sparsity": (header.get("Sparsity", "dense").partition(" ")[0].replace(":", "_"), sparsity),
     }
     for word, (said, placed) in words.items():
         if said != placed and (word != "Sparsity" or our_pattern(said) != placed):

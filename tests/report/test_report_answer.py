@@ -1,0 +1,183 @@
+"""The first screen: whether sparsity pays, for each stage and type, and no more than the figures carry."""
+
+import pytest
+
+import synthetic
+from reports import H200, HARDWARE, markdown, ours, text_of, unfolded
+from slidesparse.plan.key import Configuration
+from slidesparse.report.document.render import to_markdown
+from slidesparse.report.sections import comparison
+from slidesparse.report.sections.answer import answer_blocks
+from slidesparse.report.sections.ratios import comparisons
+from slidesparse.report.sections.verdict import line_of
+from slidesparse.report.sources.rows import Provenance, Row, Source
+from slidesparse.report.tables.gather import gather_all
+from slidesparse.report.write import analysed, summaries_of
+
+MACHINE = Provenance("NVIDIA H200", "580.95")
+CU, CT, ST = ("cublaslt", "dense"), ("cutlass", "dense"), ("vllm", "dense")
+SP, S8, AU = ("cusparselt", "2_4"), ("cusparselt", "2_8"), ("auto", "2_4")
+
+
+def step(stage, place, M, ms, *, dtype="INT8", model="BitNet-2B", noise=0.01, gpu=None, machine=MACHINE, **more):
+    """An engine's step of `ms` milliseconds with an interval of ± `noise`; of the GPU it takes `gpu`, or all of it."""
+    ends = {"step_ms_ci_low": (1 - noise) * ms, "step_ms_ci_high": (1 + noise) * ms} if noise is not None else {}
+    values = {"requests_per_s": 1.0, "tokens_per_s": 1e3 * M / ms, "elapsed_time_s": 1.0, "step_ms": ms, **ends}
+    values |= {"gpu_step_ms": ms if gpu is None else gpu} | more
+    return Row(H200, stage, Configuration(model, dtype, *place), M, "ok", values, machine)
+
+
+def screen(rows):
+    """The first screen as Markdown."""
+    return text_of(rows).partition("## Does sparsity pay here?\n")[2].partition("\n## ")[0]
+
+
+def both(stage, dense, sparse, Ms=(1024, 2048, 4096), **more):
+    """Rows of cuBLASLt and 2:4, a step for each M."""
+    return [
+        step(stage, place, M, M / 100 * factor, **more)
+        for place, factors in ((CU, dense), (SP, sparse))
+        for M, factor in zip(Ms, factors, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sparse", "said"),
+    [
+        ((0.8, 0.8, 0.8), "2:4 pays from M=1024 on, 1.25"),
+        ((1.2, 0.8, 0.8), "2:4 pays from M=2048 on, 1.25"),
+        ((0.8, 1.2, 0.8), "2:4 pays from M=4096 on, 1.25"),
+        ((0.8, 1.0, 1.0), "2:4 even at the largest M, 1.00 to 1.25"),
+        ((0.8, 1.25, 1.25), "2:4 loses, 0.80 to 1.25 (slower in 2 of 3)"),
+    ],
+)
+def test_a_word_goes_by_the_largest_M_and_says_from_which_on(sparse, said):
+    assert f"- Prefill INT8, by the clock: {said}." in screen(both("prefill", (1, 1, 1), sparse))
+
+
+def test_without_intervals_there_is_no_verdict():
+    text = screen(both("prefill", (1, 1, 1), (0.5, 0.5, 0.5), noise=None))
+    assert "Prefill, by the clock: no verdict." in text
+    assert "no verdict without intervals: 2:4 2.00" in text
+
+
+def test_larger_M_that_do_not_count_limit_a_win():
+    rows = both("prefill", (1,), (0.8,), Ms=(512,)) + both(
+        "prefill", (1, 1), (1.3, 1.3), Ms=(1024, 2048), host_bound=True
+    )
+    text = screen(rows)
+    assert "2:4 from M=512 to 512, 1.25 times as fast; larger M do not count." in text
+    assert "left out, of some patterns or all, M=1024, 2048 (bound by the host): 0.77 there" in text
+    assert "| pays 512 to 512 |" in text
+
+
+def test_gpu_time_decides_only_with_its_name_and_the_clock_beside_it():
+    ends = {"gpu_step_ms_ci_low": 0.89, "gpu_step_ms_ci_high": 0.91}
+    less = {"gpu_step_ms_ci_low": 0.79, "gpu_step_ms_ci_high": 0.81}
+    rows = [step("decode", CU, M, 1.0, gpu=0.9, host_bound=True, **ends) for M in (64, 128)]
+    rows += [step("decode", SP, M, 2.0, gpu=0.8, host_bound=True, **less) for M in (64, 128)]
+    text = screen(rows)
+    assert "Decode, by GPU time: 2:4 pays" in text
+    assert "by the clock, with the host's share, 0.50." in text
+
+
+def test_the_dense_row_is_the_denominator():
+    rows = [step("decode", CU, 64, 10.0, gpu=6.5), step("decode", CT, 64, 11.0, gpu=6.0), step("decode", SP, 64, 8.0)]
+    rows += [step("prefill", CU, 64, 20.0), step("prefill", SP, 64, 18.0)]
+    rows += [step("prefill", CT, 64, 9.0, tokens_min=1, tokens_max=64)]  # disqualified
+    text = screen(rows)
+    (dense,) = [line for line in text.splitlines() if line.startswith("| dense |")]
+    assert "| 1: cublaslt 20.0 ms |" in dense and "| 1: cublaslt 10.0 ms |" in dense
+    assert "cutlass" not in dense
+    assert text.count("decode over dense, by the clock") == 1
+
+
+def test_an_engine_of_another_machine_is_no_denominator():
+    rows = both("prefill", (1, 1, 1), (0.8, 0.8, 0.8))
+    rows += [step("prefill", CT, M, M / 200, machine=MACHINE._replace(driver="999")) for M in (1024, 2048, 4096)]
+    assert "Times as fast as the dense engine (cublaslt), for" in screen(rows)
+    apart = [step("prefill", CU, 1024, 10.0), step("prefill", SP, 1024, 8.0, machine=MACHINE._replace(driver="999"))]
+    assert "No sparse engine could be held against a dense one" in screen(apart)
+
+
+def test_stock_is_held_against_the_fastest_dense_engine_or_left_out():
+    rows = [
+        step("prefill", CT, 1024, 6.0, host_bound=True),
+        step("prefill", CU, 1024, 10.0),
+        step("prefill", ST, 1024, 10.5),
+    ]
+    rows += [step("prefill", SP, 1024, 5.0)]
+    assert "Without sparsity" not in screen(rows)
+    assert "fastest dense engine over stock vLLM: prefill, by the clock, INT8 1.05." in screen(rows[1:])
+
+
+def test_types_and_figures_are_named_where_they_differ():
+    late = [
+        step("decode", place, 64, 10 * f, gpu=6 * f, host_bound=True) for place, f in ((CU, 1), (SP, 0.8), (ST, 1.2))
+    ]
+    clock = [step("decode", place, 64, 10 * f, dtype="FP8") for place, f in ((CU, 1), (SP, 0.8), (ST, 1.2))]
+    text = screen(late + clock)
+    assert "Decode INT8, by GPU time: no verdict. Decode, by the clock: 2:4 with FP8 pays" in text
+    assert "decode, by GPU time, INT8 1.20; decode, by the clock, FP8 1.20" in text
+
+
+def test_auto_counts_only_where_it_ran_sparse_kernels():
+    rows = both("prefill", (1, 1, 1), (0.8, 0.8, 0.8))
+    rows += [
+        step("prefill", AU, M, M / 150, sparse_linears=int(M == 1024), energy_j_per_token=0.5) for M in (1024, 4096)
+    ]
+    source = Source("results", rows=rows)
+    blocks = answer_blocks(H200, source, comparisons(source), "results")
+    (graph,) = [each for block in blocks[-1:] for key, each in block.items.items() if key[1:] == ("prefill", "dense")]
+    assert [(line[0], line[1]) for line in graph.table.rows if "auto" in line[0]] == [("2:4 auto", "1024")]
+    (auto,) = [line for line in screen(rows).splitlines() if line.startswith("| 2:4 auto |")]
+    assert "500.00" not in auto
+
+
+def test_a_name_means_one_backend_on_the_whole_page():
+    rows = both("prefill", (1, 1, 1), (1.2, 1.2, 1.2))
+    rows += [step("prefill", AU, M, M / 120, sparse_linears=4) for M in (1024, 2048, 4096)]
+    rows += [step("decode", CU, 64, 10.0), step("decode", AU, 64, 7.0, sparse_linears=4)]
+    text = screen(rows)
+    assert "Decode INT8, by the clock: 2:4 auto pays" in text
+    source = Source("results", rows=rows)
+    assert line_of(source, comparisons(source)).startswith("prefill INT8 2:4 auto 1.20")
+
+
+def test_what_ran_out_of_memory_and_what_is_not_shown_is_named():
+    rows = both("prefill", (1, 1, 1), (0.8, 0.8, 0.8))
+    full = rows[-1].configuration
+    rows.append(Row(H200, "prefill", full, 8192, "out_of_memory", {}, MACHINE))
+    assert "Out of memory: prefill BitNet-2B INT8 cusparselt/2_4 M=8192." in screen(rows)
+    many = [row for model in "ABCDE" for row in both("prefill", (1, 1, 1), (0.8, 0.8, 0.8), model=model)]
+    assert "Not on this screen: E INT8." in screen(many)
+
+
+def test_dense_and_stock_alone_have_their_sentence():
+    text = screen([step("prefill", place, 1024, ms) for place, ms in ((CU, 10.0), (ST, 12.0))])
+    assert "our fastest dense engine over stock vLLM: prefill, by the clock, INT8 1.20." in text
+
+
+def test_two_models_of_one_gpu_are_told_apart_in_the_comparison():
+    rows = both("prefill", (1, 1, 1), (0.8, 0.8, 0.8), model="A") + both(
+        "prefill", (1, 1, 1), (1.2, 1.2, 1.2), model="B"
+    )
+    source = Source("results", rows=rows)
+    summaries = summaries_of(H200, [source], analysed([source]))
+    text = to_markdown(unfolded(comparison.document(summaries)), "en", "comparison")
+    assert "2:4 pays on H200 A; 2:4 loses on H200 B." in text
+
+
+def test_a_cpu_is_a_rehearsal(tmp_path):
+    cpu = "cpu-Xeon_cc0_py311_cu0_x86_64"
+    for place, seconds in (({"backend": "onednn"}, 0.012), ({"backend": "reference", "sparsity": "2_8"}, 0.010)):
+        synthetic.write(tmp_path, "prefill", [32, 128], seconds, place=place | {"hardware": cpu})
+    gather_all(tmp_path, cpu)
+    text, _ = markdown(tmp_path, hardware=cpu)
+    assert "A rehearsal on a CPU: it shows that the whole way works, and says nothing of GPUs." in text
+
+
+def test_what_is_unknown_is_named(tmp_path):
+    text, _ = markdown(ours(tmp_path / "results"))
+    assert "Unknown here: stock vLLM, energy, memory of weights, weights changed by pruning, quality." in text
+    assert HARDWARE in text
