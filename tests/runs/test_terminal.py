@@ -1,7 +1,6 @@
 """What a terminal shows of a run of Snakemake, with a small workflow in place of ours, and of our failing one."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -141,14 +140,3 @@ def test_a_report_of_what_is_there_names_its_files(finished):
     assert line.endswith(" · 0 failed")
     assert lines[-1] == "Report: results/comparison.en.html"
     assert "points are there" not in call.output
-
-
-@on_cpu
-@pytest.mark.workflow
-@pytest.mark.engine
-def test_the_default_run_prints_at_most_forty_lines(default):
-    _, call = default
-    lines = call.output.splitlines()
-    assert len(lines) <= 40, call.output
-    assert lines[-1] == f"Report: results/{KEY}/report.en.html · 0 failed" or "·" in lines[-1]
-    assert re.search(r"^rule measure_prefill:$", call.everything, re.MULTILINE)

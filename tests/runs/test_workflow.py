@@ -29,6 +29,16 @@ def test_the_default_configuration_ends_with_a_report(default):
     assert "Nothing failed" in report
 
 
+def test_the_default_run_prints_at_most_forty_lines(default):
+    _, call = default
+    lines = call.output.splitlines()
+    assert len(lines) <= 40, call.output
+    assert lines[-1].startswith(f"Report: results/{KEY}/report.en.html · prefill ") and lines[-1].endswith(
+        " · 0 failed"
+    )
+    assert re.search(r"^rule measure_prefill:$", call.everything, re.MULTILINE)
+
+
 def test_a_second_call_does_nothing(default, copy):
     clone = copy(default[0])
     before = clone.files("results/**/*")
