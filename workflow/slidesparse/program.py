@@ -50,8 +50,18 @@ def shell_prefix(owner):
 
 def start_time(pid):
     """Start time of a process in clock ticks since boot (proc(5), field 22), or None if there is no such process."""
+    return _stat(pid, 19)
+
+
+def state_of(pid):
+    """State of a process (proc(5), field 3), such as T for a stopped one; None if there is no such process."""
+    return _stat(pid, 0)
+
+
+def _stat(pid, place):
+    """A field of proc(5), counted from the state of a process."""
     try:
-        return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[place]
     except (OSError, IndexError):
         return None
 
@@ -97,7 +107,7 @@ def end_left_over(owner):
 def end_of_ended_runs():
     """Kill stopped processes whose owner has ended: nobody was left to see them when a run was killed."""
     for pid, state, command in _own_processes():
-        owner = owner_of(command)
+        owner = owner_of(command) if is_ours(command) else None
         if owner and state == "T" and start_time(owner) is None:
             _kill(pid)
 
@@ -139,18 +149,14 @@ OWNER = re.compile(rb"\0--owner[=\0]([0-9]+)\0|trap '' INT; owner=([0-9]+); ")
 
 
 def owner_of(command):
-    """The pid of the owner that a command line (proc(5): cmdline) of this project names; None for any other."""
+    """The pid of the owner that a command line (proc(5): cmdline) names; None if it names none."""
     found = OWNER.search(command)
-    ours = found and (found[2] or b"\0workflow/scripts/" in command or b"\0slidesparse.worker.resident\0" in command)
-    return int(found[1] or found[2]) if ours else None
+    return int(found[1] or found[2]) if found else None
 
 
-def state_of(pid):
-    """State of a process (proc(5)), such as T for a stopped one; None if there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return None
+def is_ours(command):
+    """Whether a command line is that of a shell, program or worker of this project."""
+    return any(word in command for word in (b"trap '' INT; owner=", b"\0workflow/scripts/", b"\0slidesparse.worker."))
 
 
 def _own_processes():
