@@ -58,6 +58,8 @@ def rows(stage, M, sparsity, number):
     if stage != "kernel":
         step = (5 + M / 100 / (1 + number / 10)) / gain
         rate = 1000 * M / step
+        tokens = M + (256 if stage == "decode" else 1)  # of a request
+        elapsed = 128 * tokens / rate
         return [
             common
             | {
@@ -68,7 +70,7 @@ def rows(stage, M, sparsity, number):
                 "N_decode": 256,
                 "output_len": 256,
             }
-            | {"requests_per_s": rate / M, "tokens_per_s": rate, "elapsed_time_s": 0.128 * step, "step_ms": step}
+            | {"requests_per_s": 128 / elapsed, "tokens_per_s": rate, "elapsed_time_s": elapsed, "step_ms": step}
             | {"step_ms_ci_low": 0.99 * step, "step_ms_ci_high": 1.01 * step, "steady_tokens_per_s": rate}
         ]
     found = []
