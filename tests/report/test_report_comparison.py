@@ -6,24 +6,14 @@ import shutil
 import pytest
 
 import synthetic
-from reports import H100, HARDWARE, PUBLISHED, SPARSE, edit, markdown, rows_under, unfolded
+from reports import H100, HARDWARE, PUBLISHED, SPARSE, compared, edit, markdown, rows_under
 from slidesparse.errors import RecordError
 from slidesparse.files import read_json, write_json
-from slidesparse.report.document.render import to_markdown
-from slidesparse.report.sources.read import hardware_keys, read_source
+from slidesparse.report.sources.read import read_source
 from slidesparse.report.tables.gather import gather_all
-from slidesparse.report.write import analysed, comparison, held_sources, summaries_of, write_comparison
+from slidesparse.report.write import write_comparison
 
 A100, GB10 = "A100_cc80_py312_cu130_x86_64", "GB10_cc121_py312_cu130_aarch64"
-
-
-def compared(*sources):
-    """Text of the comparison."""
-    summaries = []
-    for key in hardware_keys(sources):
-        held = held_sources(key, sources)
-        summaries += summaries_of(key, held, analysed(held))
-    return to_markdown(unfolded(comparison.document(summaries)), "en", "comparison")
 
 
 def test_the_published_gpus_side_by_side():

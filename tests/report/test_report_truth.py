@@ -5,12 +5,11 @@ import shutil
 import pytest
 
 import synthetic
-from reports import H200, HARDWARE, PUBLISHED, SPARSE, markdown, ours, rows_under, text_of, unfolded
+from reports import H200, HARDWARE, PUBLISHED, SPARSE, compared, markdown, ours, rows_under, text_of
 from slidesparse.files import read_json, write_json
 from slidesparse.plan.key import Configuration
 from slidesparse.report.document.model import Figure, Section, Table, say
 from slidesparse.report.document.publish import name_apart, publish
-from slidesparse.report.document.render import to_markdown
 from slidesparse.report.sections import comparison
 from slidesparse.report.sources.read import hardware_keys
 from slidesparse.report.sources.rows import Provenance, Row
@@ -29,14 +28,6 @@ def row(stage, backend, sparsity, M, **values):
 def step(backend, sparsity, M, ms, **more):
     ends = {"step_ms_ci_low": 0.99 * ms, "step_ms_ci_high": 1.01 * ms, "gpu_step_ms": ms}
     return row("prefill", backend, sparsity, M, step_ms=ms, **ends, **more)
-
-
-def compared(*sources):
-    summaries = []
-    for key in hardware_keys(sources):
-        held = held_sources(key, sources)
-        summaries += summaries_of(key, held, analysed(held))
-    return to_markdown(unfolded(comparison.document(summaries)), "en", "comparison")
 
 
 def test_means_across_gpus_count_no_M_at_which_auto_ran_dense_kernels(tmp_path):

@@ -7,9 +7,11 @@ from places import ROOT
 from slidesparse.plan.key import Configuration
 from slidesparse.report.document.model import Section
 from slidesparse.report.document.render import to_markdown
+from slidesparse.report.sections import comparison
+from slidesparse.report.sources.read import hardware_keys
 from slidesparse.report.sources.rows import Provenance, Row, Source
 from slidesparse.report.tables.gather import gather_all
-from slidesparse.report.write import analysed, held_sources, report
+from slidesparse.report.write import analysed, held_sources, report, summaries_of
 
 PUBLISHED = ROOT / "resources" / "published"
 HARDWARE = synthetic.HARDWARE
@@ -43,6 +45,15 @@ def unfolded(document):
     for section in document.walk(Section):
         section.folded = False
     return document
+
+
+def compared(*sources):
+    """Text of the comparison, with all its tables."""
+    summaries = []
+    for key in hardware_keys(sources):
+        held = held_sources(key, sources)
+        summaries += summaries_of(key, held, analysed(held))
+    return to_markdown(unfolded(comparison.document(summaries)), "en", "comparison")
 
 
 def ours(root, driver="580.95", **properties):
