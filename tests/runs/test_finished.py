@@ -46,11 +46,18 @@ def test_a_second_call_does_nothing(clone):
 
 
 def test_an_input_that_is_made_again_measures_nothing_again(clone):
+    """Also where it is needed for a point that was deleted with it."""
     before = contents(clone)
     for path in [*clone.directory.glob("results/models/*/*.json"), *clone.directory.glob("results/checkpoints/*/*/*")]:
         path.unlink()
     clone.run("all", config=[TINY])
     assert contents(clone) == before
+    deleted = point("kernel", "reference", "2_8", 16)
+    for path in [*clone.directory.glob("results/models/*/*.json"), clone.directory / deleted]:
+        path.unlink()
+    clone.run("all", config=[TINY])
+    after = contents(clone)
+    assert {path for path in before if after[path] != before[path]} == {deleted}
     assert not clone.dry_run("all", config=[TINY]).jobs
 
 

@@ -50,10 +50,19 @@ VICTIMS = ("workflow", "everything", "shell", "program", "worker", "guard", "dow
 """What is killed: Snakemake; all processes at once; a job's shell; a job's program; the resident worker or its guard;
 who downloads, while a file arrives; who converts, while a checkpoint is being written; who writes the report."""
 
-STOPPED = ("stopped worker", "stopped guard", "stopped program", "stopped shell")
-"""What is stopped (SIGSTOP), before Snakemake is told to end (SIGTERM), or is killed."""
+STOPPED = ("stopped worker", "stopped guard", "stopped program", "stopped shell", "stopped rest")
+"""What is stopped (SIGSTOP), before Snakemake is told to end (SIGTERM), or is killed. The rest is all but Snakemake."""
 
-LONGEST = {"shell": 0.5, "program": 0.5, "worker": 2.5, "guard": 2.5, "download": 0.4, "conversion": 0.15, "report": 2}
+LONGEST = {
+    "shell": 0.5,
+    "program": 0.5,
+    "worker": 2.5,
+    "guard": 2.5,
+    "rest": 2.5,
+    "download": 0.4,
+    "conversion": 0.15,
+    "report": 2,
+}
 """Seconds after a victim was first seen within which it is killed or stopped."""
 
 SAMPLES = (5, 6)
@@ -210,6 +219,8 @@ class Range:
             return [call.pid]
         if victim == "everything":
             return sorted(processes)
+        if victim == "rest":  # once a worker is there
+            return sorted(processes.keys() - {call.pid}) if workers(processes) else []
         if victim in ("worker", "guard"):
             return [pid for pid, role in workers(processes).items() if role == victim]
         programs = {pid: command[1] for pid, command in processes.items() if is_program(command)}

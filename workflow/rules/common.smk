@@ -58,6 +58,7 @@ onstart:
     gc.enable()
     try:
         program.hold_lock("results/.lock")
+        program.tell_end()
         program.end_of_ended_runs()
         refuse_links_out("results", ".snakemake")
         shutil.rmtree(".snakemake/backups", ignore_errors=True)  # of a run that was killed; our outputs are whole

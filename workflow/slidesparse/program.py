@@ -35,6 +35,9 @@ Snakemake makes of a long one."""
 STOPPED_S = 5.0
 """Seconds between two looks at stopped processes."""
 
+END_OF_PIPE = 963
+"""Number of the file descriptor with which a process tells its end (`tell_end`)."""
+
 LOOK_S = 1.0
 """Seconds between two looks at the file of a lock."""
 
@@ -81,8 +84,33 @@ def wait_for_end(pid):
         select.select([descriptor], [], [])
 
 
+def tell_end():
+    """Let the kernel tell others of the end of this process, whatever ends it (`resume_at_end_of`).
+
+    This process alone holds the writing end of a pipe. Others find it under /proc by its number.
+    """
+    reading, writing = os.pipe()
+    with suppress(OSError):  # fewer open files are allowed
+        os.dup2(writing, END_OF_PIPE, inheritable=False)
+    os.close(writing)
+    os.close(reading)
+
+
+def resume_at_end_of(pid):
+    """Let the kernel resume this process (SIGCONT) when process `pid` ends, if that one has called `tell_end`.
+
+    A process that is stopped (SIGSTOP) could not see the end of its owner and would stay.
+    """
+    with suppress(OSError):  # it has no such pipe, or has ended
+        pipe = os.open(f"/proc/{int(pid)}/fd/{END_OF_PIPE}", os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGCONT)
+        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+
+
 def end_with(pid):
     """When process `pid` ends, even by kill -9, kill what it has left (`end_left_over`) and end this process."""
+    resume_at_end_of(pid)
 
     def watch():
         wait_for_end(pid)
@@ -95,7 +123,7 @@ def end_with(pid):
 def end_left_over(owner):
     """Kill what an owner that has ended has left: the shells of its jobs, and what has `--owner` with its pid.
 
-    All of these end by themselves unless they are stopped (SIGSTOP), and the kernel kills most of them (BOUND). A stop
+    All of these end by themselves unless they are stopped (SIGSTOP), and the kernel kills or resumes them. A stop
     may take effect late, so they are killed in any state. A resident worker and its guard have a socket to remove, so
     they are killed only if they are stopped.
     """

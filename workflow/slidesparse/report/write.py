@@ -10,7 +10,7 @@ from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.files import leads_out
-from slidesparse.program import end_with
+from slidesparse.program import end_with, tell_end
 from slidesparse.report.document import publish
 from slidesparse.report.document.model import Bullets, Section, say
 from slidesparse.report.document.render import check_languages
@@ -73,6 +73,7 @@ def write_reports(results, sources, hardware=None, languages=("en",), processes=
         raise RecordError(f"{Path(results, hardware)} is a link out of {results}, through which nothing is written")
     keys = [key for key in keys if key not in linked]
     if processes > 1 and len(keys) > 1:
+        tell_end()
         how = {"mp_context": get_context("spawn"), "initializer": end_with, "initargs": (os.getpid(),)}
         with ProcessPoolExecutor(processes, **how) as pool:
             written = list(pool.map(one, keys))

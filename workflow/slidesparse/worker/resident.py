@@ -35,7 +35,7 @@ from pathlib import Path
 from slidesparse import errors
 from slidesparse.errors import MeasurementError, SlideSparseError
 from slidesparse.files import digest
-from slidesparse.program import end_left_over, start_time, wait_for_end
+from slidesparse.program import end_left_over, resume_at_end_of, start_time, wait_for_end
 
 # Variables that a worker keeps of the caller's environment, with XDG_* and HF_*: devices, paths, proxies.
 KEPT = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR"}
@@ -348,6 +348,7 @@ def main():
     listener = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what the worker starts must not hold the socket
     worker = os.fork()
+    resume_at_end_of(arguments.owner)  # in both: neither sees the end of its owner while it is stopped
 
     def end(*_):
         Path(arguments.socket).unlink(missing_ok=True)  # the guard listens, too, so no client has replaced it yet
