@@ -134,7 +134,7 @@ def test_whole_linears_are_shown_with_scales_applied_and_with_scales_folded():
     assert each[0] == ["cublaslt/dense", "qkv", "64", "18.000", "25.000", "—"]
     assert ["cusparselt/2_8", "qkv", "64", "10.000", "20.000", "15.000"] in each
     assert rows_under(text_of(rows, "zh"), "kernel BitNet-2B INT8 完整线性") == each
-    assert "whole linears" not in text_of(kernel(DENSE, 64, 18.0))
+    assert "latency of whole linears" not in text_of(kernel(DENSE, 64, 18.0))
 
 
 def test_the_best_dense_of_a_layer_is_the_sum_of_the_best_of_its_linears():
@@ -362,7 +362,7 @@ def test_the_figure_of_steps_has_few_bars_of_the_ends(patterns):
     rows = [Row(HARDWARE, "prefill", name, M, "ok", {"gemm_ms": M / 1000}) for name in names for M in Ms]
     (figure,) = [f for f in figures(Source("", rows=rows), [], "results") if f.name.endswith("steps")]
     (panel,) = figure.panels
-    assert set(panel["labels"]) >= {"2:4 512", "2:4 32768", "cutlass 512", "vllm 32768"}
+    assert set(panel["labels"]) >= {"2:4 512", "2:4 32k", "cutlass 512", "vllm 32k"}
     assert len(panel["labels"]) <= 12
     assert set(panel["parts"]["gemm"]) == {1.0}  # microseconds per token
     assert len(figure.table.rows) == 5 * len(rows)  # the table has all

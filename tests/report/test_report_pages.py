@@ -33,6 +33,9 @@ addEventListener("load", () => {
   lines.push("up " + column());
   button.click();
   lines.push("down " + column());
+  const shown = (name) => [...document.querySelectorAll(`figure > ${name}`)].filter((e) => e.clientHeight).length;
+  document.querySelectorAll("details").forEach((details) => { details.open = true; });
+  lines.push(`whole ${shown(".whole") > 0} parts ${shown(".parts") > 0}`);
   lines.push("resources " + performance.getEntriesByType("resource").length);
   lines.push("wider " + (document.documentElement.scrollWidth - document.documentElement.clientWidth));
   const output = document.createElement("pre");
@@ -97,7 +100,25 @@ def test_the_page_in_a_browser(pages, tmp_path, width):
     values = ["7,790", "16,034", "31,494", "47,154", "53,580", "53,233", "54,528"]
     rising = ["7,790", "16,034", "31,494", "47,154", "53,233", "53,580", "54,528"]
     assert found[:3] == [f"before {' '.join(values)}", f"up {' '.join(rising)}", f"down {' '.join(rising[::-1])}"]
-    assert found[3:] == ["resources 0", "wider 0"]
+    wide = width > 600
+    assert found[3:] == [f"whole {str(wide).lower()} parts {str(not wide).lower()}", "resources 0", "wider 0"]
+
+
+def test_on_narrow_screens_the_panels_of_a_figure_lie_below_one_another(pages):
+    """Each piece shows a part of the whole, which is in the page once."""
+    text = (pages / "report.en.html").read_text()
+    figures = re.findall(
+        r'<div class="whole"><svg id="([^"]+)"(.*?)</div><div class="parts" [^>]*>(.*?)</div>', text, re.S
+    )
+    assert figures
+    for name, whole, parts in figures:
+        pieces = re.findall(r'<svg viewBox="([^"]+)" style="width: ([0-9.]+)%"><use href="#([^"]+)"', parts)
+        assert {target for *_, target in pieces} == {name}
+        assert len(pieces) >= whole.count('<g class="axes"') and len(pieces) >= 2
+        assert all(0 < float(share) <= 100 for _, share, _ in pieces)
+        width, height = map(float, re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', whole).groups())
+        for box in (list(map(float, box.split())) for box, *_ in pieces):
+            assert box[0] >= 0 and box[1] >= -1 and box[0] + box[2] <= width + 5 and box[1] + box[3] <= height + 1
 
 
 # Languages.

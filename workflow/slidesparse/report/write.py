@@ -20,6 +20,7 @@ from slidesparse.report.sections import (
     checks,
     comparison,
     conclusions,
+    factors,
     lifts,
     overview,
     performance,
@@ -189,7 +190,8 @@ def report(hardware, held, analyses, roots):
             parts = [Section(say("Source {root}", root=f"`{source.root}`"), parts)]
         blocks += parts
     measured = [Bullets(head(hardware, held, roots)), capability, origin]
-    blocks.append(Section(say("How it was measured"), measured, folded=True, printed=True))
+    how = Section(say("How it was measured"), measured, folded=True, printed=True)
+    blocks.insert(1 if len(held) == 1 else len(blocks), how)
     return Section(hardware, blocks)
 
 
@@ -202,26 +204,26 @@ def one_source(hardware, source, compared, anomalous, labels, prefix):
         *speedups.search_blocks(source),
         *lifts.lift_blocks(source),
     ]
-    printed = [
-        (say("Conclusions"), conclusions.conclusion_blocks(source, compared, anomalous)),
-        (say("Anomalies"), anomalies.anomaly_blocks(anomalous)),
-        (say("Missing, failed, left out"), [Bullets(conclusions.totals(source)), *checks.problem_blocks(source)]),
-        (say("Figures"), figures(source, compared, prefix) or [say("Nothing to draw.")]),
-    ]
+    gains = [*factors.factor_figures(source, prefix), *factors.gain_blocks(source)]
     parts = [
-        (say("Speed-up"), speedups.speedup_blocks(source, compared)),
-        (say("Prefill"), performance.throughput_blocks(source, "prefill", labels)),
-        (say("Decode"), performance.throughput_blocks(source, "decode", labels)),
-        (say("Step time"), performance.step_blocks(source)),
-        (say("Kernel"), kernels),
-        (say("Quality"), [answer.QUALITY]),
-        (say("Models and checkpoints"), overview.model_blocks(source)),
-        (say("Tasks"), overview.task_blocks(source)),
-        (say("Passed"), checks.check_blocks(source)),
-        (say("Result files"), overview.file_blocks(source)),
+        (say("Conclusions"), conclusions.conclusion_blocks(source, compared, anomalous), True),
+        (say("Figures by stage"), figures(source, compared, prefix) or [say("Nothing to draw.")], True),
+        (say("Dense rivals"), factors.rival_blocks(source), True),
+        (say("Factors: fusion, library, sparsity"), gains or [say("Stock vLLM was not measured.")], True),
+        (say("Kernels: whole linears and products"), kernels, False),
+        (say("Quality"), [answer.QUALITY], True),
+        (say("Anomalies"), anomalies.anomaly_blocks(anomalous), True),
+        (say("Missing, failed, left out"), [Bullets(conclusions.totals(source)), *checks.problem_blocks(source)], True),
+        (say("Tasks"), overview.task_blocks(source), False),
+        (say("Models and checkpoints"), overview.model_blocks(source), False),
+        (say("All speed-ups"), speedups.speedup_blocks(source, compared), False),
+        (say("Prefill"), performance.throughput_blocks(source, "prefill", labels), False),
+        (say("Decode"), performance.throughput_blocks(source, "decode", labels), False),
+        (say("Step time"), performance.step_blocks(source), False),
+        (say("Passed"), checks.check_blocks(source), False),
+        (say("Result files"), overview.file_blocks(source), False),
     ]
-    whole = Section("", [Section(title, blocks, folded=True, printed=True) for title, blocks in printed])
-    whole.blocks += [Section(title, blocks, folded=True) for title, blocks in parts]
+    whole = Section("", [Section(title, blocks, folded=True, printed=printed) for title, blocks, printed in parts])
     publish.prefix_tables(whole, prefix)
     return [Section(say("Does sparsity pay here?"), first, first=True), *whole.blocks]
 

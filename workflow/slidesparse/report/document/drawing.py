@@ -9,6 +9,7 @@ import inspect
 import io
 import json
 import math
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -52,6 +53,10 @@ FLAT = (4.6, 2.5)
 """The same of a panel of the first screen."""
 DPI = 110
 HEAT = "PuOr"
+HEAT_SIZE = (2.7, 1.75)
+"""Width and height of a heat map of more than three in inches."""
+MARGIN = 4
+"""Points around an entry of a legend that belong to it."""
 TICKS = 12
 """Most values of M that an axis names."""
 
@@ -112,19 +117,18 @@ def draw(panels, path, key):
     with matplotlib.rc_context(settings):
         columns = 1 if len(panels) == 1 else 4 if panels[0]["kind"] == "heat" and len(panels) > 3 else 2
         rows = math.ceil(len(panels) / columns)
-        width, height = (2.6, 1.75) if columns == 4 else FLAT if panels[0].get("flat") else SIZE
+        width, height = HEAT_SIZE if columns == 4 else FLAT if panels[0].get("flat") else SIZE
         figure = Figure(figsize=(width * columns, height * rows))
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis, panel in zip(axes.flat, panels, strict=False):
             DRAW[panel["kind"]](axis, panel)
-            axis.set_title(panel["title"], y=1.0)
-            if panel["kind"] == "heat" and columns == 4 and axis not in axes[:, 0]:
-                axis.tick_params(labelleft=False)
+            # The marks of bounds stand at the left.
+            axis.set_title(panel["title"], y=1.0, loc="right" if panel.get("one") else "center")
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         heat_map = columns == 4
         below = max(panel_foot(panel) for panel in panels)
-        left, right, top, apart = (0.75, 0.1, 0.22, 0.12) if heat_map else (0.66, 0.12, 0.28, 0.66)
+        left, right, top, apart = (0.5, 0.05, 0.22, 0.5) if heat_map else (0.66, 0.12, 0.28, 0.66)
         tall, wide = height - below - top, (width * columns - left - right - apart * (columns - 1)) / columns
         figure.subplots_adjust(
             left=left / (width * columns),
@@ -134,10 +138,15 @@ def draw(panels, path, key):
             hspace=(below + top) / tall,
             wspace=apart / wide,
         )
-        legend(figure, panels, height * rows)
+        words = legend(figure, panels, height * rows)
+        cell, step = (left + wide, height), wide + apart
+        cells = [(i % columns * step + 0.03, i // columns * height, *cell) for i in range(len(panels))]
+        parts = [[round(72 * value, 1) for value in cell] for cell in cells] + strips(figure, words, 72 * cell[0])
         for kind in ("png", "svg"):
             stream = io.BytesIO()
             metadata = {"Date": None, "Creator": None, "Identifier": key} if kind == "svg" else {"Software": None}
+            if kind == "svg" and len(panels) > 1:
+                metadata["Description"] = json.dumps(parts)
             extra = {"transparent": True} if kind == "svg" else {"facecolor": "white", "dpi": DPI}
             figure.savefig(stream, format=kind, metadata=metadata, **extra)
             write_atomic(Path(path).with_suffix(f".{kind}"), stream.getvalue())
@@ -150,8 +159,39 @@ def panel_foot(panel):
     return 0.3 + 0.043 * max(len(label) for label in panel["labels"]) if panel.get("turn") else 0.42
 
 
+def parts_of(svg):
+    """[[x, y, width, height]] in points of the panels of an SVG and of its legend, to be shown below one another.
+
+    Empty if it has one panel.
+    """
+    found = re.search(r"<dc:description>(\[.*?\])</dc:description>", svg)
+    return json.loads(found[1]) if found else []
+
+
+def strips(figure, words, width):
+    """Parts of a legend, each of some of its columns that together are at most about `width` points wide."""
+    if not words:
+        return []
+    figure.draw_without_rendering()
+    tall, handle = 72 * figure.get_size_inches()[1], 7 * (3 + 0.8)  # font size times length of a handle and its room
+    inches = figure.dpi_scale_trans.inverted()
+    boxes = [text.get_window_extent().transformed(inches) for text in words.get_texts()]
+    bottom, top = 72 * min(box.y0 for box in boxes) - MARGIN, 72 * max(box.y1 for box in boxes) + MARGIN
+    columns = {}
+    for box in boxes:
+        start = round(72 * box.x0) - handle - MARGIN
+        columns[start] = max(columns.get(start, 0), 72 * box.x1 + MARGIN)
+    groups = []
+    for start, end in sorted(columns.items()):
+        if groups and end - groups[-1][0] <= width:
+            groups[-1][1] = end
+        else:
+            groups.append([start, end])
+    return [[round(value, 1) for value in (start, tall - top, end - start, top - bottom)] for start, end in groups]
+
+
 def legend(figure, panels, height):
-    """One legend for all panels, below them."""
+    """One legend for all panels, below them; returned, or None if they need none."""
     labelled = {}
     for other in figure.axes:
         for handle, label in zip(*other.get_legend_handles_labels(), strict=True):
@@ -165,7 +205,8 @@ def legend(figure, panels, height):
         bars = figure.subplotpars
         share = height / (height + grow)
         figure.subplots_adjust(bottom=1 - (1 - bars.bottom) * share, top=1 - (1 - bars.top) * share)
-        figure.legend(labelled.values(), labelled.keys(), loc="lower center", ncols=columns, handlelength=3)
+        return figure.legend(labelled.values(), labelled.keys(), loc="lower center", ncols=columns, handlelength=3)
+    return None
 
 
 def style(colour, form=0):
@@ -208,7 +249,7 @@ def lines(axis, panel):
     axis.set_ylabel(panel["y"])
     if panel.get("log"):
         axis.set_yscale("log", base=2)
-        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value / 1000:.0f}k" if value >= 10_000 else f"{value:g}")
 
 
 def around_one(axis, panel):

@@ -14,6 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from slidesparse.files import printable
+from slidesparse.report.document.drawing import parts_of
 from slidesparse.report.document.languages import available, speaker
 from slidesparse.report.document.model import Bullets, Choice, Figure, Number, Section, Table, Text, plain
 from slidesparse.report.tables.columns import cell
@@ -22,6 +23,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 NAMES = {"en": "English", "zh": "中文"}
 WRAPPED, LONG = 44, ' class="w"'
 """Characters beyond which a cell wraps, and the class of a cell that does."""
+
+MANY = 9
+"""Most columns of a table in its full size."""
 
 SHOWN_DEPTH, SHOWN_LENGTH = 2, 40
 """Deepest level and longest title of the sections that the page's navigation shows."""
@@ -100,7 +104,8 @@ def html_table(table, say):
     heads = [
         f'<th scope="col"{s}><button>{code(say(h))}</button></th>' for s, h in zip(sides, table.headers, strict=True)
     ]
-    lines = [f"<table><thead><tr>{''.join(heads)}</tr></thead>", "<tbody>"]
+    many = ' class="many"' if len(table.headers) > MANY else ""
+    lines = [f"<table{many}><thead><tr>{''.join(heads)}</tr></thead>", "<tbody>"]
     for row in table.rows:
         cells = []
         for side, value in zip(sides, row, strict=True):
@@ -158,7 +163,7 @@ def to_html(document, language, folder, stem, drawings, languages=None):
             script=Markup(script),
             script_hash=f"sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
             html_table=lambda table: html_table(table, say),
-            drawing=lambda figure: Markup(f"<div>{inline(drawings[figure.name])}</div>"),
+            drawing=lambda figure: pictures(drawings[figure.name], f"f-{figure.name}"),
             anchor=lambda section: anchors[id(section)],
             shown=lambda section: depths[id(section)] <= SHOWN_DEPTH and len(str(say(section.title))) <= SHOWN_LENGTH,
             axes=axes,
@@ -192,16 +197,37 @@ def alternatives(choice, known):
     ]
 
 
+DIGITS = re.compile(r"(\.\d)\d+")
+
+
 def inline(svg):
     """The <svg> element of a file, without parts that only a separate file needs; ink takes the page's colour.
 
-    A hundredth of a point is enough for coordinates on a screen.
+    A tenth of a point is enough for coordinates on a screen.
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r' (?:d|x|y|x1|y1|x2|y2|transform)="[^"]*"', lambda found: DIGITS.sub(r"\1", found[0]), svg)
     svg = re.sub(r'<g id="[a-z0-9_.]+">', "<g>", svg)
     return svg.replace("#1b1f24", "currentColor")
+
+
+def pictures(svg, name):
+    """HTML of a figure: the whole, and for narrow screens its parts below one another, which show pieces of the whole.
+
+    name: becomes the id of the whole.
+    """
+    if not (parts := parts_of(svg)):
+        return Markup(f"<div>{inline(svg)}</div>")
+    width, height = re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg).groups()
+    use = f'<use href="#{name}" width="{width}" height="{height}"/>'
+    widths = [f"{100 * part[2] / parts[0][2]:.1f}%" for part in parts]
+    pieces = [
+        f'<svg viewBox="{" ".join(map(str, part))}" style="width: {share}">{use}</svg>'
+        for part, share in zip(parts, widths, strict=True)
+    ]
+    whole = inline(svg).replace("<svg", f'<svg id="{name}"', 1)
+    return Markup(f'<div class="whole">{whole}</div><div class="parts" aria-hidden="true">{"".join(pieces)}</div>')
 
 
 def to_csv(table):

@@ -1,6 +1,9 @@
 """The figures of a source, as panels for slidesparse.report.document.drawing, each with the table behind it."""
 
+from functools import partial
+
 from slidesparse.plan.backends import DENSE_BACKENDS
+from slidesparse.report.document.drawing import short
 from slidesparse.report.document.model import Figure, Table, fixed, number, say
 from slidesparse.report.sections.coverage import covers
 from slidesparse.report.sections.performance import PARTS
@@ -39,15 +42,15 @@ def look(name, names):
 
 
 def figures(source, comparisons, prefix):
-    """All figures of a source; the names of their files begin with `prefix`."""
+    """All figures of a source: engines by stage, then kernels. The names of their files begin with `prefix`."""
     models = sorted({row.configuration.model for row in source.rows})
+    drawers = [partial(speedup_figures, stage=stage) for stage in ("prefill", "decode")]
+    drawers += [step_figure, throughput_figure, partial(speedup_figures, stage="kernel"), roofline_figure, heat_figures]
     blocks = []
-    for model in models:
-        blocks += throughput_figure(source, model, f"{prefix}_{model}")
-        blocks += step_figure(source, model, f"{prefix}_{model}")
-        blocks += speedup_figures(source, [c for c in comparisons if c.model == model], f"{prefix}_{model}")
-        blocks += roofline_figure(source, model, f"{prefix}_{model}")
-        blocks += heat_figures(source, model, f"{prefix}_{model}")
+    for draw in drawers:
+        for model in models:
+            more = (comparisons,) if isinstance(draw, partial) else ()
+            blocks += draw(source, model, f"{prefix}_{model}", *more)
     return blocks
 
 
@@ -82,15 +85,17 @@ def line(configuration, names, x, y, **more):
     return {"label": configuration.column, "style": look(configuration, names), "x": x, "y": y, **more}
 
 
-def speedup_figures(source, comparisons, prefix):
-    """Speed-up over M with bound and noise: a figure for every stage and denominator, with a panel for every dtype."""
+def speedup_figures(source, model, prefix, comparisons, stage):
+    """Speed-up over M of a stage with bound and noise: a figure for every denominator, a panel for every dtype.
+
+    Of kernels, whole linears come first.
+    """
     together = {}
-    for comparison in drawn(comparisons):
-        if comparison.ratios:
-            key = (comparison.stage, comparison.metric, comparison.kind, str(comparison.over))
-            together.setdefault(key, []).append(comparison)
+    mine = [c for c in comparisons if (c.model, c.stage) == (model, stage) and c.ratios]
+    for comparison in sorted(drawn(mine), key=lambda comparison: comparison.kind != "linear"):
+        together.setdefault((comparison.metric, comparison.kind, str(comparison.over)), []).append(comparison)
     figures = []
-    for (stage, metric, kind, _), same in together.items():
+    for (metric, kind, _), same in together.items():
         panels, rows = [], []
         for comparison in same:
             names, sparse, series = comparison.names(), comparison.sparse_names(), []
@@ -147,14 +152,17 @@ def speedup_figures(source, comparisons, prefix):
 def drawn(comparisons):
     """The comparisons that get a figure, one for each stage, model, dtype and kind of denominator.
 
-    Steady-state steps are preferred to the published protocol's tokens/s, products that took turns to products of two
-    processes, and cold caches to hot ones. Comparisons over 2:4 or stock vLLM get no figure.
+    GPU time of a step is preferred to steady-state steps by the clock, and these to the published protocol's tokens/s.
+    Products that took turns are preferred to products of two processes, and cold caches to hot ones. Comparisons over
+    2:4 or stock vLLM get no figure.
     """
+    order = (None, "latency_us", "step_ms", "gpu_step_ms")
     best = {}
     for comparison in comparisons:
         if comparison.kind not in ("half", "stock") and comparison.ratios:
             place = (comparison.stage, comparison.model, comparison.dtype, comparison.kind)
-            rank = (comparison.metric == "step_ms", comparison.over == CUBLASLT, comparison.metric == "latency_us")
+            metric = comparison.metric if comparison.metric in order else None
+            rank = comparison.over == CUBLASLT, order.index(metric)
             if place not in best or rank > best[place][0]:
                 best[place] = rank, comparison
     return [comparison for _, comparison in best.values()]
@@ -331,7 +339,7 @@ def few_bars(rows):
 def bar_name(row):
     """A short name of a bar: the pattern, or a dense backend, and M."""
     name = row.configuration
-    return f"{name.backend if name.sparsity == 'dense' else name.sparsity.replace('_', ':')} {row.M}"
+    return f"{name.backend if name.sparsity == 'dense' else name.sparsity.replace('_', ':')} {short(row.M)}"
 
 
 def step_figure(source, model, prefix):

@@ -4,16 +4,10 @@ from statistics import median
 
 from slidesparse.report.document.model import NONE, Section, Table, fixed, interval, number, say, whole
 from slidesparse.report.sections.coverage import covers
-from slidesparse.report.sections.ratios import ACROSS, ACROSS_NOTE, FIGURES, of_points, quotient
-from slidesparse.report.sources.rows import configuration_order, grouped
+from slidesparse.report.sections.ratios import ACROSS, ACROSS_NOTE
+from slidesparse.report.sources.rows import configuration_order
 from slidesparse.report.tables.columns import RIVALS
 from slidesparse.sparsity.patterns import Pattern
-
-GAINS = ("M", "variant", "stock vLLM (ms)", "best dense", "best dense (ms)", "gain of fusion and graphs")
-GAINS += ("backend/sparsity", "step (ms)", "gain of sparsity", "total gain", "of the first gain, the library's")
-
-STOCK_LIBRARY = "cutlass"
-"""The backend with the library that stock vLLM multiplies with on a GPU."""
 
 NOISE = " ≈"
 """Mark of a ratio whose confidence interval contains 1."""
@@ -36,7 +30,7 @@ TURN_NOTE = say(
 
 
 def speedup_blocks(source, comparisons):
-    """The gains of fusion and of sparsity, then a table for every comparison, with the bound of each pattern."""
+    """A table for every comparison, with the bound of each pattern."""
     blocks = [
         block for comparison in comparisons if comparison.ratios for block in comparison_section(source, comparison)
     ]
@@ -68,7 +62,7 @@ def speedup_blocks(source, comparisons):
         for comparison in comparisons
         if comparison.apart and comparison.kind == "dense" and not comparison.ratios
     ]
-    return notes + apart + gain_blocks(source) + blocks
+    return notes + apart + blocks
 
 
 def has_dense(source, stage):
@@ -80,70 +74,6 @@ def has_dense(source, stage):
 def but(source, stage):
     """The exception to the sentence that no dense backend was measured: stock vLLM, if it was measured."""
     return say(" other than stock vLLM") if any(row.configuration.stock for row in source.stage(stage)) else ""
-
-
-def gain_blocks(source):
-    """Steps of stock vLLM, of the fastest dense backend with our fusion, and of each sparse one, with the gains.
-
-    Each stage, model and dtype has a table, with a row for every M and sparse configuration.
-    """
-    blocks = []
-    times = [(stage, *figure) for stage, figures in FIGURES.items() for figure in figures if figure[2] == "ms"]
-    for stage, column, what, _ in times:
-        for (model, dtype), rows in grouped(source.stage(stage)).items():
-            named = ("least_gpu_variant", "variant") if column == "gpu_step_ms" else ("variant",)
-            variants = {
-                row.M: next(filter(None, map(row.values.get, named)), None) for row in rows if row.configuration.stock
-            }
-            values = of_points(source, rows, column)
-            cells = gain_rows(values, variants)
-            if cells:
-                notes = [
-                    say(
-                        "The best dense backend of each M is one of those that run as the sparse ones do: over it a"
-                        " sparse one shows what sparsity gives, and it shows over stock vLLM what fusion and graphs"
-                        " give. Stock vLLM multiplies with CUTLASS. What another library gives is in the last column:"
-                        " the best dense engine over ours with CUTLASS."
-                    )
-                ]
-                if len({step.gpu_uuid for step in values.values()}) > 1:
-                    notes.append(ACROSS_NOTE)
-                notes += notes_on(values)
-                name = f"gains_{stage}_{model}_{dtype}{'_gpu' if column == 'gpu_step_ms' else ''}"
-                title = say(
-                    "{stage} {model} {dtype}, {what}, from stock vLLM to sparse",
-                    stage=stage,
-                    model=model,
-                    dtype=dtype,
-                    what=what,
-                )
-                blocks.append(Section(title, [*notes, Table(name, GAINS, cells, "rlrlrrlrrr")]))
-    return blocks
-
-
-def gain_rows(values, variants):
-    """Rows of the table of gains. values: (configuration, M) -> step time. variants: M -> variant of stock vLLM."""
-    rows = []
-    stock = {M: step for (name, M), step in values.items() if name.stock}
-    for M, before in sorted(stock.items()):
-        same = {name: step for (name, m), step in values.items() if m == M and step.machine == before.machine}
-        dense = [name for name in same if name.sparsity == "dense" and not name.stock]
-        if not dense:
-            continue
-        dense = [name for name in dense if not same[name].unfit] or dense
-        fastest = min(dense, key=lambda name: same[name].value)
-        between = same[fastest]
-        first = (number(str(M), M), variants[M], fixed(before.value, 3), fastest.column, fixed(between.value, 3))
-        first += (cell(quotient(before, between)),)
-        own = next((name for name in dense if name.backend == STOCK_LIBRARY), None)
-        library = cell(quotient(same[own], between)) if own else NONE
-        sparse = sorted((name for name in same if name.sparse_kernel), key=configuration_order)
-        for name in sparse:
-            gains = cell(quotient(between, same[name])), cell(quotient(before, same[name]))
-            rows.append((*first, name.column, fixed(same[name].value, 3), *gains, library))
-        if not sparse:
-            rows.append((*first, NONE, NONE, NONE, NONE, library))
-    return rows
 
 
 def title_of(comparison):
