@@ -12,6 +12,7 @@ import pytest
 import recompute
 import recompute_answer
 import recompute_pages
+import recompute_short
 from kept import H100, H200
 from places import ROOT
 from reports import markdown
@@ -59,6 +60,11 @@ def first_screen(key):
 @pytest.mark.parametrize("key", [H200, H100])
 def test_the_first_screen_is_what_the_kept_points_give(key):
     assert recompute_answer.mistakes(key, first_screen(key)) == []
+
+
+@pytest.mark.parametrize("key", [H200, H100])
+def test_the_first_sentence_is_what_the_kept_points_give(key):
+    assert recompute_short.verdict(key) in first_screen(key).splitlines()
 
 
 def test_a_wrong_first_screen_is_found():

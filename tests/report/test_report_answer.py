@@ -32,6 +32,17 @@ def screen(rows):
     return text_of(rows).partition("## Does sparsity pay here?\n")[2].partition("\n## ")[0]
 
 
+def failed(stage, place, M):
+    """A point that could not be measured."""
+    return Row(H200, stage, Configuration("BitNet-2B", "INT8", *place), M, "failed", {}, MACHINE, reason="why")
+
+
+def across(rows):
+    """The comparison of one GPU with itself under another name."""
+    source = Source("results", rows=rows)
+    return comparison.document(summaries_of(H200, [source], analysed([source])))
+
+
 def both(stage, dense, sparse, Ms=(1024, 2048, 4096), **more):
     """Rows of cuBLASLt and 2:4, a step for each M."""
     return [
@@ -47,12 +58,65 @@ def both(stage, dense, sparse, Ms=(1024, 2048, 4096), **more):
         ((0.8, 0.8, 0.8), "2:4 pays from M=1024 on, 1.25"),
         ((1.2, 0.8, 0.8), "2:4 pays from M=2048 on, 1.25"),
         ((0.8, 1.2, 0.8), "2:4 pays from M=4096 on, 1.25"),
-        ((0.8, 1.0, 1.0), "2:4 even at the largest M, 1.00 to 1.25"),
+        ((0.8, 1.0, 1.0), "2:4 even at the largest M that counts, 1.00 to 1.25"),
         ((0.8, 1.25, 1.25), "2:4 loses, 0.80 to 1.25 (slower in 2 of 3)"),
     ],
 )
 def test_a_word_goes_by_the_largest_M_and_says_from_which_on(sparse, said):
     assert f"- Prefill INT8, by the clock: {said}." in screen(both("prefill", (1, 1, 1), sparse))
+
+
+LARGER = {
+    "left out": (both("prefill", (1, 1, 1), (0.7, 0.7, 0.7))[:-1], [step("prefill", SP, 4096, 28, host_bound=True)]),
+    "no dense": (both("prefill", (1, 1, 1), (0.7, 0.7, 0.7)), []),
+    "dense ran": (
+        both("prefill", (1, 1, 1), (0.7, 0.7, 0.7))[:3],
+        [step("prefill", AU, M, M / 140, sparse_linears=4 * (M < 4096)) for M in (1024, 2048, 4096)],
+    ),
+    "failed": (both("prefill", (1, 1, 1), (0.7, 0.7, 0.7))[:-1], [failed("prefill", SP, 4096)]),
+    "other driver": (
+        both("prefill", (1, 1, 1), (0.7, 0.7, 0.7))[:-1],
+        [step("prefill", SP, 4096, 50, machine=MACHINE._replace(driver="999"))],
+    ),
+}
+WHY = {
+    "left out": "left out, of some patterns or all, M=4096 (bound by the host): 1.46 there",
+    "no dense": "no ratio of some patterns or all at M=4096 (the denominator has no figure)",
+    "dense ran": "no ratio of some patterns or all at M=4096 (only dense kernels ran)",
+    "failed": "no ratio of some patterns or all at M=4096 (not measured)",
+    "other driver": "no ratio of some patterns or all at M=4096 (the denominator was measured otherwise)",
+}
+
+
+@pytest.mark.parametrize("case", LARGER)
+def test_pays_ends_where_larger_M_do_not_count_or_have_no_ratio(case):
+    rows, more = LARGER[case]
+    rows = [row for row in rows if case != "no dense" or (row.configuration.sparsity, row.M) != ("dense", 4096)]
+    text = screen(rows + more)
+    name = "2:4 auto" if case == "dense ran" else "2:4"
+    assert f"{name} from M=1024 to 2048, 1.4" in text
+    assert f"; larger M do not count; {WHY[case]}" in text
+
+
+def test_the_limit_of_one_pattern_is_not_that_of_another():
+    rows = both("prefill", (1, 1, 1), (0.7, 0.7, 0.7))[:-1] + [step("prefill", SP, 4096, 28, host_bound=True)]
+    rows += [step("prefill", ("cusparselt", "2_6"), M, M / 111) for M in (1024, 2048, 4096)]
+    rows += both("prefill", (1, 1, 1), (0.7, 0.7, 0.7), dtype="FP8")
+    text = screen(rows)
+    assert "2:4 from M=1024 to 2048, 1.43; larger M do not count; 2:6 pays from M=1024 on, 1.11" in text
+    assert "2:4 with INT8 from M=1024 to 2048, 1.43 times as fast; larger M do not count" in text
+    assert "2:4 with FP8 pays, from M=1024 on, 1.43 times as fast" in text
+
+
+def test_two_gpus_of_one_name_decide_nothing():
+    one, other = MACHINE._replace(gpu_uuid="a"), MACHINE._replace(gpu_uuid="b")
+    rows = [step("prefill", CU, M, M / 100, machine=one) for M in (1024, 2048)]
+    rows += [step("prefill", SP, M, M / 104, machine=other) for M in (1024, 2048)]
+    text = screen(rows)
+    assert "Prefill, by the clock: no verdict." in text
+    assert "no verdict, because two GPUs measured the sides: 2:4 1.04" in text
+    assert "| 1.04 ⇄ | unknown |" in text
+    assert "2:4 unknown on " in to_markdown(unfolded(across(rows)), "en", "comparison")
 
 
 def test_without_intervals_there_is_no_verdict():

@@ -8,7 +8,7 @@ from functools import cache
 
 from places import ROOT
 
-DENSE = ("cublaslt", "cutlass")
+DENSE, MODEL = ("cublaslt", "cutlass"), "BitNet-2B-synthetic"
 H200, H100 = "H200_cc90_py312_cu130_x86_64", "H100_cc90_py312_cu130_x86_64"
 
 
@@ -49,7 +49,7 @@ class Figure:
 
     @property
     def verdict(self):
-        if self.spread is None:
+        if self.spread is None or self.gpu == "⇄":
             return "unknown"
         low, high = self.value * (1 - self.spread), self.value * (1 + self.spread)
         return "even" if low <= 1 <= high else "faster" if self.value > 1 else "slower"
@@ -124,3 +124,29 @@ def in_turn(key, dtype, sparsity, M, rival):
         us = time / middle if rival == "best" else 1e6 * own["cold"]["median_s"]
         mine, theirs, half = mine + us, theirs + time, [*half, (high - low) / 2 * us]
     return Figure(theirs / mine, math.hypot(*half) / theirs), mine, theirs
+
+
+def changed(dtype, sparsity):
+    """Percent of the weights that pruning changed."""
+    manifest = ROOT / "resources" / "measured" / "checkpoints" / MODEL / dtype / f"{sparsity}.json"
+    item = json.loads(manifest.read_text())
+    return "0" if sparsity == "dense" else rounded(100 * item["changed"] / item["weights"], 1)
+
+
+def named(column):
+    backend, _, pattern = column.partition("/")
+    return pattern.replace("_", ":") + (" auto" if backend == "auto" else "")
+
+
+def order(text):
+    pattern, _, backend = text.partition(" ")
+    return int(pattern[2:]), backend
+
+
+def two(value):
+    return rounded(value, 2)
+
+
+def span(values):
+    low, high = two(min(values)), two(max(values))
+    return low if low == high else f"{low} to {high}"

@@ -1,10 +1,8 @@
 """Recompute from the kept points, without the report's code, what the first screen of a report says and shows."""
 
-import json
 from statistics import median
 
-from kept import DENSE, engine, in_turn, points, rounded
-from places import ROOT
+from kept import DENSE, Figure, changed, engine, in_turn, named, order, points, rounded, span, two
 from recompute import ratios, sparse
 
 TYPES, STAGES = ("INT8", "FP8"), ("prefill", "decode")
@@ -12,26 +10,6 @@ BEST, STOCK = "the fastest dense backend of each M", "stock vLLM"
 CLOCK, GPU = "steady-state step time", "GPU time of a step"
 BY = {CLOCK: "by the clock", GPU: "by GPU time"}
 DOES = {"faster": "pays", "even": "even", "slower": "loses", "unknown": "unknown"}
-MODEL = "BitNet-2B-synthetic"
-
-
-def named(column):
-    backend, _, pattern = column.partition("/")
-    return pattern.replace("_", ":") + (" auto" if backend == "auto" else "")
-
-
-def order(text):
-    pattern, _, backend = text.partition(" ")
-    return int(pattern[2:]), backend
-
-
-def two(value):
-    return rounded(value, 2)
-
-
-def span(values):
-    low, high = two(min(values)), two(max(values))
-    return low if low == high else f"{low} to {high}"
 
 
 def decided(key, stage, dtype, over=BEST):
@@ -54,14 +32,12 @@ def counted(each):
 def word(each):
     """(what the pattern does, the M from which on all ratios that count say so)."""
     good = counted(each)
-    if not good:
-        return "unknown", None
-    last, since = good[max(good)].verdict, None
-    for M in sorted(good, reverse=True):
-        if good[M].verdict != last:
-            break
-        since = M
-    return DOES[last], since
+    others = [M for M in good if good[M].verdict != last(each).verdict]
+    return DOES[last(each).verdict], min(M for M in good if max(others, default=0) < M)
+
+
+def last(each):
+    return counted(each)[max(counted(each))]
 
 
 def engines(key, stage, dtype):
@@ -70,29 +46,37 @@ def engines(key, stage, dtype):
     groups, parts = {}, []
     for text, each in found.items():
         does, since = word(each)
-        groups.setdefault((does, since if does == "pays" else 0), []).append(text)
-    for (does, since), texts in sorted(
-        groups.items(), key=lambda g: (list(DOES.values()).index(g[0][0]), g[0][1] or 0)
-    ):
-        names, many = ", ".join(texts), len(texts) > 1
-        good = [ratio for text in texts for M, ratio in counted(found[text]).items() if (since or 0) <= M]
+        why = (does == "unknown") * ("two GPUs" if last(each).gpu else "intervals")
+        groups.setdefault((list(DOES.values()).index(does), since if does == "pays" else 0, why), []).append(text)
+    for (place, since, why), texts in sorted(groups.items()):
+        does, names, many = list(DOES.values())[place], ", ".join(texts), len(texts) > 1
+        good = [ratio for text in texts for M, ratio in counted(found[text]).items() if since <= M]
         values = [ratio.value for ratio in good]
         if does == "pays":
             parts.append(f"{names} {'pay' if many else 'pays'} from M={since} on, {span(values)}")
         elif does == "even":
-            parts.append(f"{names} even at the largest M, {span(values)}")
+            parts.append(f"{names} even at the largest M that counts, {span(values)}")
         elif does == "loses":
             slower = sum(ratio.verdict == "slower" for ratio in good)
             parts.append(f"{names} {'lose' if many else 'loses'}, {span(values)} (slower in {slower} of {len(good)})")
         else:
             spans = [f"{text} {span([r.value for r in counted(found[text]).values()])}" for text in texts]
-            parts.append(f"no verdict without intervals: {', '.join(spans)}")
+            reason = {"two GPUs": ", because two GPUs measured the sides", "intervals": " without intervals"}[why]
+            parts.append(f"no verdict{reason}: {', '.join(spans)}")
     out = {M: ratio.out for each in found.values() for M, ratio in sorted(each.items()) if ratio.out}
     if out:
         whys = ", ".join(dict.fromkeys(out.values()))
         values = [ratio.value for each in found.values() for ratio in each.values() if ratio.out]
         Ms = ", ".join(map(str, sorted(out)))
         parts.append(f"left out, of some patterns or all, M={Ms} ({whys}): {span(values)} there")
+    ran = {}
+    for where in [w for w in points(key) if w[:2] == (stage, dtype) and w[3] != "dense"]:
+        if named(f"{where[2]}/{where[3]}") in found and not sparse(key, stage, where[1:]):
+            ran[where[4]] = True
+    if ran:
+        parts.append(
+            f"no ratio of some patterns or all at M={', '.join(map(str, sorted(ran)))} (only dense kernels ran)"
+        )
     if what == GPU:
         late = [r.value for r, *_ in ratios(key, stage, dtype, CLOCK, BEST).values()]
         parts.append(f"by the clock, with the host's share, {span(late)}")
@@ -108,7 +92,7 @@ def over_stock(key, stage, dtype):
         stock = engine(key, stage, dtype, "vllm", "dense", M, by)
         each = [stock.over(engine(key, stage, dtype, b, "dense", M, by)) for b in DENSE]
         best = max((r for r in each if r.out in ("", "bound by the host")), key=lambda r: r.value, default=None)
-        found[M] = best.value if best and not best.out else None
+        found[M] = best if best and not best.out else None
     return found
 
 
@@ -149,16 +133,17 @@ def costs(key):
 def stock(key):
     parts = []
     for stage in STAGES:
-        spans = [f"{d} {span([v for v in over_stock(key, stage, d).values() if v])}" for d in TYPES]
+        spans = [f"{d} {span([r.value for r in over_stock(key, stage, d).values() if r])}" for d in TYPES]
         parts.append(f"{stage}, {BY[decided(key, stage, TYPES[0])[0]]}, {', '.join(spans)}")
     return f"- Without sparsity, our fastest dense engine over stock vLLM: {'; '.join(parts)}."
 
 
-def cell(values, left, interval=True):
-    if not values:
+def cell(found, left, interval=True):
+    if not found:
         return "†" if left else "—"
+    values = [ratio.value for ratio in found]
     ends = f" ({two(min(values))}–{two(max(values))})" if interval and min(values) < max(values) else ""
-    return two(median(values)) + ends + " †" * bool(left)
+    return two(median(values)) + ends + " ⇄" * any(ratio.gpu == "⇄" for ratio in found) + " †" * bool(left)
 
 
 def cost(key, dtype, backend, sparsity, ends):
@@ -170,10 +155,7 @@ def cost(key, dtype, backend, sparsity, ends):
     joules = [rounded(1000 * r["energy_j_per_token"], 2) + mark for r, mark in zip(results, marks, strict=True)]
     joules = [text if own else "—" for text, own in zip(joules, ran, strict=True)]
     memory = two(results[0]["weight_bytes"] / 1e9)
-    manifest = ROOT / "resources" / "measured" / "checkpoints" / MODEL / dtype / f"{sparsity}.json"
-    item = json.loads(manifest.read_text())
-    share = "0" if sparsity == "dense" else rounded(100 * item["changed"] / item["weights"], 1)
-    return [*joules, memory, share, "not measured"]
+    return [*joules, memory, changed(dtype, sparsity), "not measured"]
 
 
 def rows(key, dtype):
@@ -181,7 +163,8 @@ def rows(key, dtype):
     found = {stage: decided(key, stage, dtype) for stage in STAGES}
     ends = {s: max(w[4] for w in points(key) if w[:3] == (s, dtype, "cusparselt")) for s in STAGES}
     dense = {stage: over_stock(key, stage, dtype) for stage in STAGES}
-    cells = [cell([1 / v for v in dense[s].values() if v], None in dense[s].values()) for s in STAGES]
+    turned = {s: [Figure(1 / r.value, None, r.gpu) for r in dense[s].values() if r] for s in STAGES}
+    cells = [cell(turned[s], None in dense[s].values()) for s in STAGES]
     lines = [["stock vLLM", cells[0], "—", cells[1], "—", "—", "1", "1", *cost(key, dtype, "vllm", "dense", ends)]]
     clock = {}
     for (column, M), (ratio, *_) in ratios(key, "decode", dtype, CLOCK, BEST).items():
@@ -191,15 +174,15 @@ def rows(key, dtype):
         for stage in STAGES:
             what, patterns = found[stage]
             each = patterns[text]
-            line.append(cell([r.value for r in counted(each).values()], len(counted(each)) < len(each)))
+            line.append(cell(counted(each).values(), len(counted(each)) < len(each)))
             if stage == "decode":
-                line.append(cell([r.value for r in clock[text].values()], any(r.out for r in clock[text].values())))
+                line.append(cell(clock[text].values(), any(r.out for r in clock[text].values())))
             does, since = word(each)
             line.append(f"pays from {since}" if does == "pays" else does)
             column = f"{'auto' if text.endswith('auto') else 'cusparselt'}/{text.split()[0].replace(':', '_')}"
             mine = {M: r for (c, M), (r, *_) in ratios(key, stage, dtype, what, STOCK).items() if c == column}
             good = counted(mine)
-            stocks.append(cell([r.value for r in good.values()], len(good) < len(mine), interval=False))
+            stocks.append(cell(good.values(), len(good) < len(mine), interval=False))
         backend, _, pattern = column.partition("/")
         lines.append([*line, *stocks, *cost(key, dtype, backend, pattern, ends)])
     return lines

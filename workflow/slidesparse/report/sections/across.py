@@ -3,8 +3,9 @@
 from statistics import median
 
 from slidesparse.report.document.model import NONE, Bullets, Choice, Table, fixed, joined, say
-from slidesparse.report.sections.ratios import EVEN
-from slidesparse.report.sections.verdict import FIGURES, LOSES, PAYS, STAGES, UNKNOWN, WORDS, row_names, verdict
+from slidesparse.report.sections.ratios import ACROSS, EVEN
+from slidesparse.report.sections.speedups import HOST
+from slidesparse.report.sections.verdict import FIGURES, LOSES, PAYS, STAGES, WORDS, row_names, verdict
 from slidesparse.report.sources.rows import DTYPES, pattern_length
 
 MOST_PATTERNS = 4
@@ -13,8 +14,9 @@ MOST_PATTERNS = 4
 MEANING = say(
     "Over the fastest dense engine of each GPU. Cells: median of the ratios that count, and what they say at the"
     " largest M that counts. Pays, even, loses: the interval lies above 1, holds 1, lies below 1. Unknown: no ratio"
-    " counts, or there is no interval. †: some ratios do not count, because the host bounds them, or a check"
-    " disqualifies them. Ways to measure, and models, differ between rows as the table says."
+    " counts, or that one has no interval, or two GPUs measured its sides (⇄). †: some ratios do not count, because the"
+    " host bounds them, or a check disqualifies them. Ways to measure, and models, differ between rows as the table"
+    " says."
 )
 
 
@@ -60,9 +62,12 @@ def words_of(found, stage):
 def where(stage, dtype, words):
     """A list with the sentence on one stage and type: on which GPUs each pattern pays, is even, loses, is unknown."""
     groups = {}
-    for text, verdicts in list(words.items())[:MOST_PATTERNS]:
+    shown = list(words.items())[:MOST_PATTERNS]
+    ranges = {counted_range(each) for _, verdicts in shown for each in verdicts.values()} - {""}
+    for text, verdicts in shown:
         for word in map(str, WORDS.values()):
-            names = tuple(dict.fromkeys(label for (label, _), each in verdicts.items() if str(each.word) == word))
+            mine = {label: each for (label, _), each in verdicts.items() if str(each.word) == word}
+            names = tuple(f"{label}{counted_range(each) if len(ranges) > 1 else ''}" for label, each in mine.items())
             if names:
                 groups.setdefault((word, names), []).append(text)
     parts = [
@@ -74,6 +79,12 @@ def where(stage, dtype, words):
     if more:
         parts.append(say("{names} in the hardware's own reports", names=", ".join(more)))
     return [say("{stage} {dtype}: {parts}.", stage=say(stage.capitalize()), dtype=dtype, parts=joined(parts))]
+
+
+def counted_range(found):
+    """The M at which ratios count, from the one on from which a pattern pays, as text; empty if none counts."""
+    Ms = [M for M in found.counted if found.word is not PAYS or found.since <= M]
+    return f" (M={min(Ms)}–{max(Ms)})" if len(Ms) > 1 else f" (M={Ms[0]})" if Ms else ""
 
 
 def on(word, names, gpus, several):
@@ -105,7 +116,5 @@ def cell(found):
     if not found.counted:
         return say("unknown, none counts")
     middle = fixed(median([each.value for each in found.counted.values()]), 2)
-    dagger = " †" if found.left else ""
-    if found.word is PAYS:
-        return say("{ratio} pays from {since}", ratio=f"{middle}{dagger}", since=found.since)
-    return say("{ratio} {word}", ratio=f"{middle}{dagger}", word=UNKNOWN if found.word is UNKNOWN else found.word)
+    marks = ACROSS * any(each.across for each in found.counted.values()) + HOST * bool(found.left)
+    return say("{ratio} {word}", ratio=f"{middle}{marks}", word=found.said)

@@ -10,8 +10,11 @@ from slidesparse.report.sections.verdict import (
     FIGURES,
     LOSES,
     MOST_TYPES,
+    NO_INTERVAL,
+    NONE_COUNTS,
     PAYS,
     STAGES,
+    TWO_GPUS,
     WORDS,
     deciding,
     fastest_over_stock,
@@ -25,10 +28,13 @@ from slidesparse.report.sections.verdict import (
     types_of,
     verdict,
 )
-from slidesparse.report.sources.rows import configuration_order, pattern_length
+from slidesparse.report.sources.rows import configuration_order, grouped, pattern_length
 
 SHOWN = 6
 """Most engines that a sentence names."""
+
+MODELS = 3
+"""Most models that the head names."""
 
 QUALITY = say("What a pattern costs in accuracy was not measured. Speed alone decides nothing.")
 
@@ -62,7 +68,9 @@ def head(source):
     models = sorted({row.configuration.model for row in rows})
     prompts = max((row.values.get("prompt_len") or 0 for row in rows), default=0)
     parts = [", ".join(names) if all(isinstance(n, str) for n in names) else names[0]]
-    parts += [weights(source, model) for model in models if model not in source.layers or model in made(source)][:3]
+    shown = [model for model in models if model not in source.layers or model in made(source)]
+    parts += [weights(source, model) for model in shown[:MODELS]]
+    parts += [say("{n} more models", n=len(shown) - MODELS)] if len(shown) > MODELS else []
     parts += [say("prompts of at most {n} tokens", n=prompts)] if prompts else []
     parts += versions
     parts += [dates(source)[1][:10]] if dates(source) else []
@@ -152,14 +160,33 @@ def out_of_memory(source):
 
 
 def lead(source, comparisons, label):
-    """A list with the sentence that says what the ratios below are; empty without engines."""
+    """Sentences on what the ratios below are, and on engines without one; empty without engines."""
     chosen = [deciding(comparisons, stage, *each) for stage in STAGES for each in label]
     chosen = [each for each in chosen if each]
     rows = [row for stage in STAGES for row in source.stage(stage) if row.configuration[:2] in label]
     if not chosen and any(row.configuration.sparse_kernel for row in rows):
-        return [say("No sparse engine could be held against a dense one: “Speed-up” says why.")]
+        return [say("No sparse engine could be held against a dense one: “All speed-ups” says why.")]
     if not chosen:
         return []
+    return [*over_what(source, chosen, label), *unmatched(source, comparisons, label)]
+
+
+def unmatched(source, comparisons, label):
+    """A list with a sentence on sparse engines that have no dense one to be held against; empty if all have."""
+    lacking = [
+        say("{stage} {of}", stage=say(stage), of=of)
+        for stage in STAGES
+        for (model, dtype), of in label.items()
+        if not deciding(comparisons, stage, model, dtype)
+        and any(row.configuration.sparse_kernel for row in grouped(source.stage(stage)).get((model, dtype), ()))
+    ]
+    names = joined(lacking, ", ")
+    text = say("No sparse engine could be held against a dense one in {names}: “All speed-ups” says why.", names=names)
+    return [text] if lacking else []
+
+
+def over_what(source, chosen, label):
+    """A list with the sentence that says what the ratios below are. chosen: the comparisons that decide."""
     engines = sorted({base.backend for each in chosen for base in each.bases.values()})
     if any(each.kind == "best_dense" for each in chosen):
         engines = sorted({*engines, *dense_backends(source, label)})
@@ -212,34 +239,43 @@ def short(words, types):
     for text, found in words.items():
         by_word = {}
         for of, each in found.items():
-            by_word.setdefault(str(each.word), []).append(of)
-        for word, same in by_word.items():
-            groups.setdefault((word, "" if len(same) == types else ", ".join(same)), []).append(text)
+            by_word.setdefault((str(each.word), each.until), []).append(of)
+        for (word, until), same in by_word.items():
+            groups.setdefault((word, until, "" if len(same) == types else ", ".join(same)), []).append(text)
     parts = []
     for word in map(str, WORDS.values()):
-        for (other, named), patterns in groups.items():
+        for (other, until, named), patterns in groups.items():
             if other == word:
-                members = [each for text in patterns for each in words[text].values() if str(each.word) == word]
+                every = [each for text in patterns for each in words[text].values()]
+                members = [each for each in every if (str(each.word), each.until) == (word, until)]
                 names = say("{patterns} with {types}", patterns=", ".join(patterns), types=named) if named else None
                 parts.append(in_words(word, names or ", ".join(patterns), members, len(patterns) > 1))
     return parts
 
 
 def in_words(word, names, members, several):
-    """What patterns of one word do, in words. members: their Verdicts. several: whether they are more than one."""
+    """What patterns of one word do, in words.
+
+    members: their Verdicts, which have one `until`. several: whether they are more than one.
+    """
     if word == str(PAYS):
         since = joined([str(M) for M in sorted({each.since for each in members})], " / ")
         of = {"names": names, "since": since, "span": span([value for each in members for value in each.values])}
-        until = [each.until for each in members if each.until]
-        if until:
-            of["until"] = min(until)
-            return say("{names} from M={since} to {until}, {span} times as fast; larger M do not count", **of)
+        if until := members[0].until:
+            return say(
+                "{names} from M={since} to {until}, {span} times as fast; larger M do not count", until=until, **of
+            )
         if several:
             return say("{names} pay, from M={since} on, {span} times as fast", **of)
         return say("{names} pays, from M={since} on, {span} times as fast", **of)
-    if word == str(LOSES):
-        return say("{names} lose", names=names) if several else say("{names} loses", names=names)
-    return say("{names} even", names=names) if word == str(EVEN) else say("{names} unknown", names=names)
+    if word == str(UNKNOWN):
+        return say("{names} unknown", names=names)
+    of = {"names": names, "until": members[0].until}
+    if word == str(EVEN):
+        return say("{names} even up to M={until}", **of) if of["until"] else say("{names} even", names=names)
+    if of["until"]:
+        return say("{names} lose up to M={until}", **of) if several else say("{names} loses up to M={until}", **of)
+    return say("{names} lose", names=names) if several else say("{names} loses", names=names)
 
 
 def dense_backends(source, label):
@@ -268,12 +304,14 @@ def summed_up(comparison):
     found = {name: verdict(comparison, name) for name in names}
     groups = {}
     for name, each in found.items():
-        groups.setdefault((str(each.word), each.since if each.word is PAYS else 0), []).append(name)
+        about = (each.since, each.until) if each.word is PAYS else (0, None)
+        why = each.unsure if each.word is UNKNOWN else ""
+        groups.setdefault((str(each.word), *about, why), []).append(name)
     parts = []
     for word in map(str, (PAYS, EVEN, LOSES, UNKNOWN)):
-        for (other, since), members in sorted(groups.items(), key=lambda item: item[0][1] or 0):
+        for (other, since, until, _), members in sorted(groups.items(), key=lambda item: item[0][1]):
             if other == word:
-                parts.append(group(word, since, {names[name]: found[name] for name in members}))
+                parts.append(group(word, since, until, {names[name]: found[name] for name in members}))
     left = {M for each in found.values() for _, Ms in each.left.values() for M in Ms}
     if left:
         whys = {text: why for each in found.values() for text, (why, _) in each.left.items()}
@@ -282,6 +320,14 @@ def summed_up(comparison):
         ]
         of = {"Ms": ", ".join(map(str, sorted(left))), "why": joined(list(whys.values()), ", "), "span": span(values)}
         parts.append(say("left out, of some patterns or all, M={Ms} ({why}): {span} there", **of))
+    absent = {}
+    for each in found.values():
+        for M, why in each.absent.items():
+            absent.setdefault(str(why), (why, set()))[1].add(M)
+    for why, Ms in absent.values():
+        parts.append(
+            say("no ratio of some patterns or all at M={Ms} ({why})", Ms=", ".join(map(str, sorted(Ms))), why=why)
+        )
     lacking = {M: names for M, names in comparison.lacking.items() if any(M in each.counted for each in found.values())}
     if lacking:
         names = ", ".join(sorted({name for each in lacking.values() for name in each}))
@@ -290,31 +336,40 @@ def summed_up(comparison):
     return joined(parts)
 
 
-def group(word, since, members):
-    """What is said of patterns that have one word. members: name -> Verdict. since: the M from which on they pay."""
+def group(word, since, until, members):
+    """What is said of patterns that have one word. members: name -> Verdict. since, until: the M at which they pay."""
     several, names = len(members) > 1, ", ".join(members)
     values = [value for each in members.values() for value in (each.values if word == str(PAYS) else ratios(each))]
-    if not values:
-        return say("{names} unknown, because no ratio counts", names=names)
-    said = {"names": names, "span": span(values)}
     if word == str(UNKNOWN):
-        each = [say("{name} {span}", name=name, span=span(ratios(one))) for name, one in members.items() if ratios(one)]
-        return say("no verdict without intervals: {each}", each=joined(each, ", "))
+        return not_known(members)
+    said = {"names": names, "span": span(values)}
     if word == str(PAYS):
         said["since"] = since
-        until = [each.until for each in members.values() if each.until]
         if until:
-            return say("{names} from M={since} to {until}, {span}; larger M do not count", until=min(until), **said)
+            return say("{names} from M={since} to {until}, {span}; larger M do not count", until=until, **said)
         if several:
             return say("{names} pay from M={since} on, {span}", **said)
         return say("{names} pays from M={since} on, {span}", **said)
     if word == str(EVEN):
-        return say("{names} even at the largest M, {span}", **said)
+        return say("{names} even at the largest M that counts, {span}", **said)
     verdicts = [each.verdict for member in members.values() for each in member.counted.values()]
     said |= {"n": verdicts.count(SLOWER), "all": len(verdicts)}
     if several:
         return say("{names} lose, {span} (slower in {n} of {all})", **said)
     return say("{names} loses, {span} (slower in {n} of {all})", **said)
+
+
+def not_known(members):
+    """What is said of patterns of which nothing is known for one reason. members: name -> Verdict."""
+    why = next(iter(members.values())).unsure
+    if why is NONE_COUNTS:
+        return say("{each} unknown, because no ratio counts", each=", ".join(members))
+    each = joined([say("{name} {span}", name=name, span=span(ratios(one))) for name, one in members.items()], ", ")
+    if why is TWO_GPUS:
+        return say("no verdict, because two GPUs measured the sides: {each}", each=each)
+    if why is NO_INTERVAL:
+        return say("no verdict without intervals: {each}", each=each)
+    return say("no verdict, because the ratio at the largest M that counts has no interval: {each}", each=each)
 
 
 def of_kernels(source, comparisons, label):

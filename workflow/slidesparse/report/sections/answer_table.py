@@ -3,26 +3,26 @@
 from statistics import median
 
 from slidesparse.report.document.model import NONE, Table, fixed, joined, number, say
+from slidesparse.report.sections.ratios import ACROSS
+from slidesparse.report.sections.speedups import HOST
 from slidesparse.report.sections.verdict import (
     FIGURES,
-    PAYS,
     STAGES,
     deciding,
     fastest_over_stock,
     over_dense,
     over_stock,
-    ratios,
     row_names,
     verdict,
 )
 from slidesparse.report.sources.rows import configuration_order
 
 CELLS = say(
-    "Cells: median (smallest to largest) of the ratios that count, over M. Dense: the fastest engine and its step"
-    " at the largest M. Pays, even, loses: at the largest M that counts, the interval of the ratio over the fastest"
-    " dense engine lies above 1, holds 1, lies below 1; from the named M on, all ratios that count say so. Unknown:"
-    " no ratio counts, or there is no interval. †: the host bounds some figures, or a check disqualifies them; they"
-    " do not count, but are shown of decode by the clock, which is wall time."
+    "Cells: median (smallest to largest) of the ratios that count, over M. Dense: the fastest engine and its step at"
+    " the largest M. Pays, even, loses: at the largest M that counts, the interval of the ratio over the fastest dense"
+    " engine lies above 1, holds 1, lies below 1; from the named M on, all ratios that count say so. Unknown: no ratio"
+    " counts, or that one has no interval, or two GPUs measured its sides (⇄). †: the host bounds some figures, or a"
+    " check disqualifies them; they do not count, but are shown of decode by the clock, which is wall time."
 )
 AUTO = say("`auto` takes the fastest measured library for each linear and M, and may hold weights for two.")
 ENERGY = say("Energy is the whole GPU's, idle times included, in decode with the prompt step.")
@@ -91,40 +91,30 @@ def headers(label, by_stage, ends):
     return (*heads, say("weights, GB"), say("weights pruned, %"), say("quality"))
 
 
-def of_median(values, left):
-    """`median (low–high)` of ratios, with † if some are left out; a dash without ratios."""
-    if not values:
-        return "†" if left else NONE
+def of_median(found, left, ends=True):
+    """`median (low–high)` of ratios, with † if some are left out, and ⇄ if two GPUs measured one; a dash without."""
+    if not found:
+        return "†" if left and ends else NONE
+    values = [each.value for each in found]
     middle, low, high = median(values), min(values), max(values)
-    text = f"{fixed(middle, 2)} ({fixed(low, 2)}–{fixed(high, 2)})" if low < high else str(fixed(middle, 2))
-    return number(text + " †" * bool(left), middle)
-
-
-def middle_of(values, left):
-    """The median of ratios, with † if some are left out; a dash without ratios."""
-    if not values:
-        return NONE
-    return number(str(fixed(median(values), 2)) + " †" * bool(left), median(values))
+    text = f"{fixed(middle, 2)} ({fixed(low, 2)}–{fixed(high, 2)})" if ends and low < high else str(fixed(middle, 2))
+    return number(text + ACROSS * any(each.across for each in found) + HOST * bool(left), middle)
 
 
 def speed_cells(comparisons, comparison, stage, name):
     """Cells of one pattern at a stage: its ratios by the figure that decides, for decode by the clock, and the word."""
     found = verdict(comparison, name) if comparison else None
-    cells = [of_median(ratios(found), found.left) if found else NONE]
+    cells = [of_median(found.counted.values(), found.left) if found else NONE]
     if stage == "decode" and comparison and comparison.metric == "step_ms":
         cells.append(NONE)  # the cell before says it
     elif stage == "decode":
         clock = over_dense(comparisons, stage, *name[:2], "step_ms")
-        seen = [each.value for each in clock.of(name).values() if each.sparse] if clock else []
+        seen = [each for each in clock.of(name).values() if each.sparse] if clock else []
         bound = bool(clock) and len(clock.sparse_counted(name)) < len(seen)
         cells.append(of_median(seen, bound))
     if not found or not comparison.of(name):
         return [*cells, NONE]
-    if found.word is PAYS:
-        if found.until:
-            return [*cells, say("pays {since} to {until}", since=found.since, until=found.until)]
-        return [*cells, say("pays from {since}", since=found.since)]
-    return [*cells, found.word]
+    return [*cells, found.said]
 
 
 def stock_cell(comparisons, stage, name):
@@ -133,8 +123,8 @@ def stock_cell(comparisons, stage, name):
     ran = [each for each in comparison.of(name).values() if each.sparse] if comparison else []
     if not ran:
         return NONE
-    counted = [each.value for each in comparison.sparse_counted(name).values()]
-    return middle_of(counted, len(counted) < len(ran))
+    counted = comparison.sparse_counted(name).values()
+    return of_median(counted, len(counted) < len(ran), ends=False)
 
 
 def dense_over_stock(comparisons, stage, model, dtype):
@@ -142,7 +132,7 @@ def dense_over_stock(comparisons, stage, model, dtype):
     comparison = over_stock(comparisons, stage, model, dtype)
     best = fastest_over_stock(comparisons, stage, model, dtype)
     every = {M for name, M in comparison.ratios if name.sparsity == "dense"} if comparison else ()
-    return middle_of([each.value for each in best.values()], len(best) < len(every))
+    return of_median(best.values(), len(best) < len(every), ends=False)
 
 
 def stock_cells(comparisons, stage, model, dtype):
@@ -150,7 +140,8 @@ def stock_cells(comparisons, stage, model, dtype):
     best = fastest_over_stock(comparisons, stage, model, dtype)
     comparison = over_stock(comparisons, stage, model, dtype)
     every = {M for name, M in comparison.ratios if name.sparsity == "dense"} if comparison else ()
-    cells = [of_median([1 / each.value for each in best.values()], len(best) < len(every))]
+    turned = [each._replace(value=1 / each.value) for each in best.values()]
+    cells = [of_median(turned, len(best) < len(every))]
     return [*cells, *[NONE] * (2 if stage == "decode" else 1)]
 
 

@@ -11,6 +11,7 @@ from slidesparse.report.sections.checks import add, passed, ratio
 from slidesparse.report.sections.ratios import (
     ACROSS,
     ACROSS_NOTE,
+    DENSE_RAN,
     FIGURES,
     VERDICTS,
     of_layers,
@@ -186,10 +187,11 @@ def pattern_counts(comparison, name):
         else:
             verdicts.append(each.verdict)
     found = [say("{verdict} at {n}", verdict=each, n=verdicts.count(each)) for each in VERDICTS if each in verdicts]
-    if alone := [str(M) for other, M in sorted(comparison.alone, key=lambda each: each[1]) if other == name]:
-        left["alone"] = (say("the denominator has no figure"), alone)
+    absent = {M: why for M, why in comparison.absent(name).items() if why is not DENSE_RAN}
+    for M, why in absent.items():
+        left.setdefault(str(why), (why, []))[1].append(str(M))
     found += [say("left out M={Ms} ({why})", Ms=", ".join(Ms), why=why) for why, Ms in left.values()]
-    return say("{name}, of {n} M: {found}", name=name.column, n=len(ratios) + len(alone), found=joined(found, ", "))
+    return say("{name}, of {n} M: {found}", name=name.column, n=len(ratios) + len(absent), found=joined(found, ", "))
 
 
 def dense_choices(source):

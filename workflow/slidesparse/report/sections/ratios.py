@@ -14,7 +14,10 @@ from slidesparse.sparsity.patterns import Pattern
 ACROSS = " ⇄"
 """Mark of a ratio whose sides were measured on two GPUs."""
 
-ACROSS_NOTE = say("⇄ marks ratios of points that two GPUs measured: GPUs of one name differ by some percent.")
+ACROSS_NOTE = say(
+    "⇄ marks ratios of points that two GPUs measured: GPUs of one name differ by some percent, so which side is faster"
+    " is unknown."
+)
 
 HALF = "2_4"
 """The pattern that sparse tensor cores are made for."""
@@ -25,6 +28,11 @@ FASTER, EVEN, SLOWER, UNKNOWN = VERDICTS = (say("faster"), say("even"), say("slo
 
 HOST_BOUND = say("bound by the host")
 ABOVE_BOUND = say("above the bound")
+
+DENSE_RAN = say("only dense kernels ran")
+FAILED = say("not measured")
+ALONE = say("the denominator has no figure")
+APART = say("the denominator was measured otherwise")
 
 
 class Quantity(NamedTuple):
@@ -62,8 +70,11 @@ class Quantity(NamedTuple):
 
     @property
     def verdict(self):
-        """Of a ratio: FASTER, SLOWER or EVEN by its interval; UNKNOWN without one, whatever its value."""
-        if self.low is None or self.high is None:
+        """Of a ratio: FASTER, SLOWER or EVEN by its interval; UNKNOWN without one, whatever its value.
+
+        Unknown, too, if two GPUs measured its sides: the interval does not hold their difference.
+        """
+        if self.low is None or self.high is None or self.across:
             return UNKNOWN
         return EVEN if self.inside_noise else FASTER if self.value > 1 else SLOWER
 
@@ -100,8 +111,10 @@ class Comparison:
     ratios: (Configuration, M) -> Quantity.
     sides: (Configuration, M) -> (own value, denominator's value).
     bases: (Configuration, M) -> the Configuration of the denominator, if it is one.
-    apart: number of ratios left out because hardware, driver, versions, protocol or lengths of requests differ.
+    apart: (Configuration, M) whose ratios are left out because hardware, driver, versions, protocol or lengths of
+    requests differ.
     alone: (Configuration, M) of sparse figures without a figure of the denominator.
+    failed: (Configuration, M) of figures that were to be measured and are not there.
     lacking: M -> dense backends that have no figure there, and may be the fastest.
     outputs: (output types of sparse products, those of the denominator's), if files of others say that they differ.
     """
@@ -118,8 +131,9 @@ class Comparison:
     ratios: dict = field(default_factory=dict)
     sides: dict = field(default_factory=dict)
     bases: dict = field(default_factory=dict)
-    apart: int = 0
+    apart: list = field(default_factory=list)
     alone: list = field(default_factory=list)
+    failed: list = field(default_factory=list)
     lacking: dict = field(default_factory=dict)
     outputs: tuple | None = None
 
@@ -152,6 +166,13 @@ class Comparison:
     def counted(self, name):
         """M -> ratio of one configuration, of those that take part in conclusions."""
         return {M: ratio for M, ratio in self.of(name).items() if not self.left_out(name, M)}
+
+    def absent(self, name):
+        """M -> why a configuration has no ratio of a sparse kernel there."""
+        why = {M: DENSE_RAN for M, ratio in self.of(name).items() if not ratio.sparse}
+        for reason, keys in ((FAILED, self.failed), (ALONE, self.alone), (APART, self.apart)):
+            why |= {M: reason for other, M in keys if other == name}
+        return dict(sorted(why.items()))
 
     def sparse_counted(self, name):
         """M -> ratio of one configuration, of those that count and for which a sparse kernel ran."""
@@ -274,7 +295,8 @@ def comparisons(source):
         for (model, dtype), rows in grouped(source.stage(stage)).items():
             for column, what, unit in columns:
                 values = of_points(source, rows, column)
-                new = Comparison(stage, model, dtype, what, "", "dense", unit, column)
+                failed = [(row.configuration, row.M) for row in rows if row.status in ("failed", "out_of_memory")]
+                new = Comparison(stage, model, dtype, what, "", "dense", unit, column, failed=failed)
                 comparisons += divided(new, values, higher=column == "tokens_per_s")
     for (model, dtype), rows in grouped(source.stage("kernel")).items():
         for column, caches in (("latency_us", caches_of(rows)), ("latency_hot_us", "hot")):
@@ -362,7 +384,7 @@ def ratios(empty, values, base_of, higher):
 
     GEMMs with different output types are not compared, but for published ones (`Comparison.outputs`).
     """
-    filled = replace(empty, ratios={}, sides={}, bases={}, alone=[], lacking={})
+    filled = replace(empty, ratios={}, sides={}, bases={}, apart=[], alone=[], lacking={})
     for (name, M), mine in values.items():
         base = base_of(name, M)
         theirs = values.get((base, M))
@@ -370,7 +392,7 @@ def ratios(empty, values, base_of, higher):
             filled.alone += [(name, M)] if base != name and mine.sparse else []
             continue
         if theirs.machine != mine.machine:
-            filled.apart += 1
+            filled.apart.append((name, M))
             continue
         ratio = quotient(mine, theirs) if higher else quotient(theirs, mine)
         filled.ratios[name, M] = ratio._replace(sparse=mine.sparse)

@@ -5,7 +5,7 @@ from statistics import median
 from slidesparse.report.document.model import NONE, Section, Table, fixed, interval, number, say, whole
 from slidesparse.report.sections.coverage import covers
 from slidesparse.report.sections.ratios import ACROSS, ACROSS_NOTE
-from slidesparse.report.sources.rows import configuration_order
+from slidesparse.report.sources.rows import configuration_order, grouped
 from slidesparse.report.tables.columns import RIVALS
 from slidesparse.sparsity.patterns import Pattern
 
@@ -34,21 +34,7 @@ def speedup_blocks(source, comparisons):
     blocks = [
         block for comparison in comparisons if comparison.ratios for block in comparison_section(source, comparison)
     ]
-    dense = {comparison.stage for comparison in comparisons if comparison.kind == "dense"}
-    notes = [
-        say(
-            "{stage}: no speed-up over dense, because no dense backend{but} was measured.",
-            stage=stage,
-            but=but(source, stage),
-        )
-        if not has_dense(source, stage)
-        else say(
-            "{stage}: no speed-up over dense, because both sides have no M in common, or a layer lacks linears.",
-            stage=stage,
-        )
-        for stage in ("prefill", "decode", "kernel")
-        if stage not in dense and any(row.configuration.sparse_kernel for row in source.stage(stage))
-    ]
+    notes = [note for stage in ("prefill", "decode", "kernel") for note in without_dense(source, comparisons, stage)]
     if not comparisons and not notes:
         notes = [say("No speed-up: nothing was measured beside a dense backend or 2:4.")]
     apart = [
@@ -57,7 +43,7 @@ def speedup_blocks(source, comparisons):
             " versions, protocol or lengths of requests.",
             stage=comparison.stage,
             dtype=comparison.dtype,
-            n=comparison.apart,
+            n=len(comparison.apart),
         )
         for comparison in comparisons
         if comparison.apart and comparison.kind == "dense" and not comparison.ratios
@@ -65,15 +51,34 @@ def speedup_blocks(source, comparisons):
     return notes + apart + blocks
 
 
-def has_dense(source, stage):
-    """Whether a dense backend other than stock vLLM was measured."""
-    rows = [row for row in source.stage(stage) if row.status == "ok"]
-    return any(row.configuration.sparsity == "dense" and not row.configuration.stock for row in rows)
-
-
-def but(source, stage):
-    """The exception to the sentence that no dense backend was measured: stock vLLM, if it was measured."""
-    return say(" other than stock vLLM") if any(row.configuration.stock for row in source.stage(stage)) else ""
+def without_dense(source, comparisons, stage):
+    """Sentences on why sparse figures of a stage have no speed-up over dense: on all, or on each model and type."""
+    known = {(c.model, c.dtype) for c in comparisons if c.kind == "dense" and c.stage == stage}
+    groups = {
+        key: rows
+        for key, rows in grouped(source.stage(stage)).items()
+        if key not in known and any(row.configuration.sparse_kernel for row in rows)
+    }
+    if groups and not known:
+        groups = {(): source.stage(stage)}
+    sentences = []
+    for key, rows in groups.items():
+        what = " ".join((stage, *key))
+        dense = [row for row in rows if row.status == "ok" and row.configuration.sparsity == "dense"]
+        if any(not row.configuration.stock for row in dense):
+            sentences.append(
+                say(
+                    "{stage}: no speed-up over dense, because both sides have no M in common, or a layer lacks"
+                    " linears.",
+                    stage=what,
+                )
+            )
+        else:
+            but = say(" other than stock vLLM") if any(row.configuration.stock for row in rows) else ""
+            sentences.append(
+                say("{stage}: no speed-up over dense, because no dense backend{but} was measured.", stage=what, but=but)
+            )
+    return sentences
 
 
 def title_of(comparison):
@@ -171,7 +176,7 @@ def comparison_section(source, comparison):
             say(
                 "Left out: {n} ratios of points that differ in hardware name, driver, versions, protocol or lengths of"
                 " requests.",
-                n=comparison.apart,
+                n=len(comparison.apart),
             )
         )
     table = Table(name_of(comparison), ("M", *(name.column for name in names)), rows)

@@ -22,6 +22,10 @@ FIGURES = {
     "tokens_per_s": say("by tokens/s"),
 }
 
+NONE_COUNTS, NO_INTERVAL, NO_INTERVAL_THERE, TWO_GPUS = "no ratio", "no interval", "no interval there", "two GPUs"
+"""Why a word is UNKNOWN: no ratio counts; none has an interval; that of the largest M that counts has none; that one's
+sides were measured by two GPUs."""
+
 MOST_TYPES = 4
 """Most pairs of model and type on the first screen."""
 
@@ -29,18 +33,19 @@ MOST_TYPES = 4
 class Verdict(NamedTuple):
     """What the ratios of one configuration say. word: PAYS, EVEN, LOSES or UNKNOWN. since: M from which on they say so.
 
-    counted: M -> ratio, of those that count. left: why -> M of those that do not.
+    counted: M -> ratio, of those that count. left: why -> M of those that do not. absent: M without one -> why.
     """
 
     word: object
     since: int | None
     counted: dict
     left: dict
+    absent: dict
 
     @property
     def until(self):
-        """The largest M that counts, if larger ones do not; else None."""
-        largest = max((M for _, Ms in self.left.values() for M in Ms), default=0)
+        """The largest M that counts, if larger ones do not, or have no ratio; else None."""
+        largest = max([*self.absent, *(M for _, Ms in self.left.values() for M in Ms)], default=0)
         most = max(self.counted, default=0)
         return most if self.counted and largest > most else None
 
@@ -48,6 +53,25 @@ class Verdict(NamedTuple):
     def values(self):
         """Ratios from `since` on, or all that count."""
         return [each.value for M, each in self.counted.items() if self.since is None or self.since <= M]
+
+    @property
+    def unsure(self):
+        """Why the word is UNKNOWN."""
+        if not self.counted:
+            return NONE_COUNTS
+        *_, last = self.counted.values()
+        if last.across:
+            return TWO_GPUS
+        return NO_INTERVAL if all(each.low is None for each in self.counted.values()) else NO_INTERVAL_THERE
+
+    @property
+    def said(self):
+        """The word, and from which M on, as a cell of a table says it."""
+        if self.word is not PAYS:
+            return self.word
+        if self.until:
+            return say("pays {since} to {until}", since=self.since, until=self.until)
+        return say("pays from {since}", since=self.since)
 
 
 def verdict(comparison, name):
@@ -59,14 +83,14 @@ def verdict(comparison, name):
             left.setdefault(str(why), (why, []))[1].append(M)
     counted = {M: each for M, each in ratios.items() if not comparison.left_out(name, M)}
     if not counted:
-        return Verdict(UNKNOWN, None, counted, left)
+        return Verdict(UNKNOWN, None, counted, left, comparison.absent(name))
     *_, last = counted.values()
     since = None
     for M, each in reversed(counted.items()):
         if each.verdict != last.verdict:
             break
         since = M
-    return Verdict(WORDS[str(last.verdict)], since, counted, left)
+    return Verdict(WORDS[str(last.verdict)], since, counted, left, comparison.absent(name))
 
 
 def over_dense(comparisons, stage, model, dtype, metric):
