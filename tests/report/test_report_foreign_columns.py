@@ -129,7 +129,7 @@ def test_folders_that_no_report_reads_are_named(copy):
     (copy / INT8).with_name(HARDWARE).mkdir()
     named = [sentence for sentence in read_source(copy, HARDWARE).refused if "is not read" in sentence]
     assert len(named) == 3
-    assert sum("no hardware key, such as" in sentence for sentence in named) == 1
+    assert sum("is not a hardware key with the type, such as" in sentence for sentence in named) == 1
     assert sum("neither prefill nor decode" in sentence for sentence in named) == 1
     assert sum("has a space" in sentence for sentence in named) == 1
 

@@ -84,6 +84,12 @@ def slid(key):
     return key["sparsity"] if known and known.sparse and is_pattern(key["sparsity"]) else "dense"
 
 
+def gpu_name(hardware):
+    """The full name of the GPU of a hardware key."""
+    gpu = hardware.partition("_cc")[0]
+    return {"RTX4090": "NVIDIA GeForce RTX 4090"}.get(gpu, f"NVIDIA {gpu}")
+
+
 def point(file, step_s=0.01, driver="580.95", commit="a" * 40, digest="0" * 64, seconds=2.5, protocol=1):
     """The point that belongs at `file`."""
     names = ("hardware", "stage", "model", "dtype", "backend", "sparsity")
@@ -95,7 +101,7 @@ def point(file, step_s=0.01, driver="580.95", commit="a" * 40, digest="0" * 64, 
         "reason": None,
         "request": {"digest": digest, "protocol": protocol, "parameters": {}, "checkpoint": None, "tuning": None},
         "results": results(key["stage"], key["M"], step_s, slid(key)),
-        "hardware": {"name": "NVIDIA GeForce RTX 4090", "driver": driver},
+        "hardware": {"name": gpu_name(key["hardware"]), "driver": driver},
         "software": {"torch": "2.11.0", "vllm": "0.26.0"},
         "run": {
             "utc": f"2026-03-05T10:{key['M'] % 60:02}:00Z",

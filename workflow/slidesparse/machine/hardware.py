@@ -49,7 +49,7 @@ GPUS = {
     "ORIN": (87,),
     **dict.fromkeys(("L4", "L20", "L40", "L40S"), (89,)),
     **dict.fromkeys(("4060", "4070", "4080", "4090", "4090D", "4060TI", "4070TI", "4070SUPER", "4080SUPER"), (89,)),
-    **dict.fromkeys(("6000",), (75, 89)),
+    **dict.fromkeys(("6000",), (75, 89, 120)),
     **dict.fromkeys(("H20", "H100", "H200", "H800", "GH200"), (90,)),
     **dict.fromkeys(("B200", "GB200"), (100,)),
     **dict.fromkeys(("B300", "GB300"), (103,)),
@@ -60,9 +60,12 @@ GPUS = {
 
 PLAIN = re.compile(
     r"NVIDIA|GEFORCE|TESLA|QUADRO|RTX|GTX|GENERATION|BLACKWELL|ADA|WORKSTATION|SERVER|EDITION|MAX-?Q|NVGPU|GPU"
-    r"|SXM\d?|PCIE|NVL(?!\d)|HBM\d?E?|(?:16|24|32|40|48|64|80|94|96|120|141|144|180|192|288|480)GB|\bAC\b"
+    r"|SXM\d?|PCIE|NVL(?!\d)|HBM\d?E?|(?:6|8|10|11|12|16|20|24|32|40|48|64|80|94|96|120|141|144|180|192|288|480)GB|\bAC\b"
 )
 """What says neither the number nor the kind of a GPU: brands, form factors, editions and memory."""
+
+SAME = {"DGXSPARK": "GB10", "SPARK": "GB10", "6000PRO": "PRO6000"}
+"""Other names of a GPU."""
 
 CACHE_BYTES = 256 << 20
 """Cache size that is assumed if the machine does not tell it; more than any GPU of 2026 has."""
@@ -169,7 +172,8 @@ def gpu_model(name):
 
     `NVIDIA RTX 6000 Ada Generation` and `RTX6000Ada` are 6000, `NVIDIA H100 80GB HBM3` and `H100SXM` H100.
     """
-    return re.sub(r"[^A-Z0-9]", "", PLAIN.sub("", name.upper()))
+    model = re.sub(r"[^A-Z0-9]", "", PLAIN.sub("", name.upper()))
+    return SAME.get(model, model)
 
 
 def wrong_capability(key):

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import re
 
 from slidesparse import files
 from slidesparse.errors import RecordError
@@ -39,9 +40,13 @@ def read_json(path):
     return value
 
 
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+"""A number as programs write it: no underscores, no digits of other scripts."""
+
+
 def number(text, kind):
     """`text` as int or float; raises ValueError for anything that is not a finite number."""
-    if len(text) > 40:
+    if len(text) > 40 or not NUMBER.fullmatch(text.strip()):
         raise ValueError(text)
     value = kind(text)
     if not math.isfinite(value) or abs(value) >= 1 << 63:
@@ -99,6 +104,8 @@ def header_difference(header, columns):
     It quotes the file only if the header has a known column. Any other file may hold secrets, if a link led to it.
     """
     if not set(header) & set(columns):
+        if len(header) == 1 and any(set(header[0].split(mark)) & set(columns) for mark in ";\t|"):
+            return "its columns are not separated by commas"
         return "it has none of the columns that it should have"
     for names, verb in ((set(header) - set(columns), "unknown"), (set(columns) - set(header), "missing")):
         if names:
@@ -116,7 +123,7 @@ def convert(path, number, cells, columns):
         try:
             row[name] = None if text == "" else CONVERT[kind](text)
         except (ValueError, KeyError, OverflowError):
-            what = {bool: "neither true nor false", int: "no whole number"}.get(kind, "no finite number")
+            what = {bool: "neither true nor false", int: "no whole number"}.get(kind, "no finite number below 2^63")
             raise RecordError(f"{path} is damaged: row {number}, column {name}: {text!r:.80} is {what}") from None
     return row
 

@@ -6,6 +6,7 @@ from slidesparse.report.sections.answer_graphs import figure_choices
 from slidesparse.report.sections.answer_table import costs_over_dense, rule, table
 from slidesparse.report.sections.overview import dates
 from slidesparse.report.sections.ratios import EVEN, SLOWER, UNKNOWN, of_layers
+from slidesparse.report.sections.unfit import reasons
 from slidesparse.report.sections.verdict import (
     FIGURES,
     LOSES,
@@ -279,8 +280,9 @@ def in_words(word, names, members, several):
 
 
 def dense_backends(source, label):
-    """Backends of the dense engines of these types that are not stock vLLM."""
+    """Backends of the dense engines of these types that are not stock vLLM, and that no check disqualifies."""
     rows = [row for stage in STAGES for row in source.stage(stage) if row.status == "ok"]
+    rows = [row for row in rows if row.point not in reasons(source)]
     names = {row.configuration for row in rows if row.configuration[:2] in label}
     return sorted({name.backend for name in names if name.sparsity == "dense" and not name.stock})
 

@@ -110,6 +110,8 @@ def read_configuration(path, hardware, stage, configuration):
     later = [column for column in COLUMNS[stage] if column not in FIRST[stage]]
     table, header = read_csv(path, COLUMNS[stage], optional=later)
     refuse_other_head(path, header, hardware, [configuration.dtype], [configuration.model])
+    for name in {cell(row["gpu_name"]) for row in table if row["gpu_name"]}:
+        refuse_other_head(path, {"GPU": name}, hardware)
     try:
         refuse_unable(hardware, [configuration.dtype])
     except RecordError as error:

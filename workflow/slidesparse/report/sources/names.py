@@ -36,7 +36,7 @@ def pattern(name):
     ours = name if is_pattern(name) else kept and from_kept(*kept.groups())
     if not ours:
         raise RecordError(
-            f"{name!r:.80} is no pattern: there are dense, 2_L, and L-2_L for the weights kept of an even L"
+            f"{name!r:.80} is no pattern: there are dense, 2_L with an even L from 4 on, and L-2_L for the weights kept"
         )
     return ours
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from slidesparse.machine.hardware import gpu_token
 from slidesparse.plan.backends import STAGES
+from slidesparse.plan.key import is_pattern
 from slidesparse.report.sources import published, tidy
 from slidesparse.report.sources.rows import HARDWARE
 from slidesparse.report.tables.columns import PUBLISHED
@@ -20,8 +21,11 @@ DEEP, MANY, SHOWN = 8, 2000, 3
 MOST_STRAYS = 50
 """Tables without a place that are named."""
 
-LIKE_A_KEY = re.compile(r".+_cc[0-9]+_.*py[0-9].*")
+LIKE_A_KEY = re.compile(r".+_(cc|sm)[0-9.]+_.+", re.IGNORECASE)
 """A folder that was meant to be named by its hardware."""
+
+TABLES = (".csv", ".tsv", ".txt", ".xls", ".xlsx", ".ods", ".parquet")
+"""Endings of tables, of which reports read `.csv`."""
 
 
 def keys(root):
@@ -122,7 +126,7 @@ def misplaced(root):
         for stage in filter(Path.is_dir, sorted(base.glob("*"))):
             if stage.name in PUBLISHED:
                 wrong = [folder for folder in sorted(stage.glob("*")) if folder.is_dir() and not keyed(folder)]
-                sentences += [bad_name(folder) for folder in wrong]
+                sentences += [bad_name(folder, "RTX4090_cc89_INT8_py312_cu129_x86_64") for folder in wrong]
             else:
                 sentences.append(f"{stage} is not read: its name is neither prefill nor decode")
     for base in published.bases(root, published.KERNELS):
@@ -136,7 +140,27 @@ def misplaced(root):
         for path, is_read in published.status_files(root)
         if not (is_read and path.parent.name in gpus)
     ][:MOST_STRAYS]
-    return sentences + elsewhere(root)
+    return sentences + other_case(root) + elsewhere(root)
+
+
+def other_case(root):
+    """Sentences on folders whose names differ from what a layout reads by small and capital letters only."""
+    known = {name.lower(): name for name in LAYOUTS}
+    sentences = [
+        f"{folder} is not read: it is written {known[folder.name.lower()]}"
+        for folder in sorted(root.glob("*"))
+        if folder.name.lower() in known and folder.name not in LAYOUTS and folder.is_dir()
+    ]
+    alike = {}
+    for key in sorted(keys(root)):
+        alike.setdefault(key.lower(), []).append(key)
+    sentences += [
+        f"{root}: {' and '.join(same)} differ in small and capital letters only, so each is hardware of its own: give"
+        " both one name"
+        for same in alike.values()
+        if len(same) > 1
+    ]
+    return sentences
 
 
 def keyed(folder):
@@ -150,12 +174,14 @@ def holds_stages(folder):
     return any((folder / stage).is_dir() for stage in STAGES)
 
 
-def bad_name(folder):
-    """A sentence on a folder that should be named by its hardware."""
+def bad_name(folder, such="RTX4090_cc89_py312_cu129_x86_64"):
+    """A sentence on a folder that should be named by its hardware. such: a name that would do."""
     if " " not in folder.name:
-        return f"{folder} is not read: its name is no hardware key, such as RTX4090_cc89_py312_cu129_x86_64"
+        what = "a hardware key with the type" if "INT8" in such else "a hardware key"
+        return f"{folder} is not read: its name is not {what}, such as {such}"
     gpu, cc, rest = folder.name.partition("_cc")
-    better = f" {gpu_token(gpu)}{cc}{rest.replace(' ', '')}" if cc else ""
+    short = gpu_token(gpu) if re.search(r"NVIDIA|RTX|GTX", gpu) else gpu.replace(" ", "")
+    better = f" {short}{cc}{rest.replace(' ', '')}" if cc else ""
     return f"{folder} is not read: its name has a space, so it is no hardware key: rename it{better}"
 
 
@@ -172,17 +198,40 @@ def strays(source, hardware):
     said = "\n".join(source.refused)
     for folder in inside:
         for path in sorted(folder.rglob("*")):
-            table = ".csv" in path.name.lower() and published.SQUARE not in path.name.lower()
+            name = path.name.lower()
+            table = (".csv" in name or name.endswith(TABLES)) and published.SQUARE not in name
             if table and str(path) not in read and str(path) not in said and path.is_file():
-                sentences.append(f"{path} is not read: no table has this name in this place")
+                sentences.append(f"{path} is not read: {why_not(path, own)}")
     more = len(sentences) - MOST_STRAYS
     return sentences[:MOST_STRAYS] + ([f"{root}: {more} more tables are not read"] if more > 0 else [])
 
 
+def why_not(path, own):
+    """Why a table of one hardware key has no place. own: the folder of this key in our layout."""
+    if ".csv" not in path.name.lower():
+        return "tables are .csv files"
+    folders = path.relative_to(own).parts[:-1] if own in path.parents else ()
+    if len(folders) == 5 and not is_pattern(folders[-1]):
+        return f"the folder {folders[-1]!r:.80} is no pattern: there are dense and 2_L with an even L from 4 on"
+    return "no table has this name in this place"
+
+
 def elsewhere(root):
-    """Sentences on kinds of published folders that a root lacks where they belong, and has further below."""
+    """Sentences on folders of published files that a root lacks where they belong and has below, and on deep keys."""
     kinds = {published.THROUGHPUT: published.throughput_folders, published.KERNELS: published.kernel_folders}
     there = {name: bool(published.bases(root, name)) for name in kinds}
     lacking = {name for name, found in there.items() if not found}
     found = [folder for folder in folders(root) if folder.name in lacking] if lacking else []
-    return [f"{folder} is not read: it belongs in {root}" for folder in found[:SHOWN]]
+    known = keys(root)
+    deep = [
+        folder
+        for folder in folders(root)
+        if folder.parent != root
+        and not known & set(folder.relative_to(root).parts[:1])
+        and HARDWARE.fullmatch(folder.name)
+        and holds_stages(folder)
+    ]
+    for key in sorted(known):
+        deep += [path.parent for stage in STAGES for path in sorted((root / key).glob(f"*/{stage}")) if path.is_dir()]
+    deep = [folder for folder in dict.fromkeys(deep) if folder.name not in (*STAGES, "tuning", "report")]
+    return [f"{folder} is not read: it belongs in {root}" for folder in [*found[:SHOWN], *deep[:SHOWN]]]

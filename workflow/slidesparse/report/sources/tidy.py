@@ -94,6 +94,9 @@ COUNTS = ("prompt_len", "output_len", "max_num_seqs", "num_prompts", "steps")
 LIFT, COPY = "quant_slide", "memcpy"
 """The kernel that is shown, and how the names of those begin that copy the same bytes."""
 
+RATIO = 1e-3
+"""Published ratios have four decimals."""
+
 SHOWN, MOST_FAULTS = 5, 20
 """Most rows of one fault that a sentence numbers, and most faults of a table that have a sentence."""
 
@@ -164,6 +167,8 @@ def usable(source, path, table, hardware):
             if key in seen:
                 raise RecordError("the same configuration stands above under another name of its pattern or type")
             wrong = WRONG[path.stem](row)
+            if path.stem == "quant_kernels":
+                wrong = wrong or wrong_ratio(row, table)
             if wrong:
                 raise RecordError(f"it contradicts itself: {wrong}")
             if path.stem == "kernel" and (row["model"], row["N"], row["K"]) in rare:
@@ -201,7 +206,24 @@ def wrong_lift(row):
     """How a row of quant_kernels.csv contradicts itself, or None. Raises RecordError for a kernel that is not shown."""
     if row["kernel"] != LIFT and not row["kernel"].startswith(COPY):
         raise RecordError(f"the kernel {row['kernel']!r:.80} is neither {LIFT} nor a {COPY}")
+    low = [name for name in ("ratio_to_memcpy", "GBps_rw", "GBps_incl_memset") if (row[name] or 1) <= 0]
+    low += ["ratio_to_memcpy"] if row["ratio_to_memcpy"] == 0 else []
+    if low:
+        return f"it has {low[0]} = {row[low[0]]}"
     return wrong_length(row["sparsity"], row["K"], row["K_out"], "K_out")
+
+
+def wrong_ratio(row, table):
+    """How the ratio of a lift to a copy contradicts the copy's row in its table; None if it does not."""
+    same = [name for name in ("dtype", "model", "M") if name in row]
+    copies = [each for each in table if each["kernel"].startswith(COPY) and all(each[n] == row[n] for n in same)]
+    follows = [row["latency_us"] / each["latency_us"] for each in copies if each["latency_us"]]
+    said = row["ratio_to_memcpy"]
+    if row["kernel"] != LIFT or said is None or not follows:
+        return None
+    if any(abs(said - each) <= RATIO * (1 + each) for each in follows):
+        return None
+    return f"it has ratio_to_memcpy = {said:g}, but {follows[0]:.4g} follows from the copy's row"
 
 
 WRONG = {"throughput": wrong_throughput, "kernel": wrong_kernel, "quant_kernels": wrong_lift}
