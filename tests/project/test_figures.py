@@ -89,6 +89,22 @@ def test_pages_say_what_the_kept_points_give(page):
     text = (ROOT / page).read_text()
     assert recompute_pages.BLOCK.search(text)
     assert recompute_pages.mistakes(text) == []
+    assert recompute_pages.unread(text) == []
+
+
+@pytest.mark.parametrize(
+    ("page", "said", "planted"),
+    [
+        ("docs/results.md", "on 2:4, which pays, and on 2:8, which does not", "on 2:4, 2:6 and 2:8, which always pay"),
+        ("docs/results.md", "The bounds are 2.00", "The bounds are 2.10"),
+        ("docs/results.md", "42 % of them zero", "12 % of them zero"),
+        ("README.md", "One command answers", "In every step 2:4 is 1.90 times as fast. One command answers"),
+    ],
+)
+def test_a_wrong_claim_outside_the_blocks_is_found(page, said, planted):
+    text = (ROOT / page).read_text()
+    assert said in text
+    assert len(recompute_pages.unread(text.replace(said, planted))) == 1
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,24 @@ def mistakes(text):
         claims = CLAIMS.findall(prose)
         wrong += [] if found == right[name] and not claims else [f"{name}: {claims or ''} {found} {right[name]}"]
     return wrong
+
+
+CLAIMED = re.compile(
+    r"(?<!b)\b[0-24-9]\.\d\d\b(?!\.\d)|\d ?%|\b(?:always|never|faster|slower|pays?|loses?|fastest|times as)\b", re.I
+)  # Python 3.11 is no ratio
+BOUNDS = [rounded(L / (L - 2), 2) for L in (4, 6, 8)]
+OUTSIDE = f"""make a BitNet model faster on this GPU|the fastest counts|Above 1, A is faster
+|42 % of them zero before pruning|the fastest dense library is the rival
+|The bounds are {BOUNDS[0]} for 2:4, {BOUNDS[1]} for 2:6 and {BOUNDS[2]} for 2:8
+|how many times as fast as the fastest variant of stock vLLM our fastest dense engine is|whichever is faster at that M
+|was not measured, and could be faster
+|One with the fastest library of each linear is CUTLASS's in INT8 at 1,024 and 4,096|has its own fastest dense engine|a ratio of it is neither faster nor slower
+|on 2:4, which pays, and on 2:8, which does not""".replace("\n", "")
+"""Phrases of the pages outside the blocks that hold a ratio or a claim, read and found right."""
+
+
+def unread(text):
+    """Sentences outside the blocks with a ratio, a percentage or a claim that nobody has read (OUTSIDE)."""
+    prose = re.sub(r"```.*?```|`[^`]*`", "", BLOCK.sub("\n\n", text), flags=re.DOTALL)
+    sentences = [each for part in prose.split("\n\n") for each in re.split(r"(?<=[.:])\s", " ".join(part.split()))]
+    return [each for each in sentences if CLAIMED.search(re.sub(OUTSIDE, "", each))]
