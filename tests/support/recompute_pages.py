@@ -186,7 +186,8 @@ OUTSIDE = f"""make a BitNet model faster on this GPU|the fastest counts|Above 1,
 |The bounds are {BOUNDS[0]} for 2:4, {BOUNDS[1]} for 2:6 and {BOUNDS[2]} for 2:8
 |how many times as fast as the fastest variant of stock vLLM our fastest dense engine is|whichever is faster at that M
 |was not measured, and could be faster
-|One with the fastest library of each linear is CUTLASS's in INT8 at 1,024 and 4,096|has its own fastest dense engine|a ratio of it is neither faster nor slower
+|One with the fastest library of each linear is CUTLASS's in INT8 at 1,024 and 4,096
+|has its own fastest dense engine|a ratio of it is neither faster nor slower
 |on 2:4, which pays, and on 2:8, which does not""".replace("\n", "")
 """Phrases of the pages outside the blocks that hold a ratio or a claim, read and found right."""
 
