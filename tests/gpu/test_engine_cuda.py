@@ -146,6 +146,9 @@ def test_graphs_compute_what_steps_without_them_compute(checkpoint, engine):
     eager = logits(engine(directory, "cublaslt", ("prefill", 512), graphs=False), lengths)
     assert eager.std() >= 0.5
     assert (replayed - eager).abs().max() <= 0.05
+    difference = (replayed.log_softmax(-1) - eager.log_softmax(-1)).abs().max().item()
+    print("largest difference of log-probabilities", difference)
+    assert difference <= 1e-2
 
 
 def test_a_step_without_its_graph_is_no_point(checkpoint, engine):
@@ -165,3 +168,20 @@ def test_stock_vllm_is_measured_in_its_modes(checkpoint, engine, variant):
     print(variant, {kernel["name"][:60]: kernel["count"] for kernel in prefill["kernels"]})
     if len(points) > 1:
         assert throughput.decode(made, 32, DECODE)["graph_mode"] == "FULL"
+
+
+def test_ten_engines_after_one_another_do_not_grow(checkpoint):
+    """Ours, and stock vLLM's compiled one, in one process."""
+    from slidesparse.engine.engine import Engine, Size
+
+    directory, used = checkpoint("INT8", "dense"), []
+    for number in range(10):
+        backend = "vllm-piecewise-1" if number % 3 == 0 else "cublaslt"
+        made = Engine(directory, backend, None, Size.of("decode", 8, DECODE))
+        throughput.decode(made, 8, DECODE)
+        made.close()
+        del made
+        free, total = torch.cuda.mem_get_info()
+        used.append((total - free) >> 20)
+    print("MiB in use after each engine", used)
+    assert used[9] <= used[3] + 32  # after both kinds were there twice

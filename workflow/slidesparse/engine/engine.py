@@ -127,7 +127,16 @@ class Engine:
         return self.llm.collective_rpc(f"slidesparse_{name}", args=arguments)[0]
 
     def close(self):
-        """Free the engine's memory."""
+        """Free the engine's memory.
+
+        A compiled model of stock vLLM holds itself by a hook in torch, so that its weights would stay.
+        """
+        from vllm.compilation.wrapper import TorchCompileWithNoGuardsWrapper
+
+        if not self.variant.own_process:
+            for module in self.model.modules():
+                if isinstance(module, TorchCompileWithNoGuardsWrapper):
+                    module.cleanup()
         self.llm.engine_core.shutdown()
         del self.llm
         _free()
