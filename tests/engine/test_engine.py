@@ -225,7 +225,8 @@ def test_a_sparse_backend_refuses_a_dense_checkpoint(checkpoint, engine):
 
 def test_an_untested_vllm_is_refused(monkeypatch):
     from slidesparse import vllm_plugin
+    from slidesparse.machine import vllm
 
-    monkeypatch.setattr(vllm_plugin, "vllm_version", lambda: "0.19.1")
+    monkeypatch.setattr(vllm, "version", lambda: "0.19.1")
     with pytest.raises(HardwareError, match=r"0\.26 to 0\.33 and this is 0\.19\.1"):
         vllm_plugin.register()

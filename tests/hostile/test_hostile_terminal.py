@@ -35,7 +35,7 @@ def run(name, *arguments):
 
 def test_the_status_shows_text_of_others_as_text(tmp_path):
     plan = {"prefill": {"BitNet-2B/INT8/cublaslt/dense": [512, 1024, 2048]}}
-    left_out = [{"dtype": EVIL, "reason": EVIL}]
+    left_out = [{"what": EVIL, "reason": EVIL}]
     write_json(tmp_path / synthetic.HARDWARE / "plan.json", {"points": plan, "left_out": left_out})
     failed, flying, odd = (synthetic.path(tmp_path, "prefill", M) for M in (512, 1024, 2048))
     records.write_failure(failed, EVIL, EVIL)

@@ -6,7 +6,7 @@ import pytest
 
 from configured import A100, CPU, RTX4090, overlaid, read, with_change
 from slidesparse.errors import HardwareError
-from slidesparse.machine import hardware
+from slidesparse.machine import hardware, vllm
 from slidesparse.plan import matrix as planning
 from slidesparse.plan.backends import BACKENDS
 from slidesparse.plan.matrix import (
@@ -36,7 +36,7 @@ def variants(config, key):
 
 
 @pytest.mark.parametrize(
-    ("key", "kernel", "prefill", "decode"), [(RTX4090, 162, 70, 40), (A100, 81, 35, 20), (CPU, 36, 20, 20)]
+    ("key", "kernel", "prefill", "decode"), [(RTX4090, 162, 70, 40), (A100, 81, 35, 20), (CPU, 18, 20, 10)]
 )
 def test_number_of_points(key, kernel, prefill, decode):
     rows = matrix(validated(read()), key)
@@ -82,8 +82,21 @@ def test_a_configuration_is_run_in_one_go(name):
 
 def test_what_the_hardware_cannot_run_is_left_out_with_the_reason():
     config = validated(read())
-    assert left_out(config, A100) == [{"dtype": "FP8", "reason": hardware.supports(A100, "FP8")}]
+    assert left_out(config, A100) == [{"what": "FP8", "reason": hardware.supports(A100, "FP8")}]
     assert left_out(config, RTX4090) == left_out(config, CPU) == []
+
+
+def test_engines_are_left_out_where_their_vllm_was_not_tested(monkeypatch):
+    """Only on this machine: nobody knows what another one has."""
+    monkeypatch.setattr(vllm, "version", lambda: "0.19.1")
+    monkeypatch.setattr(hardware, "key", lambda: RTX4090)
+    config = read()
+    assert {stage for stage, *_ in matrix(config, RTX4090)} == {"kernel"}
+    (item,) = left_out(config, RTX4090)
+    assert item["what"] == "prefill and decode" and "tested with vLLM 0.26 to 0.33 and this is 0.19.1" in item["reason"]
+    assert {stage for stage, *_ in matrix(config, A100)} == {"kernel", "prefill", "decode"}
+    monkeypatch.setattr(vllm, "version", lambda: None)  # a login node
+    assert {stage for stage, *_ in matrix(config, RTX4090)} == {"kernel", "prefill", "decode"}
     assert planned(config, A100)["dtypes"] == ["INT8"]
     assert matrix(config, "V100_cc70_py312_cu129_x86_64") == []
 
@@ -93,7 +106,7 @@ def test_cpu_section_is_laid_over_the_rest():
     plan = planned(config, CPU)
     assert plan["models"] == ["BitNet-tiny"]
     assert plan["dtypes"] == ["INT8", "FP8"]
-    assert plan["kernel"] == {"M": [16, 64], "sparsity": config["kernel"]["sparsity"]}
+    assert plan["kernel"] == {"M": [16], "sparsity": config["kernel"]["sparsity"]}
     assert plan["measure"]["prefill"] == config["measure"]["prefill"] | config["cpu"]["measure"]["prefill"]
     assert plan["hardware"] == CPU
     assert "cpu" not in plan

@@ -71,7 +71,7 @@ def test_what_is_there_takes_no_time(tmp_path):
         write_json(path, point(path) | {"request": request})
     for path in forecast.searched(asked, CPU):
         write_json(path, {})
-    assert rows(forecast.screen(asked))[CPU][3:] == ["76", "18", "147", "none", "all", "is", "there"]
+    assert rows(forecast.screen(asked))[CPU][3:] == ["48", "18", "119", "none", "all", "is", "there"]
 
 
 @pytest.mark.parametrize("sparsity", ["dense", "2_4", "2_6", "2_8", "2_10"])

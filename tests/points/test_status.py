@@ -27,7 +27,7 @@ def results(tmp_path):
     synthetic.plan(
         tmp_path,
         [*(("kernel", *DENSE, M) for M in (64, 128)), *(("prefill", *DENSE, M) for M in (512, 1024, 2048, 4096, 8192))],
-        [{"dtype": "FP8", "reason": "FP8 cannot run on A100"}],
+        [{"what": "FP8", "reason": "FP8 cannot run on A100"}],
     )
     synthetic.write(tmp_path, "kernel", [64, 128])
     synthetic.write(tmp_path, "prefill", [512])

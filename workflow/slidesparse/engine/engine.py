@@ -57,6 +57,8 @@ class Engine:
         vllm_plugin.register()
         self.size, self.backend = size, backend
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device == "cpu":
+            _attend_without_tiles()
         self.variant = stock.VARIANTS.get(backend, OURS[self.device])
         largest = math.inf if backend not in stock.VARIANTS else stock.LARGEST_STOCK_GRAPH
         self.graphs = [] if self.variant.graphs == "NONE" else [step for step in size.graphs if step[0] <= largest]
@@ -343,6 +345,17 @@ def _discard():
     """Free the engine that `measure` keeps, if any, and what is left of one that failed."""
     close()
     _free()
+
+
+def _attend_without_tiles():
+    """Let vLLM's attention on CPUs use vectors where it would use tiles (AMX).
+
+    That of 0.32 does not configure the tiles again after another product of the process has released them, and dies of
+    SIGILL. It asks torch whether the CPU has tiles.
+    """
+    import torch
+
+    torch.cpu._is_amx_tile_supported = lambda: False
 
 
 def _free():

@@ -7,7 +7,7 @@ import copy
 import os
 
 from slidesparse.errors import ConfigurationError
-from slidesparse.machine import hardware
+from slidesparse.machine import hardware, vllm
 from slidesparse.plan import backends
 from slidesparse.plan.backends import BACKENDS, PEERS, STAGES
 from slidesparse.plan.cluster import further_options
@@ -46,9 +46,13 @@ def planned(config, hardware_key):
     """The validated configuration for one hardware key.
 
     On a CPU the section `cpu` is laid over the rest: sections merge, lists replace. It also wins over --configfile and
-    --config, so change `cpu` there. Types that the hardware cannot run are removed from `dtypes`.
+    --config, so change `cpu` there. Types that the hardware cannot run are removed from `dtypes`, and all M of engines
+    if this machine's vLLM is none that was tested.
     """
     plan = _laid_over(config, hardware_key)
+    if _no_engines(hardware_key):
+        for stage in ("prefill", "decode"):
+            plan[stage] = plan[stage] | {"M": []}
     plan["dtypes"] = [dtype for dtype in plan["dtypes"] if not hardware.supports(hardware_key, dtype)]
     return plan
 
@@ -60,10 +64,18 @@ def _laid_over(config, hardware_key):
 
 
 def left_out(config, hardware_key):
-    """[{"dtype", "reason"}] of the configured types that the hardware cannot run."""
+    """[{"what", "reason"}] of the configured types that the hardware cannot run, and of stages that cannot run here."""
     dtypes = _laid_over(config, hardware_key)["dtypes"]
     reasons = {dtype: hardware.supports(hardware_key, dtype) for dtype in dtypes}
-    return [{"dtype": dtype, "reason": reason} for dtype, reason in reasons.items() if reason]
+    if reason := _no_engines(hardware_key):
+        reasons["prefill and decode"] = reason
+    return [{"what": what, "reason": reason} for what, reason in reasons.items() if reason]
+
+
+def _no_engines(hardware_key):
+    """Why no engine can run on this machine, with the vLLM that is installed; None if it can, or is elsewhere."""
+    installed = vllm.version()
+    return vllm.untested(installed) if installed and hardware_key == hardware.key() else None
 
 
 def shapes(config):

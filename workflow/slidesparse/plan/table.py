@@ -79,7 +79,7 @@ class Table:
         """Sentences on what is left out, of this machine or of the configuration."""
         note = hardware.detect().note if self.config["hardware"] == "auto" else None
         left_out = [(key, item) for key, omitted in self.left_out.items() for item in omitted]
-        said = [f"{item['dtype']} is left out on {key}: {item['reason']}" for key, item in left_out]
+        said = [f"{item['what']} is left out on {key}: {item['reason']}" for key, item in left_out]
         return [note, *said] if note else said
 
     def content(self, hardware_key):

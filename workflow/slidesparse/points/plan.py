@@ -1,6 +1,6 @@
 """The plan of a run, `{root}/{hardware}/plan.json`: its points, and the types that were left out.
 
-{"points": {stage: {"model/dtype/backend/sparsity": [M, …]}}, "left_out": [{"dtype", "reason"}],
+{"points": {stage: {"model/dtype/backend/sparsity": [M, …]}}, "left_out": [{"what", "reason"}],
 "parameters": {stage: measuring parameters}, "shapes": {model: another model that has its shape}}
 """
 
@@ -18,7 +18,7 @@ class Plan:
     """A plan as it is read.
 
     points: stage -> Configuration -> set of M.
-    left_out: [{"dtype", "reason"}].
+    left_out: [{"what", "reason"}].
     parameters: stage -> measuring parameters.
     shapes: model -> the model whose tuning tables and kernel points it shares.
     """
@@ -33,6 +33,11 @@ class Plan:
         return self.points.get(stage, {})
 
 
+def what(item):
+    """What an item of a plan leaves out. Plans of earlier versions left out types only."""
+    return item["what"] if "what" in item else item["dtype"]
+
+
 def read_plan(root, hardware):
     """The plan of one hardware key below a root, or None if there is none. Raises RecordError if it is damaged."""
     path = Path(root, hardware, "plan.json")
@@ -44,7 +49,7 @@ def read_plan(root, hardware):
             stage: {Configuration.of(name): {int(M) for M in Ms} for name, Ms in names.items()}
             for stage, names in plan["points"].items()
         }
-        left_out = [{"dtype": item["dtype"], "reason": item["reason"]} for item in plan.get("left_out", [])]
+        left_out = [{"what": what(item), "reason": item["reason"]} for item in plan.get("left_out", [])]
         shapes = dict(plan.get("shapes", {}))
         parameters = {stage: dict(how) for stage, how in plan.get("parameters", {}).items()}
         names = [*shapes, *shapes.values(), *(part for held in points.values() for name in held for part in name)]

@@ -16,6 +16,7 @@ from slidesparse.errors import RecordError, SlideSparseError
 from slidesparse.files import everything_below, inside, printable, read_json, read_text
 from slidesparse.plan.backends import deciding
 from slidesparse.points import records
+from slidesparse.points.plan import what
 from slidesparse.points.request import expected_digests, variant_paths
 
 SHOWN = 8
@@ -81,7 +82,7 @@ def _plan(path):
         valid = all(isinstance(M, int) for names in plan["points"].values() for Ms in names.values() for M in Ms)
         valid &= sum(len(Ms) for names in plan["points"].values() for Ms in names.values()) <= POINTS_LIMIT
         valid &= all(isinstance(each, dict) for each in plan.get("parameters", {}).values())
-        [(item["dtype"], item["reason"]) for item in plan.get("left_out", [])]
+        [(what(item), item["reason"]) for item in plan.get("left_out", [])]
     except (KeyError, TypeError, AttributeError):
         valid = False
     if not valid:
@@ -247,7 +248,7 @@ def _of_one(results, key, plan):
     for name, stage in stages.items():
         took = f"{duration(sum(stage.done.values()))} measured" if stage.done else "nothing measured"
         lines.append(f"  {printable(name):8}{_bar(stage)}  {took}{_to_go(stage)}")
-    lines += ["  " + printable(f"{item['dtype']} is left out: {item['reason']}") for item in plan.get("left_out", [])]
+    lines += ["  " + printable(f"{what(item)} is left out: {item['reason']}") for item in plan.get("left_out", [])]
     missing = _grouped(path for stage in stages.values() for path in stage.missing)
     if missing:
         lines.append("missing:")
@@ -282,14 +283,14 @@ def _sum(stages):
         count.update({"without memory": stage.no_memory})
     missing = count["planned"] - count["done"] - count["failed"] - count["flying"]
     text = f"{count['done']} of {count['planned']} points are there"
-    for number, what in (
+    for number, kind in (
         (count["without memory"], "of them out of memory"),
         (count["flying"], "in flight"),
         (count["failed"], "failed"),
         (missing, "missing"),
     ):
         if number:
-            text += f", {number} {what}"
+            text += f", {number} {kind}"
     return text
 
 

