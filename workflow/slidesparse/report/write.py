@@ -208,8 +208,8 @@ def one_source(hardware, source, compared, anomalous, labels, prefix):
     parts = [
         (say("Conclusions"), conclusions.conclusion_blocks(source, compared, anomalous), True),
         (say("Figures by stage"), figures(source, compared, prefix) or [say("Nothing to draw.")], True),
-        (say("Dense rivals"), factors.rival_blocks(source), True),
-        (say("Factors: fusion, library, sparsity"), gains or [say("Stock vLLM was not measured.")], True),
+        (say("Dense rivals"), factors.rival_blocks(source), False),
+        (say("Factors: fusion, library, sparsity"), gains or [say("Stock vLLM was not measured.")], False),
         (say("Kernels: whole linears and products"), kernels, False),
         (say("Quality"), [answer.QUALITY], True),
         (say("Anomalies"), anomalies.anomaly_blocks(anomalous), True),

@@ -93,6 +93,7 @@ def _sums(*paths):
 def draw(panels, path, key):
     """Draw panels in a grid; write the .png beside `path`, then `path` (.svg)."""
     import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     settings = {
@@ -118,10 +119,12 @@ def draw(panels, path, key):
         columns = 1 if len(panels) == 1 else 4 if panels[0]["kind"] == "heat" and len(panels) > 3 else 2
         rows = math.ceil(len(panels) / columns)
         width, height = HEAT_SIZE if columns == 4 else FLAT if panels[0].get("flat") else SIZE
-        figure = Figure(figsize=(width * columns, height * rows))
+        figure = Figure(figsize=(width * columns, height * rows), dpi=DPI)
+        FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis, panel in zip(axes.flat, panels, strict=False):
             DRAW[panel["kind"]](axis, panel)
+            axis.minorticks_off()
             # The marks of bounds stand at the left.
             axis.set_title(panel["title"], y=1.0, loc="right" if panel.get("one") else "center")
         for axis in axes.flat[len(panels) :]:
@@ -141,13 +144,13 @@ def draw(panels, path, key):
         words = legend(figure, panels, height * rows)
         cell, step = (left + wide, height), wide + apart
         cells = [(i % columns * step + 0.03, i // columns * height, *cell) for i in range(len(panels))]
-        parts = [[round(72 * value, 1) for value in cell] for cell in cells] + strips(figure, words, 72 * cell[0])
+        parts = [[round(72 * value, 1) for value in cell] for cell in cells]
         for kind in ("png", "svg"):
             stream = io.BytesIO()
             metadata = {"Date": None, "Creator": None, "Identifier": key} if kind == "svg" else {"Software": None}
-            if kind == "svg" and len(panels) > 1:
-                metadata["Description"] = json.dumps(parts)
-            extra = {"transparent": True} if kind == "svg" else {"facecolor": "white", "dpi": DPI}
+            if kind == "svg" and len(panels) > 1:  # the legend has its place now, because the .png was drawn
+                metadata["Description"] = json.dumps(parts + strips(figure, words, 72 * cell[0]))
+            extra = {"transparent": True} if kind == "svg" else {"facecolor": "white"}
             figure.savefig(stream, format=kind, metadata=metadata, **extra)
             write_atomic(Path(path).with_suffix(f".{kind}"), stream.getvalue())
 
@@ -169,13 +172,13 @@ def parts_of(svg):
 
 
 def strips(figure, words, width):
-    """Parts of a legend, each of some of its columns that together are at most about `width` points wide."""
+    """Parts of a legend that was drawn, each of some of its columns, which are at most about `width` points wide."""
     if not words:
         return []
-    figure.draw_without_rendering()
     tall, handle = 72 * figure.get_size_inches()[1], 7 * (3 + 0.8)  # font size times length of a handle and its room
     inches = figure.dpi_scale_trans.inverted()
-    boxes = [text.get_window_extent().transformed(inches) for text in words.get_texts()]
+    renderer = figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer).transformed(inches) for text in words.get_texts()]
     bottom, top = 72 * min(box.y0 for box in boxes) - MARGIN, 72 * max(box.y1 for box in boxes) + MARGIN
     columns = {}
     for box in boxes:
