@@ -7,6 +7,7 @@ import pytest
 import synthetic
 from reports import HARDWARE, ours
 from slidesparse.machine.hardware import gpu_model, wrong_capability
+from slidesparse.report.sources import agree, names
 from slidesparse.report.sources.read import hardware_keys, read_source
 from slidesparse.report.tables.gather import gather_all
 
@@ -150,3 +151,33 @@ def test_a_space_in_a_key_is_told_how_to_mend(tmp_path):
     ours(tmp_path)
     (tmp_path / "B 200_cc100_py312_cu130_x86_64" / "prefill").mkdir(parents=True)
     assert named(tmp_path, f"rename it {B200}")
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2026-01-28 10:59:16 UTC", "2026-01-28T10:59:16Z"),
+        ("Sun Nov 29 16:08:10 UTC 2026", "2026-11-29T16:08:10Z"),
+        ("Sun Nov 29 16:08:10 2026", "2026-11-29T16:08:10"),
+        ("Sun Foo 29 16:08:10 2026", None),
+        ("yesterday", None),
+    ],
+)
+def test_times_as_programs_print_them_are_times(text, time):
+    assert names.instant(text) == time
+
+
+def test_figures_with_few_decimals_are_rounded_and_not_wrong():
+    """5.14 µs written as 5.1, and 2.314 requests/s as 2.31; twice the operations contradict the latency as before."""
+    row = {"M": 64, "N": 2560, "K": 2560, "us": 5.1, "tops": 163.2}
+    assert agree.wrong_operations(row, "us", "tops") is None
+    assert agree.wrong_operations(row | {"tops": 326.4}, "us", "tops")
+    assert agree.wrong_operations(row | {"us": 5.14, "tops": 165.5}, "us", "tops")
+    decode = {"M_decode": 4, "prompt_len": 16, "output_len": 256, "num_prompts": 100, "max_num_seqs": 4}
+    decode |= {"requests_per_s": 2.31, "tokens_per_s": 629.408, "elapsed_time_s": 43.215}
+    assert agree.contradiction("decode", decode) is None
+    assert agree.contradiction("decode", decode | {"tokens_per_s": 700.0})
+
+
+def test_a_head_may_write_cuda_with_a_point():
+    assert names.cuda_of({"torch": "2.9.0+cu12.9"}) == {"torch": "cu129"}

@@ -29,7 +29,7 @@ from slidesparse.report.sections.verdict import (
     types_of,
     verdict,
 )
-from slidesparse.report.sources.rows import configuration_order, grouped, pattern_length
+from slidesparse.report.sources.rows import OURS, configuration_order, grouped, pattern_length
 
 SHOWN = 6
 """Most engines that a sentence names."""
@@ -110,6 +110,8 @@ def warnings(key, source):
         found.append(
             say("Published by others: one sample a point, so no ratio has an interval, and no win is certain.")
         )
+    elif any(source.layouts.get(row.point, OURS) != OURS for row in source.rows):
+        found.append(say("Some figures are published by others: one sample a point, and no interval."))
     return found
 
 

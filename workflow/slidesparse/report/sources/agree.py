@@ -16,7 +16,7 @@ LONGER = 1.1
 """GPU time may be that many times a step. Kept measurements have up to 1.041."""
 
 ROUNDED = 1e-3
-"""Figures of others have three decimals or more: seconds, requests/s and tokens/s may be off by this."""
+"""Seconds, requests/s and tokens/s may be off by this, and by half of their last decimal if that is more."""
 
 
 def contradiction(stage, row, foreign=True):
@@ -56,7 +56,8 @@ def wrong_operations(row, latency, operations):
     row: with M, N and K. latency, operations: names of the columns with µs and 10¹² operations a second.
     """
     follows = 2 * row["M"] * row["N"] * row["K"] / row[latency] / 1e6
-    if abs(row[operations] - follows) <= OPERATIONS * follows + DECIMALS:
+    allowed = OPERATIONS * follows + DECIMALS + half_unit(row[operations])
+    if abs(row[operations] - follows) <= allowed + half_unit(row[latency]) / row[latency] * follows:
         return None
     where = f"M={row['M']} N={row['N']}"
     return f"{where} has {operations} = {row[operations]:g}, but {follows:g} follows from {latency}"
@@ -110,4 +111,11 @@ def refuse_contradiction(path, stage, table, foreign=True):
 
 def tolerance(said, follows, other):
     """How far two figures may differ: relatively, and by the last decimals of both and of what one was made from."""
-    return RELATIVE * abs(follows) + ROUNDED + (ROUNDED * abs(follows / other) if other else 0)
+    own, made_from = (max(ROUNDED, half_unit(each)) if each else 0 for each in (said, other))
+    return RELATIVE * abs(follows) + own + (made_from * abs(follows / other) if other else 0)
+
+
+def half_unit(value):
+    """Half of the last decimal with which a figure is written: 0.05 of 5.1. Of a whole number none is known: 0."""
+    decimals = repr(float(value)).partition(".")[2]
+    return 0.0 if decimals in ("", "0") or "e" in decimals else 0.5 * 10.0 ** -len(decimals)

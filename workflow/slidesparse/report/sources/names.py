@@ -15,7 +15,7 @@ COPY = re.compile(r"(?P<name>.+?)(?: \(\d+\)| - Copy| copy)(?: \d+)?\.csv", re.I
 HEAD = {"GPU": "GPU", "dtype": "dtype", "Model": "model", "model": "model"}
 """Leading lines `# key: value` that say what a path says as well -> what they say."""
 
-CUDA = {"torch": r"\+cu(\d+)", "CUDA driver": r"runtime:? (\d+)\.(\d+)"}
+CUDA = {"torch": r"\+cu(\d+)\.?(\d*)", "CUDA driver": r"runtime:? (\d+)\.(\d+)"}
 """Words of a head -> where the CUDA stands behind them."""
 
 YEARS = range(2000, 2100)
@@ -134,10 +134,18 @@ def printable(sentence):
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in sentence)
 
 
+def _time(text):
+    """The datetime of an ISO time, of one with `UTC` behind it, or of ctime(3): Sun Nov 29 16:08:10 2026."""
+    if isinstance(text, str) and re.match("[A-Z][a-z]{2} [A-Z][a-z]{2} ", text):
+        zone = UTC if " UTC" in text else None
+        return datetime.strptime(" ".join(text.replace("UTC", "").split()), "%a %b %d %H:%M:%S %Y").replace(tzinfo=zone)
+    return datetime.fromisoformat(re.sub(r" ?UTC$", "+00:00", text))
+
+
 def instant(text):
     """An ISO time as text that sorts by time: of a known offset in UTC with a Z; None if it is no time that can be."""
     try:
-        time = datetime.fromisoformat(text)
+        time = _time(text)
         time = time.astimezone(UTC) if time.tzinfo else time
     except (TypeError, ValueError, OverflowError):
         return None
