@@ -107,7 +107,9 @@ def evil(root, text):
             for place in ({}, names):
                 file = synthetic.path(root, stage, M, **place)
                 point = synthetic.point(file)
-                point["hardware"] |= {"name": text, "driver": text}
+                point["hardware"] |= {"driver": text} | (
+                    {} if stage == "decode" else {"name": text}
+                )  # or all are refused
                 point["software"] |= {"torch": text, "vllm": text}
                 write_json(file, point)
         failed = synthetic.path(root, stage, 2048)
@@ -118,7 +120,7 @@ def evil(root, text):
     write_json(root / "models" / f"m{plain}" / "manifest.json", {"source": {"kind": text}, "files": {text: {}}})
     write_json(root / "models" / f"m{plain}" / "shape.json", {"linears": [text]})
     write_json(root / "checkpoints" / "BitNet-2B" / "INT8" / "2_8.json", {"layers": text, "weights": text})
-    left = [{"dtype": text, "reason": text}]
+    left = [{"what": text, "reason": text}]
     write_json(folder / "plan.json", {"points": {}, "left_out": left, "parameters": {}, "shapes": {}})
 
 

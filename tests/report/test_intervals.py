@@ -6,6 +6,9 @@ import pytest
 
 import synthetic
 from places import ROOT
+from slidesparse.files import read_json, write_json
+from slidesparse.report.sources.read import read_source
+from slidesparse.report.tables.gather import gather_all
 from slidesparse.report.tables.intervals import of_median
 from slidesparse.report.tables.point_rows import gemm_columns, throughput_row
 
@@ -104,3 +107,14 @@ def test_a_gpu_time_has_an_interval_where_five_windows_were_profiled():
         row = throughput_row(measured)
         assert tuple(row[f"gpu_step_ms_ci_{end}"] for end in ("low", "high", "coverage")) == ends
         measured["results"].pop("gpu_steps_ms", None)
+
+
+def test_a_point_of_one_repeat_has_no_interval_and_is_gathered(tmp_path):
+    """Its coverage of 0 was taken for a value that nobody measured, and its width of 0 would be a sure win."""
+    (path,) = synthetic.write(tmp_path, "prefill", (512,))
+    point = read_json(path)
+    point["results"] |= {"repeats_s": [point["results"]["step_s"]["median"]]}
+    write_json(path, point)
+    assert gather_all(tmp_path, synthetic.HARDWARE) == []
+    (row,) = read_source(tmp_path, synthetic.HARDWARE).rows
+    assert row.values["step_ms"] and row.values["step_ms_ci_low"] is None and row.values["step_ms_ci_coverage"] is None

@@ -101,11 +101,13 @@ def interval_columns(name, stored, samples, unit=1):
     """Ends and coverage of the interval of a median, as columns `name`_ci_low, _ci_high and _ci_coverage.
 
     samples: in the column's unit. Without any, as in old points, the ends are those of the block `stored` (with or
-    without the suffix _s, in 1/`unit` of the column's), and their coverage is not known.
+    without the suffix _s, in 1/`unit` of the column's), and their coverage is not known. One sample has no interval.
     """
     stored = {statistic.removesuffix("_s"): value for statistic, value in stored.items()}
     ends = intervals.Interval(as_float(stored.get("ci_low"), unit), as_float(stored.get("ci_high"), unit), None)
-    if samples:
+    if samples and len(samples) == 1:
+        ends = intervals.Interval(None, None, None)
+    elif samples:
         ends = intervals.of_median(samples, as_float(stored.get("median"), unit))
     return {f"{name}_ci_{end}": as_float(value) for end, value in ends._asdict().items()}
 
