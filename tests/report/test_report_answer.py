@@ -1,5 +1,7 @@
 """The first screen: whether sparsity pays, for each stage and type, and no more than the figures carry."""
 
+from dataclasses import replace
+
 import pytest
 
 import synthetic
@@ -229,7 +231,43 @@ def test_two_models_of_one_gpu_are_told_apart_in_the_comparison():
     source = Source("results", rows=rows)
     summaries = summaries_of(H200, [source], analysed([source]))
     text = to_markdown(unfolded(comparison.document(summaries)), "en", "comparison")
-    assert "2:4 pays on H200 A; 2:4 loses on H200 B." in text
+    assert "2:4 pays on H200 A (M≥1024); 2:4 loses on H200 B." in text
+
+
+def gpus(*sides):
+    """The comparison of GPUs, each with its key, its full name and its rows."""
+    summaries = []
+    for number, (key, name, rows) in enumerate(sides):
+        rows = [replace(r, hardware=key, provenance=r.provenance._replace(gpu_name=name)) for r in rows]
+        source = Source(f"results{number}", rows=rows, linears={"BitNet-2B": 4})
+        summaries += summaries_of(key, [source], analysed([source]))
+    return to_markdown(unfolded(comparison.document(summaries)), "en", "comparison")
+
+
+H100 = "H100_cc90_py312_cu129_x86_64"
+
+
+def test_the_comparison_says_up_to_which_M_a_pattern_pays():
+    rows = both("prefill", (1, 1, 1), (0.7, 0.7, 0.7))
+    short = [*rows[:-1], step("prefill", SP, 4096, 28, host_bound=True)]
+    text = gpus((H200, "NVIDIA H200", rows), (H100, "NVIDIA H100 PCIe", short))
+    assert "2:4 pays on H200 (M≥1024), H100 (M=1024–2048)." in text or (
+        "2:4 pays on H100 (M=1024–2048), H200 (M≥1024)." in text
+    )
+    assert "1.43 † pays 1024 to 2048" in text
+
+
+def test_the_comparison_names_M_that_gpus_have_not_in_common_and_those_without_a_rival():
+    rows = both("prefill", (1, 1, 1), (0.7, 0.7, 0.7))
+    other = both("prefill", (1, 1), (1.5, 1.5), Ms=(64, 128))
+    alone = [step("prefill", SP, M, M / 100) for M in (1024, 2048)]
+    text = gpus(
+        (H200, "NVIDIA H200", rows),
+        (H100, "NVIDIA H100 PCIe", other),
+        ("B200_cc100_py312_cu129_x86_64", "NVIDIA B200", alone),
+    )
+    assert "2:4 pays on H200 (M≥1024)" in text and "2:4 loses on H100 (M=64–128)" in text
+    assert "No sparse engine could be held against a dense one on B200." in text
 
 
 def test_a_cpu_is_a_rehearsal(tmp_path):

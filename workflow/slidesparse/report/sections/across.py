@@ -3,7 +3,7 @@
 from statistics import median
 
 from slidesparse.report.document.model import NONE, Bullets, Choice, Table, fixed, joined, say
-from slidesparse.report.sections.ratios import ACROSS, EVEN
+from slidesparse.report.sections.ratios import ACROSS, EVEN, UNKNOWN
 from slidesparse.report.sections.speedups import HOST
 from slidesparse.report.sections.verdict import FIGURES, LOSES, PAYS, STAGES, WORDS, row_names, verdict
 from slidesparse.report.sources.rows import DTYPES, pattern_length
@@ -41,6 +41,13 @@ def answer_blocks(summaries, labels):
             tables |= {(dtype, stage): table(dtype, stage, found, words[stage]) for stage in STAGES if words[stage]}
     if not tables:
         return []
+    absent = [
+        label
+        for item, label in zip(summaries, labels, strict=True)
+        if not any(any(stages.values()) for stages in item.answers.values())
+    ]
+    if absent:
+        sentences.append(say("No sparse engine could be held against a dense one on {gpus}.", gpus=", ".join(absent)))
     if any(item.key.startswith("cpu-") for item in summaries):
         sentences.insert(0, say("CPUs are rehearsals: they say nothing of GPUs."))
     return [Bullets(sentences), Choice(("type", "stage"), tables), MEANING]
@@ -63,11 +70,12 @@ def where(stage, dtype, words):
     """A list with the sentence on one stage and type: on which GPUs each pattern pays, is even, loses, is unknown."""
     groups = {}
     shown = list(words.items())[:MOST_PATTERNS]
-    ranges = {counted_range(each) for _, verdicts in shown for each in verdicts.values()} - {""}
+    counted = [set(each.counted) for _, verdicts in shown for each in verdicts.values() if each.word is not UNKNOWN]
+    apart = not set.intersection(*counted) if counted else False
     for text, verdicts in shown:
         for word in map(str, WORDS.values()):
             mine = {label: each for (label, _), each in verdicts.items() if str(each.word) == word}
-            names = tuple(f"{label}{counted_range(each) if len(ranges) > 1 else ''}" for label, each in mine.items())
+            names = tuple(f"{label}{at(each, apart)}" for label, each in mine.items())
             if names:
                 groups.setdefault((word, names), []).append(text)
     parts = [
@@ -81,10 +89,14 @@ def where(stage, dtype, words):
     return [say("{stage} {dtype}: {parts}.", stage=say(stage.capitalize()), dtype=dtype, parts=joined(parts))]
 
 
-def counted_range(found):
-    """The M at which ratios count, from the one on from which a pattern pays, as text; empty if none counts."""
+def at(found, apart):
+    """At which M a pattern does what is said of it, as text: if it pays, or if GPUs have no M in common (`apart`)."""
+    if found.word is PAYS and not found.until:
+        return f" (M≥{found.since})"
+    if found.word is UNKNOWN or not (apart or found.word is PAYS):
+        return ""
     Ms = [M for M in found.counted if found.word is not PAYS or found.since <= M]
-    return f" (M={min(Ms)}–{max(Ms)})" if len(Ms) > 1 else f" (M={Ms[0]})" if Ms else ""
+    return f" (M={min(Ms)}–{max(Ms)})" if len(Ms) > 1 else f" (M={Ms[0]})"
 
 
 def on(word, names, gpus, several):
