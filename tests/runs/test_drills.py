@@ -1,4 +1,4 @@
-"""Kills and stops at seeded moments, two a drill: 28 in every run of the tests, 300 with `pytest -m drills`."""
+"""Kills and stops at seeded moments, two a drill: 14 in every run of the tests, 300 with `pytest -m drills`."""
 
 import pytest
 
@@ -29,9 +29,10 @@ def place(tmp_path_factory, request):
         print(f"\n{place.tally}")
 
 
-@pytest.mark.parametrize("seed", range(14))
+@pytest.mark.parametrize("seed", range(len(drills.ALL) // 2))
 def test_kills_and_stops_lose_nothing(place, seed):
-    place.drill(seed)
+    """Each victim once."""
+    place.drill(seed, drills.ALL[2 * seed : 2 * seed + 2])
 
 
 def test_the_token_is_in_no_file(place):

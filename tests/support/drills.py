@@ -53,6 +53,8 @@ who downloads, while a file arrives; who converts, while a checkpoint is being w
 STOPPED = ("stopped worker", "stopped guard", "stopped program", "stopped shell", "stopped rest")
 """What is stopped (SIGSTOP), before Snakemake is told to end (SIGTERM), or is killed. The rest is all but Snakemake."""
 
+ALL = VICTIMS + STOPPED
+
 LONGEST = {
     "shell": 0.5,
     "program": 0.5,
@@ -121,11 +123,10 @@ class Range:
         """Those of the points that were measured with the parameters that are asked for now."""
         return {path for path, (_, text) in points.items() if samples_of(text) == self.samples}
 
-    def drill(self, seed):
+    def drill(self, seed, victims=()):
         """Hit one thing, then another in the next call, let the one after finish; assert that nothing is hurt."""
         rng, begin = random.Random(seed), time.monotonic()
-        victims = VICTIMS + STOPPED
-        for victim in (victims[seed % len(victims)], rng.choice(victims)):
+        for victim in victims or (ALL[seed % len(ALL)], rng.choice(ALL)):
             self.hit(rng, victim)
         present = self.clone.points("kernel")
         call = self.call([*TARGETS, *REPORTS]).wait()
