@@ -125,6 +125,12 @@ def test_links_that_lead_out_of_the_results_are_named_before_anything_is_written
     files.refuse_links_out(root, tmp_path / "absent")
     (root / "inner").symlink_to(root / synthetic.HARDWARE)
     files.refuse_links_out(root)
+    files.refuse_linked_folders(root)
+    folder = root / synthetic.HARDWARE / "prefill"
+    (folder / "linked").symlink_to(folder / "BitNet-2B")
+    with pytest.raises(RecordError, match="linked is a link to a folder, whose points would have two names"):
+        files.refuse_linked_folders(root)
+    (folder / "linked").unlink()
     (root / "M1.log").symlink_to(victim / "M99.log")
     with pytest.raises(RecordError, match="leads out of"):
         files.refuse_links_out(root)

@@ -138,3 +138,18 @@ def test_the_linears_of_an_engine_ran_on_its_backends(point, backend, ran):
     assert contradiction(content) is None
     content["results"]["linears"]["o"] = {"backend": ran}
     assert contradiction(content) == f"linears: o ran on {ran}, which is no backend of {backend}"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda p: p["hardware"].update(key="H100_cc90_py312_cu130_x86_64"), "measured on H100_cc90"),
+        (lambda p: p["run"].update(utc="9999-99-99T99:99:99Z"), "its time, 9999-99-99T99:99:99Z, is none"),
+        (lambda p: p["results"].pop("samples_s"), "step_s has no samples"),
+        (lambda p: p["results"].pop("step_s"), "it has no step_s"),
+    ],
+)
+def test_a_point_of_another_machine_time_or_without_its_samples_is_named(point, change, said):
+    _, content = point("prefill")
+    change(content)
+    assert said in contradiction(content)

@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from slidesparse import program
 from slidesparse.errors import SlideSparseError
-from slidesparse.files import none_from_the_future, refuse_links_out
+from slidesparse.files import none_from_the_future, refuse_linked_folders, refuse_links_out
 from slidesparse.machine.hardware import KEY_PATTERN
 from slidesparse.plan import cluster, layers, matrix, stock
 from slidesparse.plan.table import Table, inspected, options
@@ -61,6 +61,7 @@ onstart:
         program.tell_end()
         program.end_of_ended_runs()
         refuse_links_out("results", ".snakemake")
+        refuse_linked_folders("results")
         shutil.rmtree(".snakemake/backups", ignore_errors=True)  # of a run that was killed; our outputs are whole
         none_from_the_future("results")
         cluster.cancel_left_over(".")
@@ -68,3 +69,5 @@ onstart:
         display.start("workflow/scripts/show_status.py", log)
     except (SlideSparseError, OSError) as error:
         raise WorkflowError(program.sentence(error))
+    except KeyboardInterrupt:
+        raise WorkflowError("interrupted before the first job")

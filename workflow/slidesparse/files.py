@@ -93,6 +93,18 @@ def refuse_links_out(*roots):
                     raise RecordError(f"{path} is neither a file nor a folder: remove it")
 
 
+def refuse_linked_folders(root):
+    """Raise RecordError if a folder two levels or more below `root` is a link.
+
+    Two names would be one folder, and a job for the one would replace what is finished under the other. A hardware's
+    own folder may be a link.
+    """
+    top = os.path.realpath(root)
+    for path in everything_below(top):
+        if os.path.dirname(path) != top and os.path.islink(path) and os.path.isdir(path):
+            raise RecordError(f"{path} is a link to a folder, whose points would have two names: remove it")
+
+
 def everything_below(root):
     """Paths of all that lies below a folder, without following links. RecordError for folders nested too deeply."""
     folders = [(str(root), 0)]

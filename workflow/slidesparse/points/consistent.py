@@ -5,6 +5,7 @@ second are M over the time of a step.
 """
 
 import math
+from datetime import datetime
 
 from slidesparse.machine import hardware
 from slidesparse.plan.backends import BACKENDS
@@ -32,9 +33,21 @@ def contradiction(point):
         more = point["results"].keys() - {"variants"}
         return f"its status is {point['status']}, but it has results" if more else None
     key, results = point["key"], point["results"]
+    if point["hardware"].get("key", key["hardware"]) != key["hardware"]:
+        return f"it was measured on {point['hardware']['key']}"
+    if not _is_time(point["run"]["utc"]):
+        return f"its time, {point['run']['utc']}, is none"
     today = point["request"]["protocol"] == PROTOCOL[key["stage"]]
     check = _kernel if key["stage"] == "kernel" else _throughput
     return next(filter(None, check(key, results, today)), None)
+
+
+def _is_time(text):
+    """Whether a text is a time that the calendar has."""
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")) is not None
+    except ValueError:
+        return False
 
 
 def _kernel(key, results, today):
@@ -90,6 +103,10 @@ def _throughput(key, results, today):
             yield _summarises("step_s", {"median": step["median"], **_ends(step, "ci")}, repeats, 1, 0, len(repeats))
         if today and samples:
             yield _summarises("step_s", _ends(step, "p"), samples, 1, 1e-8, step["n"])
+        elif today:
+            yield "step_s has no samples"
+    elif today:
+        yield "it has no step_s"
     parts = [results.get(f"{part}_ms") for part in ("gemm", "attention", "fused", "rest")]
     if results.get("gpu_step_ms") and None not in parts:
         yield _same("gpu_step_ms", results["gpu_step_ms"], sum(parts), ROUNDED_PARTS)
