@@ -142,6 +142,19 @@ def test_a_shape_that_lies_costs_nothing(clone):
         assert not clone.dry_run("all", config=[TINY]).jobs
 
 
+def test_a_manifest_of_other_weights_costs_nothing_and_is_noticed(clone):
+    """Also without records: it is made again before anything is converted or measured by it."""
+    before = contents(clone)
+    other = "registry: {BitNet-tiny: {seed: 7}}"
+    shutil.rmtree(clone.directory / ".snakemake")
+    assert clone.dry_run("all", config=[TINY, other]).jobs["fetch_model"] == 1
+    clone.run("results/models/BitNet-tiny/manifest.json", config=[TINY, other])
+    shutil.rmtree(clone.directory / ".snakemake")
+    clone.run("all", config=[TINY])
+    assert contents(clone) == before
+    assert not clone.dry_run("all", config=[TINY]).jobs
+
+
 def test_a_table_with_a_wrong_type_is_used_by_nobody(clone):
     """Its head and its end look whole."""
     path = clone.only(f"results/{KEY}/tuning/BitNet-tiny/INT8/reference/2_8.json")

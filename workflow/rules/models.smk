@@ -17,8 +17,10 @@ rule describe_model:
 
 
 rule fetch_model:
+    input:
+        stale=stale.model,
     output:
-        "results/models/{model}/manifest.json",
+        update("results/models/{model}/manifest.json"),
     log:
         "results/models/{model}/manifest.log",
     benchmark:
@@ -27,5 +29,5 @@ rule fetch_model:
     params:
         entry=lambda w: table.entry(w.model),
     shell:
-        "python3 workflow/scripts/fetch_model.py --model {wildcards.model} --entry {params.entry:q}"
+        "rm -rf .snakemake/backups/{output}; python3 workflow/scripts/fetch_model.py --model {wildcards.model} --entry {params.entry:q}"
         " --output {output} --log {log} --owner $owner 2> {log}"

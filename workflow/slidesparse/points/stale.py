@@ -110,6 +110,21 @@ class Stale:
         described = describe(w.model, json.loads(self._table.dimensions(w.model)))
         return [] if there == described else self._mark(path)
 
+    def model(self, w):
+        """For manifests of models: one of other weights than its entry's would lead to points of the wrong model."""
+        path = f"{self._table.root}/models/{w.model}/manifest.json"
+        if not os.path.exists(path):
+            return []
+        entry = json.loads(self._table.entry(w.model))
+        asked = {name: entry[name] for name in ("repository", "path", "seed") if name in entry}
+        asked |= {"kind": entry["source"]} | (entry["shape"] if entry["source"] == "generated" else {})
+        try:
+            source = read_json(path)["source"]
+            same = asked.items() <= source.items()
+        except (SlideSparseError, AttributeError, KeyError, TypeError):
+            same = False
+        return [] if same else self._mark(path)
+
     def csv(self, rows_of):
         """The function for CSVs. rows_of: gives {M: digest of the request} of a CSV's rows.
 
