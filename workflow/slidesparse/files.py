@@ -44,7 +44,8 @@ def is_plain(name):
 
 def printable(text):
     """A value as one line of text without line breaks or control characters, safe for terminals and pages."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(str(text).split()))
+    line = " ".join(str(text).split())
+    return line if line.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in line)
 
 
 def inside(root, *names, error=RecordError):

@@ -350,8 +350,8 @@ def _discard():
 def _attend_without_tiles():
     """Let vLLM's attention on CPUs use vectors where it would use tiles (AMX).
 
-    That of 0.32 does not configure the tiles again after another product of the process has released them, and dies of
-    SIGILL. It asks torch whether the CPU has tiles.
+    That of 0.32 dies of SIGILL on some CPUs, at a tile that is not configured; why it is not is unknown. It asks torch
+    whether the CPU has tiles.
     """
     import torch
 

@@ -6,7 +6,7 @@ import html
 import io
 import re
 from base64 import b64encode
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product, takewhile
 from pathlib import Path
 
@@ -200,6 +200,7 @@ def alternatives(choice, known):
 DIGITS = re.compile(r"(\.\d)\d+")
 
 
+@lru_cache(maxsize=64)  # a page in another language has the same figures
 def inline(svg):
     """The <svg> element of a file, without parts that only a separate file needs; ink takes the page's colour.
 
@@ -243,6 +244,8 @@ def to_csv(table):
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """Characters at the beginning of a text that a spreadsheet would take for a formula."""
 
+BEGINS = re.compile(f"(^|[;\t])(?=[{re.escape(''.join(FORMULA))}])")
+
 
 def raw(value):
     """A cell as it is written to a CSV."""
@@ -250,7 +253,7 @@ def raw(value):
         return cell(value.value)
     text = "" if value in (None, "—") else plain(value)
     # A spreadsheet may take another separator than ours, and begin a cell behind it.
-    return re.sub(f"(^|[;\t])(?=[{re.escape(''.join(FORMULA))}])", r"\1'", text)
+    return BEGINS.sub(r"\1'", text)
 
 
 def check_languages(languages):
