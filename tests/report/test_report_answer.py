@@ -96,7 +96,7 @@ def test_pays_ends_where_larger_M_do_not_count_or_have_no_ratio(case):
     rows = [row for row in rows if case != "no dense" or (row.configuration.sparsity, row.M) != ("dense", 4096)]
     text = screen(rows + more)
     name = "2:4 auto" if case == "dense ran" else "2:4"
-    assert f"{name} from M=1024 to 2048, 1.4" in text
+    assert f"{name} pays from M=1024 to 2048, 1.4" in text
     assert f"; larger M do not count; {WHY[case]}" in text
 
 
@@ -105,8 +105,8 @@ def test_the_limit_of_one_pattern_is_not_that_of_another():
     rows += [step("prefill", ("cusparselt", "2_6"), M, M / 111) for M in (1024, 2048, 4096)]
     rows += both("prefill", (1, 1, 1), (0.7, 0.7, 0.7), dtype="FP8")
     text = screen(rows)
-    assert "2:4 from M=1024 to 2048, 1.43; larger M do not count; 2:6 pays from M=1024 on, 1.11" in text
-    assert "2:4 with INT8 from M=1024 to 2048, 1.43 times as fast; larger M do not count" in text
+    assert "2:4 pays from M=1024 to 2048, 1.43; larger M do not count; 2:6 pays from M=1024 on, 1.11" in text
+    assert "2:4 with INT8 pays from M=1024 to 2048, 1.43 times as fast; larger M do not count" in text
     assert "2:4 with FP8 pays, from M=1024 on, 1.43 times as fast" in text
 
 
@@ -132,7 +132,7 @@ def test_larger_M_that_do_not_count_limit_a_win():
         "prefill", (1, 1), (1.3, 1.3), Ms=(1024, 2048), host_bound=True
     )
     text = screen(rows)
-    assert "2:4 from M=512 to 512, 1.25 times as fast; larger M do not count." in text
+    assert "2:4 pays from M=512 to 512, 1.25 times as fast; larger M do not count." in text
     assert "left out, of some patterns or all, M=1024, 2048 (bound by the host): 0.77 there" in text
     assert "| pays 512 to 512 |" in text
 

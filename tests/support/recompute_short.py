@@ -32,8 +32,9 @@ def of_stage(key, stage):
         if verb == "pays":
             since = sorted({word(one)[1] for one in each})
             values = [r.value for one in each for M, r in counted(one).items() if word(one)[1] <= M]
+            pay = "pay" if many else "pays"
             start = " / ".join(map(str, since))
-            start = f" from M={start} to {until}" if until else f" {'pay' if many else 'pays'}, from M={start} on"
+            start = f" {pay} from M={start} to {until}" if until else f" {pay}, from M={start} on"
             parts.append(f"{names}{start}, {span(values)} times as fast" + "; larger M do not count" * bool(until))
         else:
             verb = "lose" if verb == "loses" and many else verb

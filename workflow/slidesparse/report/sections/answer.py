@@ -264,9 +264,13 @@ def in_words(word, names, members, several):
     if word == str(PAYS):
         since = joined([str(M) for M in sorted({each.since for each in members})], " / ")
         of = {"names": names, "since": since, "span": span([value for each in members for value in each.values])}
+        pay = say("pay") if several else PAYS
         if until := members[0].until:
             return say(
-                "{names} from M={since} to {until}, {span} times as fast; larger M do not count", until=until, **of
+                "{names} {pay} from M={since} to {until}, {span} times as fast; larger M do not count",
+                pay=pay,
+                until=until,
+                **of,
             )
         if several:
             return say("{names} pay, from M={since} on, {span} times as fast", **of)
@@ -350,7 +354,8 @@ def group(word, since, until, members):
     if word == str(PAYS):
         said["since"] = since
         if until:
-            return say("{names} from M={since} to {until}, {span}; larger M do not count", until=until, **said)
+            of = {"pay": say("pay") if several else PAYS, "until": until}
+            return say("{names} {pay} from M={since} to {until}, {span}; larger M do not count", **of, **said)
         if several:
             return say("{names} pay from M={since} on, {span}", **said)
         return say("{names} pays from M={since} on, {span}", **said)
