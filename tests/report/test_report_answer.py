@@ -61,7 +61,7 @@ def both(stage, dense, sparse, Ms=(1024, 2048, 4096), **more):
         ((1.2, 0.8, 0.8), "2:4 pays from M=2048 on, 1.25"),
         ((0.8, 1.2, 0.8), "2:4 pays from M=4096 on, 1.25"),
         ((0.8, 1.0, 1.0), "2:4 even at the largest M that counts, 1.00 to 1.25"),
-        ((0.8, 1.25, 1.25), "2:4 loses, 0.80 to 1.25 (slower in 2 of 3)"),
+        ((0.8, 1.25, 1.25), "2:4 loses, 0.80 to 1.25 (slower in 2 of 3 ratios)"),
     ],
 )
 def test_a_word_goes_by_the_largest_M_and_says_from_which_on(sparse, said):

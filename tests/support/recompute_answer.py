@@ -58,7 +58,9 @@ def engines(key, stage, dtype):
             parts.append(f"{names} even at the largest M that counts, {span(values)}")
         elif does == "loses":
             slower = sum(ratio.verdict == "slower" for ratio in good)
-            parts.append(f"{names} {'lose' if many else 'loses'}, {span(values)} (slower in {slower} of {len(good)})")
+            parts.append(
+                f"{names} {'lose' if many else 'loses'}, {span(values)} (slower in {slower} of {len(good)} ratios)"
+            )
         else:
             spans = [f"{text} {span([r.value for r in counted(found[text]).values()])}" for text in texts]
             reason = {"two GPUs": ", because two GPUs measured the sides", "intervals": " without intervals"}[why]

@@ -108,7 +108,7 @@ def warnings(key, source):
         found.append(say("A rehearsal on a CPU: it shows that the whole way works, and says nothing of GPUs."))
     if foreign(source):
         found.append(
-            say("Published by others: one sample a point, so no ratio has an interval, and no win is certain.")
+            say("Published by others: one sample a point, so no ratio has an interval, and no win or loss is certain.")
         )
     elif any(source.layouts.get(row.point, OURS) != OURS for row in source.rows):
         found.append(say("Some figures are published by others: one sample a point, and no interval."))
@@ -364,8 +364,8 @@ def group(word, since, until, members):
     verdicts = [each.verdict for member in members.values() for each in member.counted.values()]
     said |= {"n": verdicts.count(SLOWER), "all": len(verdicts)}
     if several:
-        return say("{names} lose, {span} (slower in {n} of {all})", **said)
-    return say("{names} loses, {span} (slower in {n} of {all})", **said)
+        return say("{names} lose, {span} (slower in {n} of {all} ratios)", **said)
+    return say("{names} loses, {span} (slower in {n} of {all} ratios)", **said)
 
 
 def not_known(members):

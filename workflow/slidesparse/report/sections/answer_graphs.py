@@ -48,7 +48,7 @@ def drawn(comparison, name):
         bands = [None if value.low is None else [value.low, value.high] for value in values.values()]
         out = [bool(comparison.left_out(each, M)) for M in values]
         bound = Pattern(each.sparsity).bound if each.sparsity != "2_inf" and comparison.kind != "stock" else None
-        style = {"style": look(each, names)}
+        style = {"style": (look(each, names)[0], 0)}  # full markers: hollow ones are left out
         y = [value.value for value in values.values()]
         series.append(line(each, names, list(values), y, band=bands, hollow=out, bound=bound))
         series[-1] |= style | {"label": labels[each]}

@@ -22,7 +22,8 @@ CELLS = say(
     " the largest M. Pays, even, loses: at the largest M that counts, the interval of the ratio over the fastest dense"
     " engine lies above 1, holds 1, lies below 1; from the named M on, all ratios that count say so. Unknown: no ratio"
     " counts, or that one has no interval, or two GPUs measured its sides (⇄). †: the host bounds some figures, or a"
-    " check disqualifies them; they do not count, but are shown of decode by the clock, which is wall time."
+    " check disqualifies them; they do not count. The column of decode by the clock, which is wall time, shows them all"
+    " the same."
 )
 AUTO = say("`auto` takes the fastest measured library for each linear and M, and may hold weights for two.")
 ENERGY = say("Energy is the whole GPU's, idle times included, in decode with the prompt step.")
