@@ -23,6 +23,7 @@ from slidesparse.plan.key import Configuration
 from slidesparse.plan.matrix import validated
 from slidesparse.points import status
 from slidesparse.points.plan import read_plan
+from slidesparse.points.records import sealed
 from slidesparse.report.sources.measured import read_configuration
 from slidesparse.report.tables.gather import gather_all, read_points
 from slidesparse.report.tables.point_rows import to_csv
@@ -131,6 +132,18 @@ def test_mutated_points_are_refused_or_say_the_same(kept, tmp_path, times):
     assert not wrong
 
 
+@times
+def test_mutated_points_that_have_a_digest_are_refused_or_equal(kept, tmp_path, times):
+    draw = random.Random(6)
+    for name, point in kept.values():
+        path, digest = tmp_path / name, {"sha256": sealed(point)["sha256"]}
+        path.parent.mkdir(parents=True)
+        for _ in range(34 * times):
+            change = mutated(point, draw)
+            path.write_text(json.dumps(change | digest))
+            assert read_points([path])[0] in ([], [point | digest]) or change == point
+
+
 UNCHECKED = {"clock_mhz", "roofline_us", "roofline_pct", "roofline_limit", "process", "tokens_min", "tokens_max"}
 UNCHECKED |= {"energy_j_per_token", "energy_reason", "max_num_seqs", "peak_memory_bytes", "latency_hot_us"}
 UNCHECKED |= {"num_splits", "weight_bytes", "engine_start_s", "sequences_min", "sequences_max", "zero_rate"}
@@ -150,7 +163,8 @@ UNCHECKED |= {
     "sparse_linears",
 }
 """Figures that no other one of a point checks. Among dense libraries a point may leave one out, or rename it. An engine
-may leave out one of its linears. An interval is the protocol's where samples are gone."""
+may leave out one of its linears. An interval is the protocol's where samples are gone. Points that are measured today
+have a digest of all of it."""
 
 
 def differing(one, other):

@@ -8,6 +8,7 @@ import synthetic
 from slidesparse.errors import RecordError
 from slidesparse.files import write_json
 from slidesparse.points.consistent import _summary, contradiction
+from slidesparse.points.records import sealed
 from slidesparse.points.request import PROTOCOL
 from slidesparse.points.validate import read_point
 from slidesparse.timing.protocol import summarize
@@ -153,3 +154,21 @@ def test_a_point_of_another_machine_time_or_without_its_samples_is_named(point, 
     _, content = point("prefill")
     change(content)
     assert said in contradiction(content)
+
+
+@pytest.mark.parametrize("stage", ["kernel", "prefill", "decode"])
+def test_a_point_that_was_changed_after_it_was_written_is_refused(tmp_path, stage):
+    """Also where no other figure depends on what was changed, as with each of these."""
+    path = synthetic.path(tmp_path, stage, 64, **SLID)
+    content = synthetic.point(path, protocol=PROTOCOL[stage])
+    write_json(path, sealed(content))
+    assert read_point(path) == sealed(content)
+    for change in (
+        {"run": content["run"] | {"seconds": 1.5}},
+        {"reason": "a reason"},
+        {"results": content["results"] | {"a field of nobody's": 1}},
+        {"request": content["request"] | {"parameters": {"clock": "ours"}}},
+    ):
+        write_json(path, sealed(content) | change)
+        with pytest.raises(RecordError, match="was changed after it was measured"):
+            read_point(path)

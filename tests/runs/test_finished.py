@@ -72,9 +72,10 @@ def test_a_failure_costs_no_finished_point_and_is_not_forgotten(clone):
     clone.edit(
         "workflow/slidesparse/kernel/point.py", r"^def measure\(request\):\n", "def measure(request):\n    1 / 0\n"
     )
-    clone.run("kernel", config=[TINY, OTHER], status=1)
-    assert contents(clone) == before
-    assert clone.dry_run("kernel", config=[TINY, OTHER]).points == KERNEL
+    for options in ((), ("--workflow-profile", "none", "--keep-going", "--resources", "gpu=1")):
+        clone.run("kernel", *options, config=[TINY, OTHER], status=1)
+        assert contents(clone) == before
+        assert clone.dry_run("kernel", config=[TINY, OTHER]).points == KERNEL
     clone.git("checkout", "--quiet", "workflow")
     clone.run("kernel", config=[TINY])
     assert contents(clone) == before

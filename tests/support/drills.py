@@ -200,13 +200,7 @@ class Range:
         pids = self.find(whom, call, choice) if call.running() else []
         hit = [send(pid, signal.SIGSTOP if victim in STOPPED else signal.SIGKILL) for pid in pids]
         if victim in STOPPED and any(hit):
-            if softly:  # without the display, which would see it, too
-                for pid, command in self.clone.processes().items():
-                    if "--follow" in command:
-                        send(pid, signal.SIGKILL)
-            # Snakemake waits for its own jobs, so it is killed if one of them is stopped
-            told = softly and whom in ("worker", "guard")
-            send(call.pid, signal.SIGTERM if told else signal.SIGKILL)
+            send(call.pid, signal.SIGTERM if softly else signal.SIGKILL)
             call.process.wait(HANG)
             wait_until(lambda: not self.clone.processes(), HANG)
         call.process.wait(600)

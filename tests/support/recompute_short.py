@@ -33,7 +33,7 @@ def of_stage(key, stage):
             since = sorted({word(one)[1] for one in each})
             values = [r.value for one in each for M, r in counted(one).items() if word(one)[1] <= M]
             pay = "pay" if many else "pays"
-            start = " / ".join(map(str, since))
+            start = f"{since[-1]} (some from {since[0]})" if len(since) > 1 else since[0]
             start = f" {pay} from M={start} to {until}" if until else f" {pay}, from M={start} on"
             parts.append(f"{names}{start}, {span(values)} times as fast" + "; larger M do not count" * bool(until))
         else:

@@ -56,9 +56,11 @@ sys.stderr.writelines(f"{note}\n" for note in notes)
 onstart:
     gc.freeze()
     gc.enable()
+    workflow.execution_settings.keep_incomplete = True  # also without our profile, a failing job deletes no point
     try:
         program.hold_lock("results/.lock")
         program.tell_end()
+        program.watch_stopped()
         program.end_of_ended_runs()
         refuse_links_out("results", ".snakemake")
         refuse_linked_folders("results")

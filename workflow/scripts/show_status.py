@@ -17,7 +17,6 @@ parser.add_argument("--config", nargs="+", default=[], metavar="NAME=VALUE", hel
 
 def main(arguments):
     if arguments.follow:
-        program.watch_stopped(arguments.owner)
         progress.follow(arguments.results, arguments.follow)
     if arguments.plan:
         sys.stdout.write(forecast.plan(arguments.configfile, arguments.config, arguments.results))

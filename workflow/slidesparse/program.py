@@ -140,13 +140,13 @@ def end_of_ended_runs():
             _kill(pid)
 
 
-def watch_stopped(owner):
-    """From now on, end programs of a run that stay stopped (`end_stopped`), in a thread."""
+def watch_stopped():
+    """From now on, end what this process has started and what stays stopped (`end_stopped`), in a thread."""
 
     def watch():
         seen = set()
         while True:
-            seen = end_stopped(owner, seen)
+            seen = end_stopped(os.getpid(), seen)
             time.sleep(STOPPED_S)
 
     threading.Thread(target=watch, name="stopped", daemon=True).start()

@@ -22,7 +22,7 @@ def choose(output, basis, parameters, *, log=None):
     except SlideSparseError as error:
         records.write_failure(output, str(error), log)
         raise
-    write_json(output, point)
+    write_json(output, records.sealed(point))
     records.failure_of(output).unlink(missing_ok=True)
 
 

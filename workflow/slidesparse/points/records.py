@@ -1,5 +1,6 @@
 """Writes a measured point, or the record of what failed or is being made: a point, or a file that points need."""
 
+import json
 import os
 import sys
 import time
@@ -7,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from slidesparse.errors import SlideSparseError
-from slidesparse.files import write_json
+from slidesparse.files import digest, write_json
 from slidesparse.machine.provenance import git_state, host, machine, software
 from slidesparse.machine.settings import SETTINGS
 from slidesparse.plan.key import Key
@@ -27,19 +28,31 @@ def write_point(path, asked, results, *, seconds, resident, git, reason=None):
     """
     made = provenance(seconds, resident, git, (results or {}).pop("capacity", {}))
     failure = failure_of(path)
-    write_json(
-        path,
-        {
-            "schema": SCHEMA,
-            "key": Key.of(path)._asdict(),
-            "status": "ok" if results is not None else "out_of_memory",
-            "reason": reason,
-            "request": asked,
-            "results": results or {},
-            **made,
-        },
-    )
+    point = {
+        "schema": SCHEMA,
+        "key": Key.of(path)._asdict(),
+        "status": "ok" if results is not None else "out_of_memory",
+        "reason": reason,
+        "request": asked,
+        "results": results or {},
+        **made,
+    }
+    write_json(path, sealed(point))
     failure.unlink(missing_ok=True)
+
+
+def sealed(point):
+    """A point with the digest of all its other fields at its end, in place of an earlier one.
+
+    A field that is changed by accident, by a disk or by hand is noticed, also where no other figure depends on it.
+    """
+    point = {name: value for name, value in point.items() if name != "sha256"}
+    return point | {"sha256": digest(json.loads(json.dumps(point)))}  # of what a reader of the file finds
+
+
+def is_sealed(point):
+    """Whether a point is as it was written. Points of before there were digests have none, and count as such."""
+    return "sha256" not in point or sealed(point)["sha256"] == point["sha256"]
 
 
 def code():

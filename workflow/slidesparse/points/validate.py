@@ -10,6 +10,7 @@ from slidesparse.errors import RecordError
 from slidesparse.files import printable
 from slidesparse.plan.key import Key, is_pattern
 from slidesparse.points.consistent import contradiction
+from slidesparse.points.records import is_sealed
 from slidesparse.points.request import is_its_own
 from slidesparse.points.strict import read_json
 
@@ -44,6 +45,8 @@ def read_point(path, expected_digest=None):
             raise RecordError(
                 f"{path} does not belong there: its key says {name} {said}, its path says {value}; {AGAIN}"
             )
+    if not is_sealed(point):
+        raise RecordError(f"{path} was changed after it was measured: its sha256 is not that of its content; {AGAIN}")
     try:
         wrong = contradiction(point)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

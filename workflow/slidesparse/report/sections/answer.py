@@ -262,7 +262,8 @@ def in_words(word, names, members, several):
     members: their Verdicts, which have one `until`. several: whether they are more than one.
     """
     if word == str(PAYS):
-        since = joined([str(M) for M in sorted({each.since for each in members})], " / ")
+        first, *others = sorted({each.since for each in members})
+        since = say("{last} (some from {first})", last=others[-1], first=first) if others else first
         of = {"names": names, "since": since, "span": span([value for each in members for value in each.values])}
         pay = say("pay") if several else PAYS
         if until := members[0].until:

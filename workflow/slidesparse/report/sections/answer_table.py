@@ -21,11 +21,14 @@ CELLS = say(
     "Cells: median (smallest to largest) of the ratios that count, over M. Dense: the fastest engine and its step at"
     " the largest M. Pays, even, loses: at the largest M that counts, the interval of the ratio over the fastest dense"
     " engine lies above 1, holds 1, lies below 1; from the named M on, all ratios that count say so. Unknown: no ratio"
-    " counts, or that one has no interval, or two GPUs measured its sides (⇄). †: the host bounds some figures, or a"
-    " check disqualifies them; they do not count. The column of decode by the clock, which is wall time, shows them all"
-    " the same."
+    " counts, or that one has no interval, or two GPUs measured its sides (⇄). †: some figures do not count. The"
+    " host bounds them, which means that the GPU waits for the CPU, or a check disqualifies them. The column of decode"
+    " by the clock, which is wall time, shows them all the same."
 )
-AUTO = say("`auto` takes the fastest measured library for each linear and M, and may hold weights for two.")
+AUTO = say(
+    "`auto` takes the fastest measured library for each linear and M. Where these are two for a linear, it holds that"
+    " linear's weights twice."
+)
 ENERGY = say("Energy is the whole GPU's, idle times included, in decode with the prompt step.")
 
 
