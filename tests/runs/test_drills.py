@@ -1,4 +1,4 @@
-"""Kills and stops at seeded moments, two a drill: 14 in every run of the tests, 300 with `pytest -m drills`."""
+"""Kills and stops at seeded moments: 14 in every run of the tests, 300 with `pytest -m drills`, two a drill."""
 
 import pytest
 
@@ -29,10 +29,10 @@ def place(tmp_path_factory, request):
         print(f"\n{place.tally}")
 
 
-@pytest.mark.parametrize("seed", range(len(drills.ALL) // 2))
+@pytest.mark.parametrize("seed", (0, 1))
 def test_kills_and_stops_lose_nothing(place, seed):
-    """Each victim once."""
-    place.drill(seed, drills.ALL[2 * seed : 2 * seed + 2])
+    """Each victim once, every other one in a drill."""
+    place.drill(seed, drills.ALL[seed::2])
 
 
 def test_the_token_is_in_no_file(place):

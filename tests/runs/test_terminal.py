@@ -134,7 +134,7 @@ def test_a_failing_download_stands_in_the_last_ten_lines_until_one_succeeds(fini
 @pytest.mark.workflow
 @pytest.mark.engine
 def test_a_report_of_what_is_there_names_its_files(finished):
-    call = finished.run("report", config=TINY)
+    call = finished.run("report", config=[TINY, "report: {sources: [results, resources/published]}"])
     lines = call.output.splitlines()
     (line,) = [line for line in lines if line.startswith(f"Report: results/{KEY}/report.en.html · prefill INT8 ")]
     assert line.endswith(" · 0 failed")

@@ -124,7 +124,7 @@ class Range:
         return {path for path, (_, text) in points.items() if samples_of(text) == self.samples}
 
     def drill(self, seed, victims=()):
-        """Hit one thing, then another in the next call, let the one after finish; assert that nothing is hurt."""
+        """Hit one thing, then another in the next call and so on, let the last finish; assert that nothing is hurt."""
         rng, begin = random.Random(seed), time.monotonic()
         for victim in victims or (ALL[seed % len(ALL)], rng.choice(ALL)):
             self.hit(rng, victim)
