@@ -239,8 +239,11 @@ def sync_directory(path):
         os.close(descriptor)
 
 
-def write_atomic(path, content):
-    """Write `content` (str or bytes) so that, even after a kill, `path` is the old file or the whole new one."""
+def write_atomic(path, content, durable=True):
+    """Write `content` (str or bytes) so that, even after a kill, `path` is the old file or the whole new one.
+
+    durable: also after a power failure, which costs milliseconds. What can be drawn or noted again does without.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
@@ -249,7 +252,8 @@ def write_atomic(path, content):
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException as error:
@@ -257,7 +261,8 @@ def write_atomic(path, content):
         if isinstance(error, OSError):
             error.filename = str(path)
         raise
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
 
 
 def canonical_json(value):
@@ -322,7 +327,7 @@ def note(kind, name, content=""):
     A folder of results or resources may be somebody else's, so what lies beside a file proves nothing of its origin.
     """
     with suppress(OSError):
-        write_atomic(cache_directory() / kind / name, content)
+        write_atomic(cache_directory() / kind / name, content, durable=False)
 
 
 def noted(kind, name):

@@ -152,7 +152,7 @@ def draw(panels, path, key):
                 metadata["Description"] = json.dumps(parts + strips(figure, words, 72 * cell[0]))
             extra = {"transparent": True} if kind == "svg" else {"facecolor": "white"}
             figure.savefig(stream, format=kind, metadata=metadata, **extra)
-            write_atomic(Path(path).with_suffix(f".{kind}"), stream.getvalue())
+            write_atomic(Path(path).with_suffix(f".{kind}"), stream.getvalue(), durable=False)
 
 
 def panel_foot(panel):
@@ -239,9 +239,8 @@ def lines(axis, panel):
         band = [(x, *ends) for x, ends in zip(series["x"], series.get("band") or [], strict=False) if ends]
         if band:
             axis.fill_between(*zip(*band, strict=True), color=look["color"], alpha=0.18, linewidth=0)
-        for x, y, out in zip(series["x"], series["y"], hollow, strict=True):
-            if out:
-                axis.plot(x, y, color=look["color"], marker=look["marker"], fillstyle="none")
+        if left := [(x, y) for x, y, out in zip(series["x"], series["y"], hollow, strict=True) if out]:
+            axis.plot(*zip(*left, strict=True), look["marker"], color=look["color"], fillstyle="none")
     if panel.get("one"):
         axis.axhline(1, color=INK, linewidth=0.9)
         around_one(axis, panel)

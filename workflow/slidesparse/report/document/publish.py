@@ -20,7 +20,7 @@ def publish(document, directory, stem, languages):
     names = {figure.name for figure in document.walk(Figure)}
     folder = own_folder(directory / stem, {*texts, *(f"{name}.{kind}" for name in names for kind in ("svg", "png"))})
     for name, text in texts.items():
-        write_if_changed(inside(folder, name), text)
+        write_if_changed(inside(folder, name), text, durable=False)
     drawings = {}
     for figure in document.walk(Figure):
         drawings[figure.name] = drawing.drawn(figure, inside(folder, f"{figure.name}.svg"))

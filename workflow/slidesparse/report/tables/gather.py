@@ -213,8 +213,10 @@ def hardware_directories(root):
     return sorted(name for name in held if HARDWARE.fullmatch(name))
 
 
-def write_if_changed(path, text):
+def write_if_changed(path, text, durable=True):
     """Write a file atomically unless it already has exactly this text; returns whether it was written.
+
+    durable: as for `write_atomic`.
 
     Raises RecordError if a folder lies in its place, or a file in place of its folder.
     """
@@ -226,5 +228,5 @@ def write_if_changed(path, text):
     data = text.encode()
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return False
-    write_atomic(path, text)
+    write_atomic(path, text, durable)
     return True
