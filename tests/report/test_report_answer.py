@@ -6,12 +6,15 @@ import pytest
 
 import synthetic
 from reports import H200, HARDWARE, markdown, ours, text_of, unfolded
+from slidesparse.errors import RecordError
 from slidesparse.plan.key import Configuration
+from slidesparse.points.plan import Plan
 from slidesparse.report.document.render import to_markdown
 from slidesparse.report.sections import comparison
 from slidesparse.report.sections.answer import answer_blocks
 from slidesparse.report.sections.ratios import comparisons
 from slidesparse.report.sections.verdict import line_of
+from slidesparse.report.sources import names
 from slidesparse.report.sources.rows import Provenance, Row, Source
 from slidesparse.report.tables.gather import gather_all
 from slidesparse.report.write import analysed, summaries_of
@@ -29,9 +32,9 @@ def step(stage, place, M, ms, *, dtype="INT8", model="BitNet-2B", noise=0.01, gp
     return Row(H200, stage, Configuration(model, dtype, *place), M, "ok", values, machine)
 
 
-def screen(rows):
+def screen(rows, **more):
     """The first screen as Markdown."""
-    return text_of(rows).partition("## Does sparsity pay here?\n")[2].partition("\n## ")[0]
+    return text_of(rows, **more).partition("## Does sparsity pay here?\n")[2].partition("\n## ")[0]
 
 
 def failed(stage, place, M):
@@ -116,7 +119,7 @@ def test_two_gpus_of_one_name_decide_nothing():
     rows += [step("prefill", SP, M, M / 104, machine=other) for M in (1024, 2048)]
     text = screen(rows)
     assert "Prefill, by the clock: no verdict." in text
-    assert "no verdict, because two GPUs measured the sides: 2:4 1.04" in text
+    assert "no verdict, because two GPUs measured the sides at the largest M that counts: 2:4 1.04" in text
     assert "| 1.04 ⇄ | unknown |" in text
     assert "2:4 unknown on " in to_markdown(unfolded(across(rows)), "en", "comparison")
 
@@ -132,9 +135,51 @@ def test_larger_M_that_do_not_count_limit_a_win():
         "prefill", (1, 1), (1.3, 1.3), Ms=(1024, 2048), host_bound=True
     )
     text = screen(rows)
-    assert "2:4 pays from M=512 to 512, 1.25 times as fast; larger M do not count." in text
+    assert "2:4 pays at M=512, 1.25 times as fast; larger M do not count." in text
     assert "left out, of some patterns or all, M=1024, 2048 (bound by the host): 0.77 there" in text
-    assert "| pays 512 to 512 |" in text
+    assert "| pays at 512 |" in text
+
+
+@pytest.mark.parametrize("larger", ["not measured", "planned", "in_flight", "failed", "out_of_memory"])
+def test_a_win_ends_where_nothing_larger_was_measured(larger):
+    """Dense has 4096, or nobody has it yet. A sparse point there is missing, is being measured, or failed."""
+    rows = both("prefill", (1, 1), (0.8, 0.8), Ms=(1024, 2048))
+    plan = Plan({"prefill": {r.configuration: {1024, 2048, 4096} for r in rows}})
+    if larger != "planned":
+        rows.append(step("prefill", CU, 4096, 40.96))
+    if larger in ("in_flight", "failed", "out_of_memory"):
+        last = rows[-1]
+        rows.append(replace(last, configuration=Configuration("BitNet-2B", "INT8", *SP), status=larger, values={}))
+    text = screen(rows, plan=plan if larger == "planned" else None)
+    assert "2:4 pays from M=1024 to 2048, 1.25 times as fast; larger M do not count." in text
+    why = "out of memory" if larger == "out_of_memory" else "not measured"
+    assert f"no ratio of some patterns or all at M=4096 ({why})" in text
+
+
+def test_a_pattern_pays_from_above_a_hole_on():
+    Ms = (512, 1024, 2048, 4096)
+    rows = [step("prefill", CU, M, M / 100) for M in Ms]
+    rows += [step("prefill", SP, M, 0.8 * M / 100, host_bound=M in (1024, 2048)) for M in Ms]
+    text = screen(rows)
+    assert "2:4 pays, from M=4096 on, 1.25 times as fast" in text
+    assert "| pays from 4096 |" in text
+
+
+def test_a_pattern_that_is_faster_at_smaller_M_loses_at_the_largest_only():
+    rows = both("prefill", (1, 1, 1), (0.7, 0.7, 1.3), Ms=(512, 1024, 2048))
+    rows += both("prefill", (1,), (2.0,), Ms=(4096,), host_bound=True)
+    assert "2:4 loses at M=2048, the largest that counts." in screen(rows)
+
+
+def test_types_with_other_M_are_not_one_sentence():
+    rows = both("prefill", (1,), (0.8,), Ms=(512,)) + both("prefill", (1, 1), (0.8, 0.8), Ms=(512, 1024), dtype="FP8")
+    text = screen(rows)
+    assert "2:4 with INT8 pays, from M=512 on" in text and "2:4 with FP8 pays, from M=512 on" in text
+
+
+def test_stock_vllm_with_a_pattern_is_refused():
+    with pytest.raises(RecordError, match="stock vLLM, which runs dense weights"):
+        names.configured("INT8", "vllm", "2_4")
 
 
 def test_gpu_time_decides_only_with_its_name_and_the_clock_beside_it():
@@ -266,7 +311,7 @@ def test_the_comparison_names_M_that_gpus_have_not_in_common_and_those_without_a
         (H100, "NVIDIA H100 PCIe", other),
         ("B200_cc100_py312_cu129_x86_64", "NVIDIA B200", alone),
     )
-    assert "2:4 pays on H200 (M≥1024)" in text and "2:4 loses on H100 (M=64–128)" in text
+    assert "2:4 pays on H200 (M≥1024)" in text and "2:4 loses on H100 (M=128)" in text
     assert "No sparse engine could be held against a dense one on B200." in text
 
 
@@ -283,3 +328,22 @@ def test_what_is_unknown_is_named(tmp_path):
     text, _ = markdown(ours(tmp_path / "results"))
     assert "Unknown here: stock vLLM, energy, memory of weights, weights changed by pruning, quality." in text
     assert HARDWARE in text
+
+
+def test_the_comparison_names_figures_and_libraries_that_differ():
+    """GPU time on one GPU and the clock on the other; two libraries on one and one on the other."""
+    host = [step("decode", CU, M, 1.0, gpu=0.9, host_bound=True) for M in (64, 128)]
+    host += [step("decode", ("torch", "dense"), M, 1.1, gpu=1.0, host_bound=True) for M in (64, 128)]
+    host += [step("decode", SP, M, 2.0, gpu=0.8, host_bound=True) for M in (64, 128)]
+    other = both("decode", (1, 1), (1.5, 1.5), Ms=(64, 128))
+    text = gpus((H200, "NVIDIA H200", host), (H100, "NVIDIA H100 PCIe", other))
+    assert "2:4 loses on H100 by the clock; 2:4 unknown on H200 by GPU time." in text
+    assert "| by GPU time | cublaslt |" in text and "| by the clock | cublaslt |" in text
+
+
+def test_without_any_rival_the_comparison_says_so():
+    alone = [step("prefill", SP, M, M / 100) for M in (1024, 2048)]
+    text = gpus((H200, "NVIDIA H200", alone), (H100, "NVIDIA H100 PCIe", alone))
+    assert "No sparse engine could be held against a dense one on H100, H200." in text or (
+        "No sparse engine could be held against a dense one on H200, H100." in text
+    )

@@ -21,8 +21,7 @@ def decided(key, stage, dtype, over=BEST):
             found.setdefault(named(column), {})[M] = ratio
         both[what] = {text: dict(sorted(found[text].items())) for text in sorted(found, key=order)}
     good = {what: sum(any(not r.out for r in each.values()) for each in found.values()) for what, found in both.items()}
-    what = max(both, key=good.get)
-    return what, both[what]
+    return (what := max(both, key=good.get)), both[what]
 
 
 def counted(each):
@@ -32,7 +31,7 @@ def counted(each):
 def word(each):
     """(what the pattern does, the M from which on all ratios that count say so)."""
     good = counted(each)
-    others = [M for M in good if good[M].verdict != last(each).verdict]
+    others = [M for M in each if max(good) > M and (M not in good or good[M].verdict != last(each).verdict)]
     return DOES[last(each).verdict], min(M for M in good if max(others, default=0) < M)
 
 
@@ -63,7 +62,8 @@ def engines(key, stage, dtype):
             )
         else:
             spans = [f"{text} {span([r.value for r in counted(found[text]).values()])}" for text in texts]
-            reason = {"two GPUs": ", because two GPUs measured the sides", "intervals": " without intervals"}[why]
+            two_gpus = ", because two GPUs measured the sides at the largest M that counts"
+            reason = two_gpus if why == "two GPUs" else " without intervals"
             parts.append(f"no verdict{reason}: {', '.join(spans)}")
     out = {M: ratio.out for each in found.values() for M, ratio in sorted(each.items()) if ratio.out}
     if out:
@@ -135,7 +135,10 @@ def costs(key):
 def stock(key):
     parts = []
     for stage in STAGES:
-        spans = [f"{d} {span([r.value for r in over_stock(key, stage, d).values() if r])}" for d in TYPES]
+        found = {dtype: [r and r.value for r in over_stock(key, stage, dtype).values()] for dtype in TYPES}
+        good = {dtype: [value for value in found[dtype] if value] for dtype in TYPES}
+        left = {d: f" ({len(good[d])} of {len(found[d])} M)" * (len(good[d]) < len(found[d])) for d in TYPES}
+        spans = [f"{dtype} {span(good[dtype])}{left[dtype]}" for dtype in TYPES]
         parts.append(f"{stage}, {BY[decided(key, stage, TYPES[0])[0]]}, {', '.join(spans)}")
     return f"- Without sparsity, our fastest dense engine over stock vLLM: {'; '.join(parts)}."
 
@@ -192,8 +195,6 @@ def rows(key, dtype):
 
 def mistakes(key, screen):
     """What the first screen should say and does not. screen: its Markdown."""
-    wanted = [engines(key, stage, dtype) for stage in STAGES for dtype in TYPES]
-    wanted += [kernels(key), costs(key), stock(key)]
+    wanted = [*(engines(key, s, dtype) for s in STAGES for dtype in TYPES), kernels(key), costs(key), stock(key)]
     wanted += [f"| {' | '.join(line)} |" for dtype in TYPES for line in rows(key, dtype)]
-    lines = screen.splitlines()
-    return [line for line in wanted if line not in lines]
+    return [line for line in wanted if line not in screen.splitlines()]

@@ -38,7 +38,8 @@ def of_stage(key, stage):
             parts.append(f"{names}{start}, {span(values)} times as fast" + "; larger M do not count" * bool(until))
         else:
             verb = "lose" if verb == "loses" and many else verb
-            parts.append(f"{names} {verb}" + (f" up to M={until}" if until and verb != "unknown" else ""))
+            at = f" at M={until}, the largest that counts" if until and verb != "unknown" else ""
+            parts.append(f"{names} {verb}{at}")
     return f"{stage.capitalize()}, {BY[what['INT8']]}: {'; '.join(parts)}."
 
 

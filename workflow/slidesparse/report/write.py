@@ -249,5 +249,5 @@ def head(hardware, sources, roots):
         items.append(say("Nothing of this hardware in: {roots}", roots=", ".join(f"`{root}`" for root in empty)))
         items += empty_sources(empty)
     if refused:
-        items.append(say("Refused files: {n}, named below", n=refused))
+        items.append(say("Files refused, and remarks on files: {n}, below", n=refused))
     return items

@@ -12,11 +12,11 @@ MOST_PATTERNS = 4
 """Most patterns of which the first screen speaks; the tables below have all."""
 
 MEANING = say(
-    "Over the fastest dense engine of each GPU. Cells: median of the ratios that count, and what they say at the"
-    " largest M that counts. Pays, even, loses: the interval lies above 1, holds 1, lies below 1. Unknown: no ratio"
-    " counts, or that one has no interval, or two GPUs measured its sides (⇄). †: some ratios do not count, because the"
-    " host bounds them, or a check disqualifies them. Ways to measure, and models, differ between rows as the table"
-    " says."
+    "Over the fastest dense engine of each GPU; the column names its libraries. Cells: median of the ratios that count,"
+    " and what they say at the largest M that counts. Pays, even, loses: the interval lies above 1, holds 1, lies below"
+    " 1. Unknown: no ratio counts, or that one has no interval, or two GPUs measured its sides (⇄). †: some ratios do"
+    " not count, because the host bounds them, or a check disqualifies them. Ways to measure, and models, differ"
+    " between rows as the table says."
 )
 
 
@@ -37,10 +37,9 @@ def answer_blocks(summaries, labels):
                 for label, model, stages in found
             ]
             words = {stage: words_of(found, stage) for stage in STAGES}
-            sentences += [sentence for stage in STAGES for sentence in where(stage, dtype, words[stage])]
+            by = {stage: figures_of(found, stage) for stage in STAGES}
+            sentences += [s for stage in STAGES for s in where(stage, dtype, words[stage], by[stage])]
             tables |= {(dtype, stage): table(dtype, stage, found, words[stage]) for stage in STAGES if words[stage]}
-    if not tables:
-        return []
     absent = [
         label
         for item, label in zip(summaries, labels, strict=True)
@@ -50,7 +49,15 @@ def answer_blocks(summaries, labels):
         sentences.append(say("No sparse engine could be held against a dense one on {gpus}.", gpus=", ".join(absent)))
     if any(item.key.startswith("cpu-") for item in summaries):
         sentences.insert(0, say("CPUs are rehearsals: they say nothing of GPUs."))
+    if not tables:
+        return [Bullets(sentences)] if absent else []
     return [Bullets(sentences), Choice(("type", "stage"), tables), MEANING]
+
+
+def figures_of(found, stage):
+    """Label -> by which figure its patterns are judged, as text before the M, where rows differ in that."""
+    figures = {label: FIGURES[stages[stage].metric] for label, _, stages in found if stages[stage]}
+    return figures if len({str(each) for each in figures.values()}) > 1 else {}
 
 
 def words_of(found, stage):
@@ -66,20 +73,29 @@ def words_of(found, stage):
     return {text: {where: each for where, _, each in patterns[text]} for text in order}
 
 
-def where(stage, dtype, words):
-    """A list with the sentence on one stage and type: on which GPUs each pattern pays, is even, loses, is unknown."""
+def where(stage, dtype, words, figures):
+    """A list with the sentence on one stage and type: on which GPUs each pattern pays, is even, loses, is unknown.
+
+    figures: what `figures_of` gives.
+    """
     groups = {}
     shown = list(words.items())[:MOST_PATTERNS]
     counted = [set(each.counted) for _, verdicts in shown for each in verdicts.values() if each.word is not UNKNOWN]
-    apart = not set.intersection(*counted) if counted else False
+    apart = len(set(map(frozenset, counted))) > 1
     for text, verdicts in shown:
         for word in map(str, WORDS.values()):
             mine = {label: each for (label, _), each in verdicts.items() if str(each.word) == word}
-            names = tuple(f"{label}{at(each, apart)}" for label, each in mine.items())
+            names = {
+                label: say("{label} {figure}{at}", label=label, figure=figures[label], at=at(each, apart))
+                if figures
+                else f"{label}{at(each, apart)}"
+                for label, each in mine.items()
+            }
             if names:
-                groups.setdefault((word, names), []).append(text)
+                groups.setdefault((word, tuple(map(str, names.values()))), (names, []))[1].append(text)
     parts = [
-        on(word, ", ".join(patterns), ", ".join(names), len(patterns) > 1) for (word, names), patterns in groups.items()
+        on(word, ", ".join(patterns), joined([*names.values()], ", "), len(patterns) > 1)
+        for (word, _), (names, patterns) in groups.items()
     ]
     if not parts:
         return []
@@ -90,13 +106,12 @@ def where(stage, dtype, words):
 
 
 def at(found, apart):
-    """At which M a pattern does what is said of it, as text: if it pays, or if GPUs have no M in common (`apart`)."""
-    if found.word is PAYS and not found.until:
-        return f" (M≥{found.since})"
-    if found.word is UNKNOWN or not (apart or found.word is PAYS):
-        return ""
-    Ms = [M for M in found.counted if found.word is not PAYS or found.since <= M]
-    return f" (M={min(Ms)}–{max(Ms)})" if len(Ms) > 1 else f" (M={Ms[0]})"
+    """At which M a pattern does what is said of it, as text. apart: whether what counts has other M on other GPUs."""
+    if found.word is PAYS:
+        if not found.until:
+            return f" (M≥{found.since})"
+        return f" (M={found.since})" if found.until == found.since else f" (M={found.since}–{found.until})"
+    return f" (M={max(found.counted)})" if apart and found.word is not UNKNOWN else ""
 
 
 def on(word, names, gpus, several):
@@ -112,9 +127,15 @@ def on(word, names, gpus, several):
 def table(dtype, stage, found, words):
     """The table of one type and stage: for each GPU the figure that decides, and ratio and word of each pattern."""
     shown = list(words)[:MOST_PATTERNS]
-    heads = (f"{dtype} {stage}", say("model"), say("figure"), *shown)
+    heads = (f"{dtype} {stage}", say("model"), say("figure"), say("over"), *shown)
     rows = [
-        [label, model, FIGURES[stages[stage].metric], *(cell(words[text].get((label, model))) for text in shown)]
+        [
+            label,
+            model,
+            FIGURES[stages[stage].metric],
+            ", ".join(sorted({base.backend for base in stages[stage].bases.values()})),
+            *(cell(words[text].get((label, model))) for text in shown),
+        ]
         for label, model, stages in found
         if stages[stage]
     ]

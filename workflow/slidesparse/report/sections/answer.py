@@ -168,6 +168,8 @@ def lead(source, comparisons, label):
     chosen = [each for each in chosen if each]
     rows = [row for stage in STAGES for row in source.stage(stage) if row.configuration[:2] in label]
     if not chosen and any(row.configuration.sparse_kernel for row in rows):
+        if not any(row.sparse for row in rows):
+            return [say("No sparse kernel ran in an engine: these are dense engines with pruned weights.")]
         return [say("No sparse engine could be held against a dense one: “All speed-ups” says why.")]
     if not chosen:
         return []
@@ -242,18 +244,23 @@ def short(words, types):
     for text, found in words.items():
         by_word = {}
         for of, each in found.items():
-            by_word.setdefault((str(each.word), each.until), []).append(of)
-        for (word, until), same in by_word.items():
-            groups.setdefault((word, until, "" if len(same) == types else ", ".join(same)), []).append(text)
+            by_word.setdefault(reach(each), []).append(of)
+        for ends, same in by_word.items():
+            groups.setdefault((*ends, "" if len(same) == types else ", ".join(same)), []).append(text)
     parts = []
     for word in map(str, WORDS.values()):
-        for (other, until, named), patterns in groups.items():
-            if other == word:
+        for (*ends, named), patterns in groups.items():
+            if ends[0] == word:
                 every = [each for text in patterns for each in words[text].values()]
-                members = [each for each in every if (str(each.word), each.until) == (word, until)]
+                members = [each for each in every if reach(each) == tuple(ends)]
                 names = say("{patterns} with {types}", patterns=", ".join(patterns), types=named) if named else None
                 parts.append(in_words(word, names or ", ".join(patterns), members, len(patterns) > 1))
     return parts
+
+
+def reach(found):
+    """What must be equal of Verdicts that one sentence is about: the word, its limit, and the largest M that counts."""
+    return str(found.word), found.until, max(found.counted, default=0)
 
 
 def in_words(word, names, members, several):
@@ -266,7 +273,9 @@ def in_words(word, names, members, several):
         since = say("{last} (some from {first})", last=others[-1], first=first) if others else first
         of = {"names": names, "since": since, "span": span([value for each in members for value in each.values])}
         pay = say("pay") if several else PAYS
-        if until := members[0].until:
+        if (until := members[0].until) and first == until:
+            return say("{names} {pay} at M={since}, {span} times as fast; larger M do not count", pay=pay, **of)
+        if until:
             return say(
                 "{names} {pay} from M={since} to {until}, {span} times as fast; larger M do not count",
                 pay=pay,
@@ -280,9 +289,12 @@ def in_words(word, names, members, several):
         return say("{names} unknown", names=names)
     of = {"names": names, "until": members[0].until}
     if word == str(EVEN):
-        return say("{names} even up to M={until}", **of) if of["until"] else say("{names} even", names=names)
+        said = say("{names} even at M={until}, the largest that counts", **of)
+        return said if of["until"] else say("{names} even", names=names)
+    if of["until"] and several:
+        return say("{names} lose at M={until}, the largest that counts", **of)
     if of["until"]:
-        return say("{names} lose up to M={until}", **of) if several else say("{names} loses up to M={until}", **of)
+        return say("{names} loses at M={until}, the largest that counts", **of)
     return say("{names} lose", names=names) if several else say("{names} loses", names=names)
 
 
@@ -338,10 +350,12 @@ def summed_up(comparison):
             say("no ratio of some patterns or all at M={Ms} ({why})", Ms=", ".join(map(str, sorted(Ms))), why=why)
         )
     lacking = {M: names for M, names in comparison.lacking.items() if any(M in each.counted for each in found.values())}
-    if lacking:
-        names = ", ".join(sorted({name for each in lacking.values() for name in each}))
-        Ms = ", ".join(map(str, sorted(lacking)))
-        parts.append(say("without {names}, which has no figure at M={Ms}", names=names, Ms=Ms))
+    without = {}
+    for M, each in sorted(lacking.items()):
+        for name in each:
+            without.setdefault(name, []).append(str(M))
+    for name, Ms in sorted(without.items()):
+        parts.append(say("without {names}, which has no figure at M={Ms}", names=name, Ms=", ".join(Ms)))
     return joined(parts)
 
 
@@ -356,6 +370,8 @@ def group(word, since, until, members):
         said["since"] = since
         if until:
             of = {"pay": say("pay") if several else PAYS, "until": until}
+            if since == until:
+                return say("{names} {pay} at M={since}, {span}; larger M do not count", pay=of["pay"], **said)
             return say("{names} {pay} from M={since} to {until}, {span}; larger M do not count", **of, **said)
         if several:
             return say("{names} pay from M={since} on, {span}", **said)
@@ -376,7 +392,7 @@ def not_known(members):
         return say("{each} unknown, because no ratio counts", each=", ".join(members))
     each = joined([say("{name} {span}", name=name, span=span(ratios(one))) for name, one in members.items()], ", ")
     if why is TWO_GPUS:
-        return say("no verdict, because two GPUs measured the sides: {each}", each=each)
+        return say("no verdict, because two GPUs measured the sides at the largest M that counts: {each}", each=each)
     if why is NO_INTERVAL:
         return say("no verdict without intervals: {each}", each=each)
     return say("no verdict, because the ratio at the largest M that counts has no interval: {each}", each=each)
@@ -432,8 +448,11 @@ def of_stock(comparisons, label):
         for each, of in label.items():
             best, comparison = fastest_over_stock(comparisons, stage, *each), over_stock(comparisons, stage, *each)
             if best:
-                values = span([ratio.value for ratio in best.values()])
-                spans.setdefault(comparison.metric, []).append(say("{of} {span}", of=of, span=values))
+                n = len({M for name, M in comparison.ratios if name.sparsity == "dense"} | {*comparison.Ms})
+                said = {"of": of, "span": span([ratio.value for ratio in best.values()]), "n": len(best), "all": n}
+                spans.setdefault(comparison.metric, []).append(
+                    say("{of} {span}", **said) if len(best) == n else say("{of} {span} ({n} of {all} M)", **said)
+                )
         for metric, said in spans.items():
             of = {"stage": say(stage), "figure": FIGURES[metric]}
             parts.append(say("{stage}, {figure}, {spans}", spans=joined(said, ", "), **of))

@@ -216,15 +216,17 @@ def conclusions(summaries, labels):
     sentences = []
     for key in shared(summaries, "dense"):
         dense = {label: item.dense.get(key, {}) for item, label in zip(summaries, labels, strict=True)}
-        sentences += dense_engines(key, {label: values for label, values in dense.items() if values})
+        dense = {label: values for label, values in dense.items() if values}
+        other = other_shapes(summaries, labels, key[0], key[2], key[3], dense)
+        sentences += other or dense_engines(key, dense)
     for key in shared(summaries, "ratios"):
         having = [
             (item.ratios[key], label) for item, label in zip(summaries, labels, strict=True) if key in item.ratios
         ]
         if len(having) < 2:
             continue
-        if key[0] == "kernel" and (other := other_shapes(summaries, labels, key)):
-            sentences += other
+        if other := other_shapes(summaries, labels, key[0], key[3], key[4], [label for _, label in having]):
+            sentences += [each for each in other if each not in sentences]
             continue
         patterns = sorted({name for one, _ in having for name in one.sparse_names()}, key=configuration_order)
         for name in patterns:
@@ -262,17 +264,18 @@ def protocols_of(summaries, labels, key):
     return {label: item.protocols[key] for item, label in zip(summaries, labels, strict=True) if key in item.protocols}
 
 
-def other_shapes(summaries, labels, key):
-    """A list with a sentence, if GPUs measured kernels of other shapes under one model's name."""
-    known = [(item.shapes[key[3]], label) for item, label in zip(summaries, labels, strict=True) if key in item.ratios]
-    first, name = known[0]
-    odd = [label for found, label in known if differ(first, found)]
+def other_shapes(summaries, labels, stage, model, dtype, having):
+    """A list with a sentence, if kernels of GPUs have other shapes under one model's name. having: labels compared."""
+    known = [(item.shapes.get(model), label) for item, label in zip(summaries, labels, strict=True) if label in having]
+    known = [(shapes, label) for shapes, label in known if shapes]
+    odd = [label for found, label in known if differ(known[0][0], found)]
     if not odd:
         return []
-    of = {"model": key[3], "dtype": key[4], "first": name, "others": ", ".join(odd)}
+    of = {"stage": stage, "model": model, "dtype": dtype, "first": known[0][1], "others": ", ".join(odd)}
     return [
         say(
-            "kernel {model} {dtype}: {first} and {others} have linears of other shapes, so they are not compared.", **of
+            "{stage} {model} {dtype}: {first} and {others} have linears of other shapes, so they are not compared.",
+            **of,
         )
     ]
 

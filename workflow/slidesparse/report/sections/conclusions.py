@@ -27,7 +27,7 @@ KINDS = ("best_dense", "dense")
 
 LEGEND = say(
     "Faster and slower: the confidence interval of the ratio lies above or below 1. Even: it holds 1. Unknown: there is"
-    " no interval. Ratios that are left out are in the tables, and count nowhere here."
+    " no interval, or two GPUs measured the sides. Ratios that are left out are in the tables, and count nowhere here."
 )
 
 
@@ -49,7 +49,7 @@ def totals(source):
                 )
             )
     if source.refused:
-        sentences.append(say("{n} files were refused.", n=len(source.refused)))
+        sentences.append(say("Files refused, and remarks on files: {n}.", n=len(source.refused)))
     return sentences or [say("Nothing was measured.")]
 
 

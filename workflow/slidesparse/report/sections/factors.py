@@ -154,8 +154,8 @@ def gain_blocks(source):
                     say(
                         "The best dense backend of each M is one of those that run as the sparse ones do: over it a"
                         " sparse one shows what sparsity gives, and it shows over stock vLLM what fusion and graphs"
-                        " give. Stock vLLM multiplies with CUTLASS. What another library gives is in the last column:"
-                        " the best dense engine over ours with CUTLASS."
+                        " give. On Hopper stock vLLM multiplies with CUTLASS. What another library gives is in the last"
+                        " column: the best dense engine over ours with CUTLASS."
                     )
                 ]
                 if len({step.gpu_uuid for step in values.values()}) > 1:

@@ -31,6 +31,7 @@ ABOVE_BOUND = say("above the bound")
 
 DENSE_RAN = say("only dense kernels ran")
 FAILED = say("not measured")
+MEMORY = say("out of memory")
 ALONE = say("the denominator has no figure")
 APART = say("the denominator was measured otherwise")
 
@@ -114,7 +115,8 @@ class Comparison:
     apart: (Configuration, M) whose ratios are left out because hardware, driver, versions, protocol or lengths of
     requests differ.
     alone: (Configuration, M) of sparse figures without a figure of the denominator.
-    failed: (Configuration, M) of figures that were to be measured and are not there.
+    failed, memory: (Configuration, M) of figures that failed, or found too little memory.
+    Ms: all M of the stage, of engines, that were measured for any configuration or are planned.
     lacking: M -> dense backends that have no figure there, and may be the fastest.
     outputs: (output types of sparse products, those of the denominator's), if files of others say that they differ.
     """
@@ -134,6 +136,8 @@ class Comparison:
     apart: list = field(default_factory=list)
     alone: list = field(default_factory=list)
     failed: list = field(default_factory=list)
+    memory: list = field(default_factory=list)
+    Ms: frozenset = frozenset()
     lacking: dict = field(default_factory=dict)
     outputs: tuple | None = None
 
@@ -169,8 +173,11 @@ class Comparison:
 
     def absent(self, name):
         """M -> why a configuration has no ratio of a sparse kernel there."""
-        why = {M: DENSE_RAN for M, ratio in self.of(name).items() if not ratio.sparse}
-        for reason, keys in ((FAILED, self.failed), (ALONE, self.alone), (APART, self.apart)):
+        own = self.of(name)
+        why = dict.fromkeys(self.Ms - own.keys(), FAILED)
+        why |= {M: DENSE_RAN for M, ratio in own.items() if not ratio.sparse}
+        lists = (FAILED, self.failed), (MEMORY, self.memory), (ALONE, self.alone), (APART, self.apart)
+        for reason, keys in lists:
             why |= {M: reason for other, M in keys if other == name}
         return dict(sorted(why.items()))
 
@@ -288,6 +295,12 @@ FIGURES = {"prefill": (TOKENS, WALL), "decode": (TOKENS, WALL, ("gpu_step_ms", s
 """stage -> (column, name, unit) of the compared figures. Decode also has GPU time, because the host may need longer."""
 
 
+def planned(source, stage, model, dtype):
+    """The M that a plan asks for at a stage, of a model and type."""
+    points = source.plan.points.get(stage, {}) if source.plan else {}
+    return {M for name, Ms in points.items() if name[:2] == (model, dtype) for M in Ms}
+
+
 def comparisons(source):
     """All Comparisons that the rows of a source allow."""
     comparisons = []
@@ -295,8 +308,12 @@ def comparisons(source):
         for (model, dtype), rows in grouped(source.stage(stage)).items():
             for column, what, unit in columns:
                 values = of_points(source, rows, column)
-                failed = [(row.configuration, row.M) for row in rows if row.status in ("failed", "out_of_memory")]
-                new = Comparison(stage, model, dtype, what, "", "dense", unit, column, failed=failed)
+                failed, memory = (
+                    [(row.configuration, row.M) for row in rows if row.status == status]
+                    for status in ("failed", "out_of_memory")
+                )
+                new = Comparison(stage, model, dtype, what, "", "dense", unit, column, failed=failed, memory=memory)
+                new.Ms = frozenset(row.M for row in rows) | planned(source, stage, model, dtype)
                 comparisons += divided(new, values, higher=column == "tokens_per_s")
     for (model, dtype), rows in grouped(source.stage("kernel")).items():
         for column, caches in (("latency_us", caches_of(rows)), ("latency_hot_us", "hot")):

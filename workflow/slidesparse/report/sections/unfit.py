@@ -15,6 +15,7 @@ WAVES = 1.1
 
 FLAT_STEP = say("flat steps")
 WINDOW = say("not M sequences at once")
+WAVED = say("perhaps not M sequences at once")
 TOKENS = say("not M tokens a step")
 WRONG = say("a wrong product")
 
@@ -78,12 +79,12 @@ def windows(source):
             if longer >= WAVES * growth or (growth >= GROWTH and longer >= 0.95 * growth):
                 waves[more.M] = sentence = say(
                     "{longer} times as long as M={less} for {gain} times the tokens/s, as when "
-                    "sequences run in two waves",
+                    "sequences run in two waves, or when the step is bound by their number",
                     longer=fixed(longer, 2),
                     less=row.M,
                     gain=fixed(gain, 2),
                 )
-        found += [Unfit("decode", name, M, WINDOW, sentence) for M, sentence in waves.items()]
+        found += [Unfit("decode", name, M, WAVED, sentence) for M, sentence in waves.items()]
     return found
 
 

@@ -6,7 +6,7 @@ A word is decided by the ratios over the fastest dense engine that count (`Compa
 from typing import NamedTuple
 
 from slidesparse.report.document.model import fixed, interval, say
-from slidesparse.report.sections.ratios import EVEN, FASTER, SLOWER, UNKNOWN
+from slidesparse.report.sections.ratios import ACROSS, EVEN, FASTER, SLOWER, UNKNOWN
 from slidesparse.report.sources.rows import OURS, grouped, pattern_length
 
 PAYS, LOSES = say("pays"), say("loses")
@@ -31,8 +31,9 @@ MOST_TYPES = 4
 
 
 class Verdict(NamedTuple):
-    """What the ratios of one configuration say. word: PAYS, EVEN, LOSES or UNKNOWN. since: M from which on they say so.
+    """What the ratios of one configuration say.
 
+    word: PAYS, EVEN, LOSES or UNKNOWN. since: M from which on all M count, and say so, up to the largest that counts.
     counted: M -> ratio, of those that count. left: why -> M of those that do not. absent: M without one -> why.
     """
 
@@ -69,6 +70,8 @@ class Verdict(NamedTuple):
         """The word, and from which M on, as a cell of a table says it."""
         if self.word is not PAYS:
             return self.word
+        if self.until == self.since:
+            return say("pays at {since}", since=self.since)
         if self.until:
             return say("pays {since} to {until}", since=self.since, until=self.until)
         return say("pays from {since}", since=self.since)
@@ -84,13 +87,13 @@ def verdict(comparison, name):
     counted = {M: each for M, each in ratios.items() if not comparison.left_out(name, M)}
     if not counted:
         return Verdict(UNKNOWN, None, counted, left, comparison.absent(name))
-    *_, last = counted.values()
-    since = None
-    for M, each in reversed(counted.items()):
-        if each.verdict != last.verdict:
+    absent, most = comparison.absent(name), max(counted)
+    last, since = counted[most], most
+    for M in sorted(M for M in {*ratios, *absent} if most > M)[::-1]:
+        if M not in counted or counted[M].verdict != last.verdict:
             break
         since = M
-    return Verdict(WORDS[str(last.verdict)], since, counted, left, comparison.absent(name))
+    return Verdict(WORDS[str(last.verdict)], since, counted, left, absent)
 
 
 def over_dense(comparisons, stage, model, dtype, metric):
@@ -142,7 +145,7 @@ def line_of(source, comparisons):
     if not found:
         return "prefill: no ratio counts" if any(row.stage == "prefill" for row in source.rows) else ""
     best, M, name, comparison = max(found, key=lambda item: item[0].value)
-    ratio = interval(best.value, best.low, best.high, 2)
+    ratio = interval(best.value, best.low, best.high, 2) + f" {ACROSS}" * best.across
     return f"prefill {name.dtype} {row_names(comparison.sparse_names())[name]} {ratio} over {comparison.over} at M={M}"
 
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from slidesparse.errors import RecordError
 from slidesparse.machine.hardware import gpu_model, gpu_token, parse, supports, wrong_capability
+from slidesparse.plan import stock
 from slidesparse.plan.backends import BACKENDS, DTYPES
 from slidesparse.plan.key import from_kept, is_pattern
 from slidesparse.report.sources.rows import LINEARS
@@ -60,6 +61,10 @@ def configured(dtype_name, backend_name, pattern_name):
     names = dtype(dtype_name), backend(backend_name), pattern(pattern_name)
     if BACKENDS[names[1]].sparse and not BACKENDS[names[1]].also_dense and names[2] == "dense":
         raise RecordError(f"the backend {backend_name!r:.80} is sparse, and no pattern is named")
+    if names[1] == stock.BACKEND and names[2] != "dense":
+        raise RecordError(
+            f"the backend {backend_name!r:.80} is stock vLLM, which runs dense weights, but not {names[2]}"
+        )
     return names
 
 
