@@ -347,3 +347,15 @@ def test_without_any_rival_the_comparison_says_so():
     assert "No sparse engine could be held against a dense one on H100, H200." in text or (
         "No sparse engine could be held against a dense one on H200, H100." in text
     )
+
+
+def test_a_type_without_sparse_engines_is_named():
+    rows = both("prefill", (1,), (0.8,), Ms=(512,)) + [step("prefill", CU, 512, 5.12, dtype="FP8")]
+    assert "Not on this screen: BitNet-2B FP8." in screen(rows)
+
+
+def test_energy_of_a_step_that_the_host_bounds_is_marked():
+    costs = {"weight_bytes": 2e9, "energy_j_per_token": 0.002}
+    rows = both("prefill", (1, 1), (0.8, 0.8), Ms=(512, 1024), **costs)
+    rows[-1].values["host_bound"] = True
+    assert "2:4 INT8 1.00 and 1.00 †." in screen(rows)

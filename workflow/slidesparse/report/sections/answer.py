@@ -48,7 +48,8 @@ def answer_blocks(key, source, comparisons, prefix):
     label = {each: " ".join(each) if several else each[1] for each in types}
     sentences = verdicts(source, comparisons, label)
     blocks = [head(source), *warnings(key, source), *in_short(comparisons, label), *lead(source, comparisons, label)]
-    more = [" ".join(each) for each in known[MOST_TYPES:]]
+    dense = {row.configuration[:2] for row in source.rows if row.stage != "kernel"} - {*known}
+    more = [" ".join(each) for each in [*known[MOST_TYPES:], *sorted(dense)]]
     sentences += [say("Not on this screen: {names}.", names=", ".join(more))] if more else []
     blocks.append(Bullets([*sentences, *out_of_memory(source), *unknown(source)]))
     tables = {(label[each],): table(source, comparisons, *each, label[each], prefix) for each in types}

@@ -234,4 +234,5 @@ def costs_over_dense(source, comparison, name):
     for column in ("weight_bytes", "energy_j_per_token"):
         own, dense = (row.values.get(column) if row else None for row in rows)
         found.append(fixed(own / dense, 2) if own and dense else None)
-    return found[0], found[1] or NONE
+    late = HOST * bool(base and comparison.left_out(name, M))
+    return found[0], found[1] + late if found[1] else NONE
