@@ -1,5 +1,6 @@
 """A point must agree with itself: what follows from its other figures, and from its samples, is what it says."""
 
+import json
 import random
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import synthetic
 from slidesparse.errors import RecordError
 from slidesparse.files import write_json
+from slidesparse.points import answers
 from slidesparse.points.consistent import _summary, contradiction
 from slidesparse.points.records import sealed
 from slidesparse.points.request import PROTOCOL
@@ -172,3 +174,28 @@ def test_a_point_that_was_changed_after_it_was_written_is_refused(tmp_path, stag
         write_json(path, sealed(content) | change)
         with pytest.raises(RecordError, match="was changed after it was measured"):
             read_point(path)
+
+
+def test_a_point_without_a_digest_is_one_of_before_there_were_any(tmp_path):
+    path = synthetic.path(tmp_path, "decode", 64)
+    content = synthetic.point(path, protocol=PROTOCOL["decode"])
+    for utc, good in (("2026-11-29T23:59:59Z", True), ("2026-11-30T00:00:00Z", False)):
+        write_json(path, content | {"run": content["run"] | {"utc": utc}})
+        if good:
+            read_point(path)
+        else:
+            with pytest.raises(RecordError, match="was changed after it was measured"):
+                read_point(path)
+
+
+@pytest.mark.parametrize(
+    "rewritten", [lambda text: text.replace("\n", "\r\n"), lambda text: json.dumps(json.loads(text))]
+)
+def test_a_point_that_an_editor_wrote_again_answers_as_before(tmp_path, rewritten):
+    path = synthetic.path(tmp_path, "decode", 64)
+    write_json(path, sealed(synthetic.point(path, protocol=PROTOCOL["decode"])))
+    digest = answers.stored_digest(path)
+    path.write_text(rewritten(path.read_text()), newline="")
+    assert digest and answers.stored_digest(path) == digest
+    path.write_text(path.read_text()[:-40])
+    assert answers.stored_digest(path) is None

@@ -52,7 +52,7 @@ def test_the_head_of_a_point_says_what_it_answers(tmp_path):
     assert asked and answers.is_point(path, {"digest": asked})
     assert not answers.is_point(path, {"digest": "1" * 64})
     whole = path.read_bytes()
-    for damaged in (whole[:-1], whole[:-40], b"", b"{}\n", whole.replace(b'"digest"', b'"digits"', 1)):
+    for damaged in (whole[:-2], whole[:-40], b"", b"{}\n", whole.replace(b'"digest"', b'"digits"', 1)):
         path.write_bytes(damaged)
         assert answers.stored_digest(path) is None
     path.write_bytes(whole.replace(b'"results"', b'"resultt"', 1))

@@ -95,6 +95,10 @@ def software():
     }
 
 
+GIT_S = 20
+"""Seconds after which git is killed, and a state is unknown: it may be stopped, or wait for a file system."""
+
+
 def git_state(directory):
     """{"commit", "dirty"} of the git repository that tracks files in `directory`; both None without one or without git.
 
@@ -106,12 +110,13 @@ def git_state(directory):
 
     def git(*arguments):
         command = ["git", "--no-optional-locks", "-C", str(directory), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+        limits = {"check": True, "timeout": GIT_S}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, **limits).stdout
 
     try:
         git("ls-files", "--error-unmatch", ".")
         status = git("status", "--porcelain=v2", "--branch", "--untracked-files=no", ":/", ":(top,exclude)results")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return nothing
     commit = re.search(r"^# branch\.oid ([0-9a-f]{40,64})$", status, re.MULTILINE)
     if not commit:

@@ -22,6 +22,7 @@ from slidesparse.errors import RecordError
 from slidesparse.files import sha256_file, write_json
 from slidesparse.plan.backends import BACKENDS
 from slidesparse.plan.key import Key
+from slidesparse.points.records import sealed
 from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
 from slidesparse.tuning.choices import SCHEMA
@@ -61,16 +62,14 @@ def choose(output, points, candidates, parameters):
     if not entries:
         raise RecordError(f"{output} cannot be made: no kernel that can be chosen was measured at any M")
     files = {_relative(file, place): sha256_file(file) for file in [*points, *filter(None, candidates.values())]}
-    write_json(
-        output,
-        {
-            "schema": SCHEMA,
-            "made_from": dict(sorted(files.items())),
-            "tables": {name: table and _relative(table, place) for name, table in candidates.items()},
-            "sparse_gain": round(gain, 4) if math.isfinite(gain) else None,
-            "entries": entries,
-        },
-    )
+    chosen = {
+        "schema": SCHEMA,
+        "made_from": dict(sorted(files.items())),
+        "tables": {name: table and _relative(table, place) for name, table in candidates.items()},
+        "sparse_gain": round(gain, 4) if math.isfinite(gain) else None,
+        "entries": entries,
+    }
+    write_json(output, sealed(chosen))
 
 
 def _gain(entries):

@@ -16,6 +16,9 @@ from slidesparse.program import run, sentence, start_time
 
 SCHEMA = 1
 
+SEALED_SINCE = "2026-11-30"
+"""From this day on, points have a digest of themselves (`sealed`)."""
+
 UNFINISHED = "its program ended before it was done: it was killed, or the log says why"
 """Recorded as a failure before something is made, because a program that is killed can record nothing."""
 
@@ -51,8 +54,11 @@ def sealed(point):
 
 
 def is_sealed(point):
-    """Whether a point is as it was written. Points of before there were digests have none, and count as such."""
-    return "sha256" not in point or sealed(point)["sha256"] == point["sha256"]
+    """Whether a point, or choices of `auto`, are as they were written. Points of before SEALED_SINCE have no digest."""
+    if "sha256" in point:
+        return sealed(point)["sha256"] == point["sha256"]
+    run = point.get("run")
+    return not isinstance(run, dict) or str(run.get("utc")) < SEALED_SINCE
 
 
 def code():

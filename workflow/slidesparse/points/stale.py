@@ -9,6 +9,7 @@ import glob
 import json
 import os
 import sys
+import time
 from contextlib import suppress
 
 from slidesparse.errors import SlideSparseError
@@ -18,6 +19,7 @@ from slidesparse.plan.backends import deciding
 from slidesparse.plan.key import Key
 from slidesparse.plan.table import inspected
 from slidesparse.points import answers, request
+from slidesparse.points.records import is_sealed
 from slidesparse.program import sentence
 
 FIRST_NS = 10**9
@@ -82,9 +84,9 @@ class Stale:
             return []
         place = os.path.dirname(path)
         try:
-            said = {
-                os.path.normpath(f"{place}/{name}"): digest for name, digest in read_json(path)["made_from"].items()
-            }
+            chosen = read_json(path)
+            said = {os.path.normpath(f"{place}/{name}"): digest for name, digest in chosen["made_from"].items()}
+            said = said if is_sealed(chosen) else None
         except (SlideSparseError, AttributeError, KeyError, TypeError):
             said = None
         return [] if said == {os.path.normpath(name): sha256_file(name) for name in wanted} else self._mark(path)
@@ -156,9 +158,12 @@ class Stale:
 
 
 def _give_time(path):
-    """Let a file have a time after 0, which Snakemake takes for no time at all. Archives may be packed with 0."""
+    """Let a file have a time after 0, which Snakemake takes for no time at all, and before now, as the marker's is.
+
+    Archives may be packed with 0, and a clock may have gone back.
+    """
     with suppress(OSError):
-        if os.stat(path).st_mtime_ns < FIRST_NS:
+        if not FIRST_NS <= os.stat(path).st_mtime_ns < time.time_ns():
             os.utime(path, ns=(FIRST_NS, FIRST_NS))
 
 
