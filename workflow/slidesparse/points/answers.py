@@ -8,7 +8,7 @@ from slidesparse.files import open_regular, read_bytes, read_json
 from slidesparse.points import request
 from slidesparse.tuning import table
 
-HEAD, END = 16 << 10, b"}\n"
+HEAD, END = 16 << 10, b"\n}\n"
 """Bytes at the head of a file in which its digest stands, and how a whole file ends."""
 
 DIGEST = re.compile(rb'\n "request": \{\n  "digest": "([0-9a-f]{64})"')
