@@ -1,16 +1,13 @@
 """Decode attention: its kernels, interpreted, against float64, and its operator."""
 
-import json
-import os
 import re
 import subprocess
-import sys
 
 import pytest
 import torch
 
 from attention_cases import BLOCK_MAJOR, HEAD_MAJOR, error, exact, filled, queries
-from places import SUPPORT
+from interpreting import checked
 from slidesparse.operators.attention import decode_attention, decode_attention_reference
 
 NAN = float("nan")
@@ -46,13 +43,7 @@ CASES = {
 def interpreted(tmp_path_factory):
     """{case: what was wrong}."""
     pytest.importorskip("triton", reason="Triton is not installed")
-    path = tmp_path_factory.mktemp("attention") / "cases.pt"
-    torch.save(list(CASES.values()), path)
-    script = SUPPORT / "interpreted_attention.py"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run([sys.executable, script, path], capture_output=True, text=True, env=environment)
-    assert run.returncode == 0, run.stderr
-    return dict(zip(CASES, json.loads(run.stdout), strict=True))
+    return checked("interpreted_attention.py", CASES, tmp_path_factory.mktemp("attention"))
 
 
 @pytest.mark.parametrize("name", CASES)

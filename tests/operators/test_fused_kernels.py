@@ -1,17 +1,14 @@
 """The fused operators: their kernels, interpreted, against the references, and these against BitNet's own layers."""
 
 import itertools
-import json
-import os
 import re
 import subprocess
-import sys
 
 import pytest
 import torch
 
 from fused_cases import norm_arguments, rope_arguments
-from places import SUPPORT
+from interpreting import checked
 from slidesparse.operators import fused
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.quantize import LARGEST, SMALLEST_AMAX
@@ -75,13 +72,7 @@ CASES |= {
 def interpreted(tmp_path_factory):
     """{case: what was wrong}."""
     pytest.importorskip("triton", reason="Triton is not installed")
-    path = tmp_path_factory.mktemp("kernels") / "cases.pt"
-    torch.save(list(CASES.values()), path)
-    script = SUPPORT / "interpreted_fused_kernels.py"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run([sys.executable, script, path], capture_output=True, text=True, env=environment)
-    assert run.returncode == 0, run.stderr
-    return dict(zip(CASES, json.loads(run.stdout), strict=True))
+    return checked("interpreted_fused_kernels.py", CASES, tmp_path_factory.mktemp("kernels"))
 
 
 @pytest.mark.parametrize("case", CASES)
