@@ -18,12 +18,12 @@ from bad_inputs import GENERATED
 from places import ROOT
 from slidesparse import models
 from slidesparse.errors import SlideSparseError
+from slidesparse.files import sealed
 from slidesparse.models import checkpoints, safetensors_io
 from slidesparse.plan.key import Configuration
 from slidesparse.plan.matrix import validated
 from slidesparse.points import status
 from slidesparse.points.plan import read_plan
-from slidesparse.points.records import sealed
 from slidesparse.report.sources.measured import read_configuration
 from slidesparse.report.tables.gather import gather_all, read_points
 from slidesparse.report.tables.point_rows import to_csv

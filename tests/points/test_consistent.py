@@ -7,10 +7,9 @@ import pytest
 
 import synthetic
 from slidesparse.errors import RecordError
-from slidesparse.files import write_json
+from slidesparse.files import sealed, write_json
 from slidesparse.points import answers
 from slidesparse.points.consistent import _summary, contradiction
-from slidesparse.points.records import sealed
 from slidesparse.points.request import PROTOCOL
 from slidesparse.points.validate import read_point
 from slidesparse.timing.protocol import summarize

@@ -13,10 +13,10 @@ import synthetic
 from places import PROGRAMS
 from reports import markdown, rows_under
 from slidesparse.errors import RecordError
-from slidesparse.files import read_json, write_json
+from slidesparse.files import read_json, sealed, write_json
 from slidesparse.plan import stock
 from slidesparse.plan.key import Key
-from slidesparse.points import choose_stock, measure, records, request, status
+from slidesparse.points import answers, choose_stock, measure, records, request, status
 from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
 from slidesparse.report.tables.gather import gather, gather_all
@@ -129,6 +129,25 @@ def test_without_memory_for_any_the_point_is_out_of_memory(tmp_path):
     point = chosen(tmp_path)
     assert (point["status"], point["reason"]) == ("out_of_memory", "20 GiB asked for, 3 GiB free")
     assert "variant" not in point["results"] and len(point["results"]["variants"]) == 4
+
+
+def test_another_point_of_a_variant_is_noticed(tmp_path):
+    """It answers the same request and may be older than the choice, as files that were copied."""
+    paths = measured(tmp_path)
+    for path in paths.values():
+        write_json(path, sealed(read_json(path)))
+    chosen(tmp_path)
+    assert not answers.is_of_other_variants(best(tmp_path))
+    other = paths["vllm-piecewise-1"]
+    true = other.read_bytes()
+    point = synthetic.point(other, 0.01) | {"request": read_json(other)["request"]}
+    write_json(other, sealed(point))
+    assert answers.is_of_other_variants(best(tmp_path))
+    other.write_bytes(true)
+    assert not answers.is_of_other_variants(best(tmp_path))
+    for path in paths.values():
+        path.unlink()
+    assert not answers.is_of_other_variants(best(tmp_path))
 
 
 def change(path, name, **values):

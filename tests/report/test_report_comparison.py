@@ -149,6 +149,17 @@ def test_a_bad_tidy_table_is_refused_by_name(tmp_path, name):
     assert len(source.stage("prefill")) == 70
 
 
+def test_points_are_gathered_before_they_are_compared(tmp_path):
+    """Whoever asks for the comparison by its path may have changed a point of other hardware."""
+    synthetic.write(tmp_path, "prefill", [512, 1024])
+    gather_all(tmp_path, HARDWARE)
+    (table,) = tmp_path.glob("*/prefill/*/*/*/*/*.csv")
+    whole = table.read_text()
+    table.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    write_comparison(tmp_path, [tmp_path])
+    assert table.read_text() == whole
+
+
 def test_nothing_to_compare_is_an_error(tmp_path):
     with pytest.raises(RecordError, match="no source holds anything that could be compared"):
         write_comparison(tmp_path, [tmp_path])

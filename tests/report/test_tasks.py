@@ -10,7 +10,7 @@ from slidesparse.errors import RecordError
 from slidesparse.files import write_json
 from slidesparse.points import records
 from slidesparse.report.tables.gather import gather_all
-from slidesparse.report.tables.tasks import tasks_table, write_tasks
+from slidesparse.report.tables.tasks import benchmark_seconds, tasks_table, write_tasks
 
 
 def table(path):
@@ -108,3 +108,15 @@ def test_a_damaged_benchmark_file_is_named(tmp_path):
     checkpoint(tmp_path, "INT8", "2_8", "nan")
     with pytest.raises(RecordError, match="convert_checkpoint.tsv is damaged"):
         tasks_table(tmp_path, synthetic.HARDWARE)
+
+
+def test_a_job_that_finds_its_work_done_keeps_how_long_the_work_took(tmp_path):
+    manifest, record = tmp_path / "manifest.json", tmp_path / "tasks" / "fetch_model.tsv"
+    write_json(manifest, {"files": 1})
+    records.keep_duration(record, manifest, 41.5)
+    assert benchmark_seconds(record) == 41.5
+    records.keep_duration(record, manifest, 0.2)
+    assert benchmark_seconds(record) == 41.5
+    write_json(manifest, {"files": 2})
+    records.keep_duration(record, manifest, 30)
+    assert benchmark_seconds(record) == 30

@@ -16,7 +16,7 @@ import pytest
 from bad_inputs import GENERATED
 from slidesparse import models, program
 from slidesparse.errors import MeasurementError, OutOfMemoryError
-from slidesparse.files import read_json
+from slidesparse.files import read_json, sealed
 from slidesparse.machine import hardware
 from slidesparse.points import measure, records
 from slidesparse.worker import devices, resident
@@ -334,7 +334,7 @@ def test_a_table_of_another_library_version_is_refused_and_tuned_again_when_dele
     programs = Programs(finished, finished.directory / "results")
     table = programs.inputs / TABLE
     content = read_json(table)
-    table.write_text(json.dumps(content | {"library": "oneDNN 0.1"}))
+    table.write_text(json.dumps(sealed(content | {"library": "oneDNN 0.1"})))
     call = finished.run("kernel", config=TINY, status=1)
     assert f"was tuned with oneDNN 0.1 and this is {content['library']}" in call.output
     assert finished.failures() == [f"results/{POINT}".replace(".json", ".failed.json")]

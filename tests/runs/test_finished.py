@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slidesparse.files import sha256_file, write_json
+from slidesparse.files import sealed, sha256_file, write_json
 from workflow_clone import KEY, ON_CPU, TINY, Clone, point, wait_until
 
 pytestmark = ON_CPU
@@ -159,17 +159,30 @@ def test_a_manifest_of_other_weights_costs_nothing_and_is_noticed(clone):
     assert not clone.dry_run("all", config=[TINY]).jobs
 
 
-def test_a_table_with_a_wrong_type_is_used_by_nobody(clone):
+@pytest.mark.parametrize(
+    ("change", "seal", "sentence"),
+    [
+        ({"algorithm": [1]}, sealed, "is not a tuning table (an algorithm of it is none); delete it to tune again"),
+        ({"latency_us": 1.0}, dict, "was changed after it was written: put it back, or delete it to tune again"),
+    ],
+    ids=["a wrong type", "another figure"],
+)
+def test_a_table_that_was_edited_is_used_by_nobody(clone, change, seal, sentence):
     """Its head and its end look whole."""
     path = clone.only(f"results/{KEY}/tuning/BitNet-tiny/INT8/reference/2_8.json")
-    before, table = contents(clone), json.loads(path.read_text())
-    table["entries"][0]["top"][0]["algorithm"] = [1]
-    path.write_text(json.dumps(table, indent=1) + "\n")
+    before, true = contents(clone), path.read_bytes()
+    table = json.loads(true)
+    table["entries"][0]["top"][0] |= change
+    path.write_text(json.dumps(seal(table), indent=1) + "\n")
     call = clone.run("all", config=[TINY], status=1)
-    assert "2_8.json is not a tuning table (an algorithm of it is none); delete it to tune again" in call.output
+    assert f"2_8.json {sentence}" in call.output
     assert "Traceback" not in call.output
     name = path.relative_to(clone.directory).as_posix()
     assert {one for one, content in contents(clone).items() if before[one] != content} == {name}
+    path.write_bytes(true)
+    clone.run("all", config=[TINY])
+    assert contents(clone) == before
+    assert clone.failures() == []
 
 
 @pytest.mark.parametrize("change", ["deleted", "of another search"])
@@ -266,7 +279,7 @@ def test_a_table_that_changes_while_a_client_waits_names_no_point(clone):
         log = (clone.directory / path).with_suffix(".log")
         wait_until(lambda: (log.exists() and "waiting" in log.read_text()) or not call.running())
         content = json.loads(table.read_text())
-        write_json(table, content | {"entries": content["entries"][::-1]})
+        write_json(table, sealed(content | {"entries": content["entries"][::-1]}))
     call.wait()
     stored = json.loads((clone.directory / path).read_text())["request"]["tuning"]
     assert stored == sha256_file(table)

@@ -385,6 +385,7 @@ def test_a_stopped_process_holds_no_client(place, stopped):
     os.kill(pids[stopped], signal.SIGSTOP)
     _, error = client.communicate(timeout=DEADLINE)
     assert "the resident worker was stopped (SIGSTOP) during the measurement" in error
+    assert place.sockets() == []
     wait_gone(*pids)
     assert place.ask("gated")["served"] == 1
 

@@ -8,10 +8,10 @@ rule convert_checkpoint:
         "results/checkpoints/{model}/{dtype}/{sparsity}.json",
     log:
         "results/checkpoints/{model}/{dtype}/{sparsity}.log",
-    benchmark:
-        "results/tasks/{model}/{dtype}/{sparsity}/convert_checkpoint.tsv"
     resources:
         **cluster.resources(config),
+    params:
+        took="results/tasks/{model}/{dtype}/{sparsity}/convert_checkpoint.tsv",
     shell:
         "python3 workflow/scripts/convert_checkpoint.py --model-manifest {input} --dtype {wildcards.dtype}"
-        " --sparsity {wildcards.sparsity} --output {output} --log {log} --owner $owner 2> {log}"
+        " --sparsity {wildcards.sparsity} --output {output} --took {params.took} --log {log} --owner $owner 2> {log}"

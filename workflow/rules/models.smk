@@ -23,11 +23,10 @@ rule fetch_model:
         update("results/models/{model}/manifest.json"),
     log:
         "results/models/{model}/manifest.log",
-    benchmark:
-        "results/tasks/{model}/fetch_model.tsv"
     localrule: True
     params:
+        took="results/tasks/{model}/fetch_model.tsv",
         entry=lambda w: table.entry(w.model),
     shell:
         "rm -rf .snakemake/backups/{output}; python3 workflow/scripts/fetch_model.py --model {wildcards.model} --entry {params.entry:q}"
-        " --output {output} --log {log} --owner $owner 2> {log}"
+        " --output {output} --took {params.took} --log {log} --owner $owner 2> {log}"

@@ -93,7 +93,7 @@ rule report:
 # After a failure, the report is made from the points that exist.
 onerror:
     display.failed = True
-    for key in table.plans:
+    for key in filter(lambda key: os.path.isdir(f"results/{key}"), table.plans):
         shell(
             "python3 workflow/scripts/write_reports.py --hardware {key} --sources {config[report][sources]:q}"
             " --languages {LANGUAGES:q} --owner $owner"

@@ -10,13 +10,12 @@ rule tune_backend:
         csv=update("results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.csv"),
     log:
         "results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.log",
-    benchmark:
-        "results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.tsv"
     wildcard_constraints:
         backend="(?!auto/)[a-z0-9]+",
     resources:
         **table.resources(kernel=True),
     params:
+        took="results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.tsv",
         protocol=request.PROTOCOL["tune"],
         M=lambda w: table.plan(w.hardware)["tune"]["M"],
         parameters=lambda w: table.measuring(w.hardware, "tune"),
@@ -24,7 +23,7 @@ rule tune_backend:
         "rm -rf .snakemake/backups/{output.json} .snakemake/backups/{output.csv};"
         " python3 workflow/scripts/tune_backend.py --output {output.json} --basis {input.shape} --M {params.M}"
         " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --log {log} --owner $owner"
-        " --seat {resources.seat} 2> {log}"
+        " --seat {resources.seat} --took {params.took} 2> {log}"
 
 
 # Engine points of the backend `auto` take these choices in place of a tuning table.
@@ -37,14 +36,14 @@ rule choose_kernels:
         update("results/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.json"),
     log:
         "results/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.log",
-    benchmark:
-        "results/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.tsv"
     localrule: True
     params:
+        took="results/{hardware}/tuning/{model}/{dtype}/auto/{sparsity}.tsv",
         schema=choices.SCHEMA,
         points=table.compared,
         candidates=lambda w: options(table.auto_backends(w)),
         parameters=lambda w: table.measuring(w.hardware, "kernel"),
     shell:
         "rm -rf .snakemake/backups/{output}; python3 workflow/scripts/choose_kernels.py --output {output} --points {input.points}"
-        " --candidates {params.candidates:q} --parameters {params.parameters:q} --log {log} --owner $owner 2> {log}"
+        " --candidates {params.candidates:q} --parameters {params.parameters:q} --log {log} --owner $owner"
+        " --took {params.took} 2> {log}"

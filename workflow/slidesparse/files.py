@@ -20,6 +20,9 @@ from pathlib import Path
 
 from slidesparse.errors import CheckpointError, RecordError
 
+SEALED_SINCE = "2026-11-30"
+"""From this day on, points, choices of `auto` and tuning tables have a digest of themselves."""
+
 READ_LIMIT = 32 << 20
 """Bytes of the largest file that is read whole, such as a point, a table or an index."""
 
@@ -244,11 +247,11 @@ def write_atomic(path, content, durable=True):
 
     durable: also after a power failure, which costs milliseconds. What can be drawn or noted again does without.
     """
-    path = Path(path)
+    path, temporary = Path(path), None
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
@@ -257,7 +260,8 @@ def write_atomic(path, content, durable=True):
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
             error.filename = str(path)
         raise
@@ -273,6 +277,23 @@ def canonical_json(value):
 def digest(value):
     """sha256 (hex) of the canonical JSON of `value`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sealed(record):
+    """A record with the digest of all its other fields at its end, in place of an earlier one.
+
+    It serves where no other figure depends on a field, too.
+    """
+    record = {name: value for name, value in record.items() if name != "sha256"}
+    return record | {"sha256": digest(json.loads(json.dumps(record)))}  # of what a reader of the file finds
+
+
+def is_sealed(record):
+    """Whether a record is as it was written. Records of before SEALED_SINCE have no digest."""
+    if "sha256" in record:
+        return sealed(record)["sha256"] == record["sha256"]
+    run = record.get("run")
+    return not isinstance(run, dict) or str(run.get("utc")) < SEALED_SINCE
 
 
 def read_json(path, error=CheckpointError, limit=READ_LIMIT):

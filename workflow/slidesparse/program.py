@@ -216,12 +216,15 @@ def hold_lock(path):
     """Hold an exclusive lock on `path` until this process ends. The kernel frees it, even after kill -9.
 
     If the file is deleted, another run could begin beside this one, so this process ends.
-    Raises SlideSparseError if another process holds it.
+    Raises SlideSparseError if another process holds it, or if something else lies there; OSError if it cannot be
+    written.
     """
     try:
         stream = open_lock(path)
     except OSError as error:
-        raise SlideSparseError(f"{path} cannot be locked ({error.strerror}): remove it") from None
+        if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
+            raise SlideSparseError(f"{path} cannot be locked ({error.strerror}): remove it") from None
+        raise
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -51,6 +51,30 @@ def is_point(path, asked):
     return True
 
 
+def is_of_other_variants(path):
+    """Whether the point of stock vLLM at `path` was chosen from other points of its variants than are there now.
+
+    Points that do not say what they were chosen from, or whose variants are not there, are left alone.
+    """
+    paths = request.variant_paths(path)
+    if not paths:
+        return False
+    try:
+        known = read_json(path, RecordError)["results"]["variants"]
+        said = {name: known[name]["sha256"] for name in paths if os.path.exists(paths[name])}
+    except (RecordError, KeyError, TypeError):
+        return False
+    return any(seal != _seal(paths[name]) for name, seal in said.items() if seal)
+
+
+def _seal(path):
+    """The digest that the point at `path` has of itself, or None."""
+    try:
+        return read_json(path, RecordError).get("sha256")
+    except (RecordError, AttributeError):
+        return None
+
+
 def csv_of_table(path):
     """The text of the CSV that belongs beside a tuning table. RecordError if the table is damaged."""
     try:
@@ -75,9 +99,12 @@ def is_table(path, asked):
     if not os.path.exists(path):
         return False
     stored = stored_digest(path)
-    if stored:
-        return stored == asked["digest"]
+    if stored != asked["digest"] and stored:
+        return False
     old = read_json(path, RecordError)
+    table.check_seal(path, old)
+    if stored:
+        return True
     try:
         linears = [{"N": N, "K": K} for N, K in {(entry["N"], entry["K"]) for entry in old["entries"]}]
         Ms = {entry["M"] for entry in old["entries"]}

@@ -19,10 +19,9 @@ from pathlib import Path
 from statistics import geometric_mean
 
 from slidesparse.errors import RecordError
-from slidesparse.files import sha256_file, write_json
+from slidesparse.files import sealed, sha256_file, write_json
 from slidesparse.plan.backends import BACKENDS
 from slidesparse.plan.key import Key
-from slidesparse.points.records import sealed
 from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
 from slidesparse.tuning.choices import SCHEMA

@@ -1,7 +1,7 @@
 """The point of stock vLLM at one M: its fastest variant. Each variant is measured as a point of its own."""
 
 from slidesparse.errors import RecordError, SlideSparseError
-from slidesparse.files import write_json
+from slidesparse.files import sealed, write_json
 from slidesparse.plan.key import Key
 from slidesparse.points import records, request
 from slidesparse.points.validate import read_point
@@ -11,8 +11,8 @@ def choose(output, basis, parameters, *, log=None):
     """Write the point of stock vLLM that belongs at `output`: that of the variant with the smallest median step.
 
     It is out of memory only if all variants are. results["variant"] names the chosen variant. results["variants"] has
-    the status, step_s (seconds, as in a point), gpu_step_ms and reason of each. The blocks hardware, software and run
-    are those of the chosen variant, but run["seconds"] is the sum over all variants.
+    the status, step_s (seconds, as in a point), gpu_step_ms, reason and sha256 of each. The blocks hardware, software
+    and run are those of the chosen variant, but run["seconds"] is the sum over all variants.
 
     basis: path of the checkpoint's manifest. A failure is recorded beside `output` and raised. It is a RecordError if
     the point of a variant is missing or damaged, or answers another request.
@@ -22,7 +22,7 @@ def choose(output, basis, parameters, *, log=None):
     except SlideSparseError as error:
         records.write_failure(output, str(error), log)
         raise
-    write_json(output, records.sealed(point))
+    write_json(output, sealed(point))
     records.failure_of(output).unlink(missing_ok=True)
 
 
@@ -36,6 +36,7 @@ def _best(output, basis, parameters):
             "status": point["status"],
             **{figure: point["results"].get(figure) for figure in ("step_s", "gpu_step_ms")},
             "reason": point["reason"],
+            "sha256": point.get("sha256"),
         }
         for name, point in points.items()
     }

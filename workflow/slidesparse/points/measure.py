@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from slidesparse.errors import MeasurementError, OutOfMemoryError, RecordError, SlideSparseError
-from slidesparse.files import read_json, write_atomic, write_json
+from slidesparse.files import read_json, sealed, write_atomic, write_json
 from slidesparse.machine import hardware
 from slidesparse.plan.key import Key, tuning_key
 from slidesparse.points import answers, records, request
@@ -136,7 +136,7 @@ def tune(output, basis, Ms, parameters, *, worker):
     table |= {"protocol": request.PROTOCOL["tune"], "parameters": parameters}
     table |= records.provenance(time.monotonic() - start, worker.resident, git, table.pop("capacity"))
     resident.refuse_changed_code()
-    write_json(path, table)
+    write_json(path, sealed(table))
     write_atomic(path.with_suffix(".csv"), tables.to_csv(table))
 
 

@@ -1,6 +1,5 @@
 """Writes a measured point, or the record of what failed or is being made: a point, or a file that points need."""
 
-import json
 import os
 import sys
 import time
@@ -8,16 +7,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from slidesparse.errors import SlideSparseError
-from slidesparse.files import digest, write_json
+from slidesparse.files import read_text, sealed, sha256_file, write_atomic, write_json
 from slidesparse.machine.provenance import git_state, host, machine, software
 from slidesparse.machine.settings import SETTINGS
 from slidesparse.plan.key import Key
 from slidesparse.program import run, sentence, start_time
 
 SCHEMA = 1
-
-SEALED_SINCE = "2026-11-30"
-"""From this day on, points have a digest of themselves (`sealed`)."""
 
 UNFINISHED = "its program ended before it was done: it was killed, or the log says why"
 """Recorded as a failure before something is made, because a program that is killed can record nothing."""
@@ -42,23 +38,6 @@ def write_point(path, asked, results, *, seconds, resident, git, reason=None):
     }
     write_json(path, sealed(point))
     failure.unlink(missing_ok=True)
-
-
-def sealed(point):
-    """A point with the digest of all its other fields at its end, in place of an earlier one.
-
-    A field that is changed by accident, by a disk or by hand is noticed, also where no other figure depends on it.
-    """
-    point = {name: value for name, value in point.items() if name != "sha256"}
-    return point | {"sha256": digest(json.loads(json.dumps(point)))}  # of what a reader of the file finds
-
-
-def is_sealed(point):
-    """Whether a point, or choices of `auto`, are as they were written. Points of before SEALED_SINCE have no digest."""
-    if "sha256" in point:
-        return sealed(point)["sha256"] == point["sha256"]
-    run = point.get("run")
-    return not isinstance(run, dict) or str(run.get("utc")) < SEALED_SINCE
 
 
 def code():
@@ -129,14 +108,30 @@ def making(output, log=None):
 
 
 def run_making(main, parser):
-    """`program.run` of a program that makes the file of its option --output, as `making` does."""
+    """`program.run` of a program that makes the file of its option --output, as `making` does, and says how long."""
 
     def recorded(arguments):
+        start = time.monotonic()
         with making(arguments.output, arguments.log):
             main(arguments)
+        if arguments.took:
+            keep_duration(arguments.took, arguments.output, time.monotonic() - start)
 
     parser.add_argument("--log", help="where standard error goes, for the record of a failure")
+    parser.add_argument("--took", metavar="TSV", help="where to write how long it took")
     run(recorded, parser)
+
+
+def keep_duration(record, output, seconds):
+    """Write into the TSV file `record` that making `output` took so many seconds.
+
+    An earlier record of a file with the same bytes stays: a job that finds its work done is no measure of it. Where
+    there is no room for a record, there is none.
+    """
+    with suppress(OSError, ValueError):
+        made = sha256_file(output)
+        if not Path(record).is_file() or made not in read_text(record):
+            write_atomic(record, f"s\tsha256 of what was made\n{seconds:.4f}\t{made}\n")
 
 
 def _record(record, *failure):

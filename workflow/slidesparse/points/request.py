@@ -9,15 +9,17 @@ the model's shape (kernel), and the tuning table. Some requests have more:
 """
 
 import os
+from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.files import digest, is_plain, read_json, sha256_file
+from slidesparse.files import digest, is_plain, parse_json, read_json, read_text, sha256_file
 from slidesparse.machine import hardware
 from slidesparse.plan import backends
 from slidesparse.plan.key import Key, root_of, tuning_key
 from slidesparse.points.plan import Plan, read_plan
+from slidesparse.tuning.table import check_seal
 
 CHANNELS = 1 << 24
 """Most channels of a linear. The largest known models have some hundred thousand."""
@@ -109,7 +111,7 @@ def _basis(path):
 
 
 def _sha256(path):
-    """sha256 of a file, likewise."""
+    """sha256 of a tuning table or of choices, likewise. RecordError if a table is not as it was written."""
     return _of_content("sha256", str(path), *_state(path))
 
 
@@ -123,7 +125,11 @@ def _state(path):
 
 @lru_cache(maxsize=4096)
 def _of_content(what, path, *state):
-    return digest(_placeless(_read_basis(path))) if what == "basis" else sha256_file(path)
+    if what == "basis":
+        return digest(_placeless(_read_basis(path)))
+    with suppress(ValueError):  # of a damaged one, which is named by who looks something up in it
+        check_seal(path, parse_json(read_text(path)))
+    return sha256_file(path)
 
 
 def _read_basis(path):

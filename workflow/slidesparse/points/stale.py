@@ -13,13 +13,12 @@ import time
 from contextlib import suppress
 
 from slidesparse.errors import SlideSparseError
-from slidesparse.files import read_json, sha256_file, write_atomic
+from slidesparse.files import is_sealed, read_json, sha256_file, write_atomic
 from slidesparse.models.shape import describe
 from slidesparse.plan.backends import deciding
 from slidesparse.plan.key import Key
 from slidesparse.plan.table import inspected
 from slidesparse.points import answers, request
-from slidesparse.points.records import is_sealed
 from slidesparse.program import sentence
 
 FIRST_NS = 10**9
@@ -52,7 +51,7 @@ class Stale:
             asked = request.request(key, *self._table.asked(key))
         except (SlideSparseError, OSError):  # an input is missing or damaged, so nobody knows what the point answers
             return True
-        return self._stored(path) != asked["digest"]
+        return self._stored(path) != asked["digest"] or answers.is_of_other_variants(path)
 
     def _stored(self, path):
         if path not in self._digests:

@@ -1,6 +1,6 @@
 """A screen of which points of a plan are done, missing, in flight or failed, and how long they took; from files alone.
 
-The files are plan.json, the points and records of failures beside it, and the TSV files of Snakemake's `benchmark:`.
+The files are plan.json, the points and records of failures beside it, and TSV files of how long other jobs took.
 What points need and could not be made is named as well: a download, a conversion, a search, a library.
 """
 

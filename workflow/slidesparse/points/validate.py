@@ -7,10 +7,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from slidesparse.errors import RecordError
-from slidesparse.files import printable
+from slidesparse.files import is_sealed, printable
 from slidesparse.plan.key import Key, is_pattern
 from slidesparse.points.consistent import contradiction
-from slidesparse.points.records import is_sealed
 from slidesparse.points.request import is_its_own
 from slidesparse.points.strict import read_json
 

@@ -135,12 +135,16 @@ def write_hardware(results, sources, languages, key):
 
 
 def write_comparison(results, sources, languages=("en",)):
-    """Write `{results}/comparison.{language}.{md,html}`, with all hardware keys of the sources side by side."""
+    """Write `{results}/comparison.{language}.{md,html}`, with all hardware keys of the sources side by side.
+
+    The points below `results` are gathered first.
+    """
     languages = check_languages(languages)
     summaries = []
     for key in hardware_keys(sources):
         with suppress(NothingHeld):
-            held = held_sources(key, sources)
+            refused = [] if leads_out(results, Path(results, key)) else gather_all(results, key)
+            held = held_sources(key, sources, {str(results): refused})
             summaries += summaries_of(key, held, analysed(held))
     if not summaries:
         raise RecordError("; ".join(["no source holds anything that could be compared", *empty_sources(sources)]))

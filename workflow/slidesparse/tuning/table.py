@@ -6,7 +6,7 @@ from bisect import bisect_left
 from contextlib import suppress
 
 from slidesparse.errors import MeasurementError, RecordError
-from slidesparse.files import parse_json, read_text
+from slidesparse.files import is_sealed, parse_json, read_text
 
 COLUMNS = (
     "linear",
@@ -39,6 +39,12 @@ def to_csv(table):
             shown = {name: "" if value is None else f"{value:.3f}" for name, value in times.items()}
             writer.writerow(entry | algorithm | {"rank": rank, "kernels": " ".join(algorithm["kernels"])} | shown)
     return stream.getvalue()
+
+
+def check_seal(path, table):
+    """Raise RecordError if the table read from `path` is not as it was written."""
+    if isinstance(table, dict) and not is_sealed(table):
+        raise RecordError(f"{path} was changed after it was written: put it back, or delete it to tune again")
 
 
 def check(table):
@@ -76,7 +82,9 @@ class Table:
     def read(cls, path, library):
         """The table in a file. Raises RecordError if it is damaged or was made by another library version."""
         try:
-            table = cls(check(parse_json(read_text(path))))
+            content = parse_json(read_text(path))
+            check_seal(path, content)
+            table = cls(check(content))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(f"{path} is not a tuning table ({error}); delete it to tune again") from None
         if table.library != library:

@@ -85,7 +85,7 @@ def ask(kind, request, owner, *, idle, log, timeout=None):
             finally:
                 accepted.set()
             if "accepted" in reply:
-                reply = _outcome(connection, timeout, **reply)
+                reply = _outcome(connection, timeout, name, **reply)
         if "replace" not in reply:
             break
     if _ended(owner, started):
@@ -173,6 +173,25 @@ def _connect(name, options, environment):
     return connection, fresh
 
 
+def _remove_dead(name, guard):
+    """Remove the socket `name` once its guard has ended, which leaves it if it was killed, unless it is in use."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while start_time(guard) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    directory = user_directory()
+    with open(directory / "lock", "w") as lock, socket.socket(socket.AF_UNIX) as probe:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            probe.connect(f"/proc/self/fd/{folder}/{name}")
+        except ConnectionRefusedError:
+            (directory / name).unlink(missing_ok=True)
+        except OSError:
+            pass  # it is gone, or its queue is full
+        finally:
+            os.close(folder)
+
+
 def _start(listener, options, environment):
     """Start a worker on `listener`, in its own session and without our open files."""
     command = [sys.executable, "-m", __name__, *(f"--{option}={value}" for option, value in options.items())]
@@ -191,7 +210,7 @@ def _ended(pid, started):
     return started is None or start_time(pid) != started
 
 
-def _outcome(connection, timeout, accepted, begun, log):
+def _outcome(connection, timeout, name, accepted, begun, log):
     """Return the reply to the request that process group `accepted` has accepted, or an error if none comes."""
     ended, stopped = threading.Event(), threading.Event()
     threading.Thread(target=_watch, args=(accepted, ended, stopped), daemon=True).start()
@@ -203,6 +222,7 @@ def _outcome(connection, timeout, accepted, begun, log):
             os.killpg(accepted, signal.SIGKILL)
         finally:
             ended.set()
+    _remove_dead(name, accepted)
     if stopped.is_set():
         return _failure(f"the resident worker was stopped (SIGSTOP) during the measurement; see {log} and run again")
     if timeout and time.monotonic() - begun >= timeout:

@@ -1,7 +1,8 @@
 """How long each of the eight tasks of a run took, and how it ended: results/{hardware}/tasks.csv.
 
-Durations come from the points and the tuning tables (`run.seconds`) and, for all other rules, from the TSV files of
-Snakemake's `benchmark:`. A duration that was not recorded stays empty.
+Durations come from the points and the tuning tables (`run.seconds`) and, for all other rules, from TSV files of their
+programs (points.records.keep_duration). Until 2026-11-30 Snakemake's `benchmark:` wrote these. A duration that was not
+recorded stays empty.
 """
 
 import csv
@@ -127,7 +128,7 @@ def tune(source, hardware):
 
 
 def table_seconds(path):
-    """Seconds of the search that made a tuning table. A job that finds its table rewrites Snakemake's file."""
+    """Seconds of the search that made a tuning table."""
     try:
         return number(str(read_json(path)["run"]["seconds"]), float)
     except (KeyError, TypeError, ValueError, RecordError):
@@ -149,7 +150,7 @@ def made(index, there, asked, durations):
 
 
 def benchmark_seconds(path):
-    """Seconds in a benchmark file of Snakemake (column `s`, sum of all repeats), or None if there is no such file.
+    """Seconds in a TSV file (column `s`, sum of its rows), or None if there is no such file.
 
     Raises RecordError if the file is damaged.
     """
