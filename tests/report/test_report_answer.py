@@ -354,6 +354,11 @@ def test_a_type_without_sparse_engines_is_named():
     assert "Not on this screen: BitNet-2B FP8." in screen(rows)
 
 
+def test_energy_that_nobody_measured_is_said():
+    rows = both("prefill", (1, 1), (0.8, 0.8), Ms=(512, 1024), weight_bytes=2e9)
+    assert "2:4 INT8 1.00, energy not measured." in screen(rows)
+
+
 def test_energy_of_a_step_that_the_host_bounds_is_marked():
     costs = {"weight_bytes": 2e9, "energy_j_per_token": 0.002}
     rows = both("prefill", (1, 1), (0.8, 0.8), Ms=(512, 1024), **costs)

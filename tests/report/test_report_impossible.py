@@ -71,6 +71,21 @@ def test_a_tidy_table_that_lacks_a_shape_says_so(tmp_path):
     )
 
 
+def test_a_row_of_a_tidy_table_that_cannot_be_leaves_the_others(tmp_path):
+    good = [search_row(20.0, M=M) for M in (64, 128)]
+    folder = tidy(tmp_path, kernel=KERNEL + "".join([*good, search_row(20.0, M=256).replace(",20.0,", ",-20.0,")]))
+    source = read_source(tmp_path, HARDWARE)
+    assert source.refused == [f"{folder / 'kernel.csv'}: row 3 not used: it has latency_us = -20.0"]
+    assert [row.M for row in source.stage("kernel")] == [64, 128]
+
+
+@pytest.mark.parametrize("line", ["# GPU:H100", "# gpu: H100", "#Gpu : H100"])
+def test_a_head_of_another_gpu_is_understood_however_it_is_written(tmp_path, line):
+    folder = tidy(tmp_path, kernel=f"{line}\n{KERNEL}{search_row(20.0)}")
+    (sentence,) = read_source(tmp_path, HARDWARE).refused
+    assert sentence.startswith(f"{folder / 'kernel.csv'} does not belong there: its header says GPU H100")
+
+
 def test_operations_per_second_must_follow_from_the_latency(copy):
     assert read_source(copy, HARDWARE).refused == []
     lines = (copy / SEARCH).read_text().splitlines()

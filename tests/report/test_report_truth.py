@@ -3,6 +3,7 @@
 import pytest
 
 import synthetic
+from foreign import THROUGHPUT, run_row, tidy
 from reports import H200, HARDWARE, PUBLISHED, SPARSE, compared, markdown, ours, rows_under, text_of
 from slidesparse.files import read_json, write_json
 from slidesparse.plan.key import Configuration
@@ -14,6 +15,7 @@ from slidesparse.report.sources.rows import Provenance, Row
 from slidesparse.report.tables.gather import gather_all
 from slidesparse.report.write import analysed, held_sources, summaries_of
 
+L40S = "L40S_cc89_py312_cu129_x86_64"
 MACHINE = Provenance("NVIDIA H200", "580.95")
 
 
@@ -29,7 +31,7 @@ def step(backend, sparsity, M, ms, **more):
 
 
 def test_means_across_gpus_count_no_M_at_which_auto_ran_dense_kernels(tmp_path):
-    keys = (HARDWARE, "L40S_cc89_py312_cu129_x86_64")
+    keys = (HARDWARE, L40S)
     for key in keys:
         for M, linears in ((512, "cublaslt"), (1024, "cusparselt")):
             synthetic.write(tmp_path, "prefill", [M], 0.012 * M, place={"hardware": key})
@@ -79,12 +81,22 @@ def test_what_was_measured_in_unlike_ways_says_so(tmp_path):
     other = tmp_path / "b" / "results"
     for stage, Ms in (("prefill", (512, 1024)), ("kernel", (64, 128))):
         for place, seconds in (({}, 0.012), (SPARSE, 0.010)):
-            place = place | {"hardware": "L40S_cc89_py312_cu129_x86_64"}
+            place = place | {"hardware": L40S}
             synthetic.write(other, stage, Ms, seconds, place=place, protocol=2)
-    gather_all(other, "L40S_cc89_py312_cu129_x86_64")
+    gather_all(other, L40S)
     text = compared(tmp_path / "a" / "results", other)
     assert "Measured in unlike ways: protocol 1; protocol 2." in text
     assert "(protocol 1)" in text and "(protocol 2)" in text
+
+
+def test_more_M_of_one_source_are_no_unlike_way(tmp_path):
+    """Lengths of requests follow M, so only the M that both have are held against one another."""
+    for name, Ms in (("a", (512, 1024)), ("b", (512, 1024, 2048))):
+        runs = [("cuBLASLt", "dense", 90), ("cuSPARSELt", "2_4", 100)]
+        rows = [run_row(rate / M, M=M, backend=backend, pattern=pattern) for backend, pattern, rate in runs for M in Ms]
+        tidy(tmp_path / name, throughput=THROUGHPUT + "".join(rows))
+    text = compared(tmp_path / "a", tmp_path / "b")
+    assert "tokens/s" in text and "Measured in unlike ways" not in text
 
 
 @pytest.mark.parametrize(

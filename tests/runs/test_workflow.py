@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from slidesparse.files import sealed, write_json
 from slidesparse.plan.backends import STAGES
 from workflow_clone import KEY, ON_CPU, TINY, expect, point
 
@@ -142,7 +143,7 @@ def test_an_engine_point_of_auto_is_built_by_its_path_from_what_was_measured(fin
     assert finished.dry_run("all", config=both).jobs == {}
 
     table = finished.directory / f"results/{KEY}/tuning/BitNet-tiny/INT8/onednn/dense.json"
-    table.write_text(json.dumps(json.loads(table.read_text()) | {"changed": True}))
+    write_json(table, sealed(json.loads(table.read_text()) | {"changed": True}))
     again = [path for path in finished.points() if "/onednn/" in path or "/auto/" in path]
     assert len(again) == 5
     expect(finished.dry_run("all", config=both), again, choose_kernels=1)

@@ -40,6 +40,10 @@ def read_json(path):
     return value
 
 
+HEADS = ("GPU", "CC", "Model", "model", "Backend", "Sparsity", "Time", "NK_list", "M_list", "torch", "CUDA driver")
+HEADS += ("driver", "dtype")
+"""Keys of leading lines that some reader looks for."""
+
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """A number as programs write it: no underscores, no digits of other scripts."""
 
@@ -95,7 +99,17 @@ def parse_csv(path, text, columns, ended=True, optional=()):
     if header != list(columns):
         raise RecordError(f"{path} cannot be read: {header_difference(header, list(columns))}")
     rows = [convert(path, number, cells, columns) | lacking for number, cells in enumerate(body, start=1)]
-    return rows, dict(line.split(": ", 1) for line in comments if ": " in line)
+    return rows, dict(filter(None, map(head_line, comments)))
+
+
+def head_line(text):
+    """(key, value) of a leading line such as `GPU: H100`, also without the space or in small letters, or None."""
+    match = re.fullmatch(r"([A-Za-z][\w ]{0,30}?) *: *(.*)", text)
+    if not match:
+        return None
+    key, value = match.groups()
+    known = next((word for word in HEADS if word.lower() == key.lower()), key)
+    return key if key in HEADS else known, value
 
 
 def header_difference(header, columns):

@@ -1,7 +1,7 @@
 """The first screen: whether sparsity pays here, for each stage and type, in words, in one table and in one graph."""
 
 from slidesparse.machine import hardware
-from slidesparse.report.document.model import Bullets, Choice, joined, say
+from slidesparse.report.document.model import NONE, Bullets, Choice, joined, say
 from slidesparse.report.sections.answer_graphs import figure_choices
 from slidesparse.report.sections.answer_table import costs_over_dense, rule, table
 from slidesparse.report.sections.overview import dates
@@ -146,10 +146,11 @@ def of_costs(source, comparisons, label):
         firsts = dict.fromkeys(name.backend for name in names)
         for name in [next(each for each in names if each.backend == backend) for backend in firsts]:
             memory, energy = costs_over_dense(source, comparison, name)
-            if memory:
-                parts.append(
-                    say("{name} {of} {memory} and {energy}", name=names[name], of=of, memory=memory, energy=energy)
-                )
+            said = {"name": names[name], "of": of, "memory": memory}
+            if memory and energy != NONE:
+                parts.append(say("{name} {of} {memory} and {energy}", **said, energy=energy))
+            elif memory:
+                parts.append(say("{name} {of} {memory}, energy not measured", **said))
     if not parts:
         return []
     return [say("Over dense, memory of weights and energy of a token in prefill: {parts}.", parts=joined(parts, ", "))]

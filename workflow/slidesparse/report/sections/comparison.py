@@ -181,7 +181,7 @@ def speedup_sections(summaries, labels):
         headers = ("hardware", "backend/sparsity", *(f"M={M}" for M in Ms), "geometric mean of those that count")
         name = name_of(having[0][0])
         marks = {(label, *key): value for one, label in having for key, value in one.ratios.items()}
-        notes = [*unlike(summaries, key), *unlike_outputs(having[0][0]), *notes_on(marks)]
+        notes = [*unlike(summaries, labels, key, having), *unlike_outputs(having[0][0]), *notes_on(marks)]
         sections.append(Section(title, [*notes, Table(name, headers, rows, "ll")], folded=len(sections) > 3))
     return sections
 
@@ -238,7 +238,9 @@ def conclusions(summaries, labels):
             Ms = sorted(set.intersection(*(set(counted) for _, counted in there.values())))
             if Ms:
                 parts = means(
-                    Ms, {label: counted for label, (_, counted) in there.items()}, protocols_of(summaries, labels, key)
+                    Ms,
+                    {label: counted for label, (_, counted) in there.items()},
+                    protocols_of(summaries, labels, key, Ms),
                 )
                 first = having[0][0]
                 sentences.append(
@@ -259,9 +261,13 @@ def conclusions(summaries, labels):
     return sentences
 
 
-def protocols_of(summaries, labels, key):
-    """label -> the protocols of the figures of a comparison."""
-    return {label: item.protocols[key] for item, label in zip(summaries, labels, strict=True) if key in item.protocols}
+def protocols_of(summaries, labels, key, Ms):
+    """label -> how the figures of a comparison were measured at these M, as text."""
+    return {
+        label: " and ".join(sorted(set().union(*(item.protocols[key].get(M, ()) for M in Ms))))
+        for item, label in zip(summaries, labels, strict=True)
+        if key in item.protocols
+    }
 
 
 def other_shapes(summaries, labels, stage, model, dtype, having):
@@ -280,9 +286,10 @@ def other_shapes(summaries, labels, stage, model, dtype, having):
     ]
 
 
-def unlike(summaries, key):
-    """A list with a sentence, if the protocols of a comparison's figures differ."""
-    found = sorted({item.protocols[key] for item in summaries if key in item.protocols})
+def unlike(summaries, labels, key, having):
+    """A list with a sentence, if figures of one M were measured in unlike ways. having: (Comparison, label) shown."""
+    Ms = set.intersection(*({M for _, M in one.ratios} for one, _ in having))
+    found = sorted(set(protocols_of(summaries, labels, key, Ms).values()) - {""})
     if len(found) < 2:
         return []
     return [say("Measured in unlike ways: {protocols}.", protocols="; ".join(found))]

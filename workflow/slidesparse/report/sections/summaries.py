@@ -24,7 +24,7 @@ class Summary:
     span: first and last time.
     dense: (stage, column, model, dtype) -> {M: (Configuration, Quantity, protocol)} of the fastest dense engine, of
     the figures that count.
-    protocols: as `ratios` -> the protocols of its figures, as text.
+    protocols: as `ratios` -> M -> how its figures were measured, as words.
     answers: (model, dtype) -> stage -> the Comparison that decides there, or None.
     foreign: whether others published all of it.
     shapes: model -> shapes of its linears, as `sources.shapes` has them.
@@ -97,18 +97,16 @@ def summary(key, source, compared, anomalies):
 
 
 def protocols(source, comparison):
-    """The protocols of a comparison's figures, as text: protocol 9, published; with the lengths of requests."""
+    """M -> the words on how a comparison's figures were measured: protocol 9, published, the lengths of requests."""
     rows = [row for row in source.stage(comparison.stage) if row.status == "ok"]
     rows = [row for row in rows if row.configuration[:2] == (comparison.model, comparison.dtype)]
-    found = {
-        "published" if source.layouts.get(row.point) != OURS else f"protocol {row.provenance.protocol}" for row in rows
-    }
-    return " and ".join(sorted(found | lengths(rows, comparison.metric)))
-
-
-def lengths(rows, metric):
-    """Lengths of requests, where tokens/s are compared."""
-    return {f"{workload(row)} tokens a request" for row in rows if metric == "tokens_per_s" and workload(row)}
+    found = {}
+    for row in rows:
+        words = found.setdefault(row.M, set())
+        words.add("published" if source.layouts.get(row.point) != OURS else f"protocol {row.provenance.protocol}")
+        if comparison.metric == "tokens_per_s" and workload(row):
+            words.add(f"{workload(row)} tokens a request")
+    return found
 
 
 def protocol(row, column):

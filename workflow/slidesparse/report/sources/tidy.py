@@ -144,9 +144,8 @@ def read_table(path, name, hardware):
     gpu, cc, *_ = parse(hardware)
     for number, row in enumerate(table, start=1):
         empty = [column for column in (*IDENTITY[name], *MEASURED[name]) if row[column] is None]
-        low = [column for column in MEASURED[name] if row[column] is not None and row[column] < 0]
-        if empty or low:
-            raise RecordError(f"{path} is damaged: row {number} has no usable {', '.join(empty + low)}")
+        if empty:
+            raise RecordError(f"{path} is damaged: row {number} has no usable {', '.join(empty)}")
         if (row["gpu"] != gpu and gpu_model(row["gpu"]) != gpu_model(gpu)) or row["cc"] != cc:
             raise RecordError(f"{path} does not belong there: row {number} is of {row['gpu']} cc{row['cc']}")
     wrong = wrong_capability(hardware)
@@ -161,6 +160,9 @@ def usable(source, path, table, hardware):
     rare = rare_shapes(table) if path.stem == "kernel" else set()
     for number, row in enumerate(table, start=1):
         try:
+            low = [column for column in MEASURED[path.stem] if row[column] < 0]
+            if low:
+                raise RecordError(f"it has {low[0]} = {row[low[0]]}")
             row = row | named(row)
             names.refuse_unable(hardware, [row["dtype"]])
             key = tuple(row[column] for column in IDENTITY[path.stem])
