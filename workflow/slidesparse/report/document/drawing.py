@@ -1,4 +1,4 @@
-"""Panels -> SVG and PNG with matplotlib, which is imported only when something must be drawn.
+"""Panels -> SVG with matplotlib, which is imported only when something must be drawn.
 
 The colours are those of Okabe and Ito, which colour-blind people can tell apart. Lines also differ in marker and dash,
 for prints in grey. The same panels give the same bytes: no dates, a fixed salt, text as text.
@@ -71,27 +71,23 @@ def key_of(figure):
 
 
 def drawn(figure, path):
-    """The SVG of a figure, drawn at `path` (.svg) with its .png beside it, unless this user drew the same before.
+    """The SVG of a figure, drawn at `path`, unless this user drew the same before.
 
     The user's cache has the sha256 of the drawn bytes. A file without such an entry is drawn again: it may be somebody
     else's, and a script in it would run in the page.
     """
-    key, svg, png = key_of(figure), Path(path), Path(path).with_suffix(".png")
+    key, svg = key_of(figure), Path(path)
     name = hashlib.sha256(f"{key} {svg.stem}".encode()).hexdigest()
     with suppress(OSError):
-        if noted("figures", name) == _sums(svg, png):
+        if noted("figures", name) == sha256_file(svg):
             return read_text(svg)
     draw(figure.panels, svg, key)
-    note("figures", name, _sums(svg, png))
+    note("figures", name, sha256_file(svg))
     return read_text(svg)
 
 
-def _sums(*paths):
-    return " ".join(sha256_file(path) for path in paths)
-
-
 def draw(panels, path, key):
-    """Draw panels in a grid; write the .png beside `path`, then `path` (.svg)."""
+    """Draw panels in a grid, and write them at `path` (.svg)."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -145,14 +141,12 @@ def draw(panels, path, key):
         cell, step = (left + wide, height), wide + apart
         cells = [(i % columns * step + 0.03, i // columns * height, *cell) for i in range(len(panels))]
         parts = [[round(72 * value, 1) for value in cell] for cell in cells]
-        for kind in ("png", "svg"):
-            stream = io.BytesIO()
-            metadata = {"Date": None, "Creator": None, "Identifier": key} if kind == "svg" else {"Software": None}
-            if kind == "svg" and len(panels) > 1:  # the legend has its place now, because the .png was drawn
-                metadata["Description"] = json.dumps(parts + strips(figure, words, 72 * cell[0]))
-            extra = {"transparent": True} if kind == "svg" else {"facecolor": "white"}
-            figure.savefig(stream, format=kind, metadata=metadata, **extra)
-            write_atomic(Path(path).with_suffix(f".{kind}"), stream.getvalue(), durable=False)
+        metadata = {"Date": None, "Creator": None, "Identifier": key}
+        if len(panels) > 1:
+            metadata["Description"] = json.dumps(parts + strips(figure, words, 72 * cell[0]))
+        stream = io.BytesIO()
+        figure.savefig(stream, format="svg", metadata=metadata, transparent=True)
+        write_atomic(path, stream.getvalue(), durable=False)
 
 
 def panel_foot(panel):
@@ -178,6 +172,7 @@ def strips(figure, words, width):
     tall, handle = 72 * figure.get_size_inches()[1], 7 * (3 + 0.8)  # font size times length of a handle and its room
     inches = figure.dpi_scale_trans.inverted()
     renderer = figure.canvas.get_renderer()
+    words.draw(renderer)  # which gives it its place
     boxes = [text.get_window_extent(renderer).transformed(inches) for text in words.get_texts()]
     bottom, top = 72 * min(box.y0 for box in boxes) - MARGIN, 72 * max(box.y1 for box in boxes) + MARGIN
     columns = {}

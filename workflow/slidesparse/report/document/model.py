@@ -99,7 +99,7 @@ class Table:
 
 @dataclass
 class Figure:
-    """name: of its SVG and PNG. panels: input of slidesparse.report.document.drawing. table: the numbers behind it."""
+    """name: of its SVG. panels: input of slidesparse.report.document.drawing. table: the numbers behind it."""
 
     name: str
     caption: Text

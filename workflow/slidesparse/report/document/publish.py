@@ -18,7 +18,7 @@ def publish(document, directory, stem, languages):
     name_apart(document)
     texts = {f"{table.name}.csv": to_csv(table) for table in [*tables(document), contents(document)]}
     names = {figure.name for figure in document.walk(Figure)}
-    folder = own_folder(directory / stem, {*texts, *(f"{name}.{kind}" for name in names for kind in ("svg", "png"))})
+    folder = own_folder(directory / stem, {*texts, *(f"{name}.svg" for name in names)})
     for name, text in texts.items():
         write_if_changed(inside(folder, name), text, durable=False)
     drawings = {}

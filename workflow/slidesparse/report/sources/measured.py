@@ -139,13 +139,15 @@ def read_configuration(path, hardware, stage, configuration):
 
 def refuse_impossible(path, table, columns):
     """Raise RecordError if a figure is below zero, or outside its interval."""
+    numeric = [(name, f"{name}_ci_low", f"{name}_ci_high") for name, kind in columns.items() if kind in (int, float)]
     for number, row in enumerate(table, start=1):
-        for column, kind in columns.items():
-            value, low, high = (row.get(f"{column}{end}") for end in ("", "_ci_low", "_ci_high"))
-            if kind not in (int, float) or value is None:
+        for column, lower, upper in numeric:
+            value = row.get(column)
+            if value is None:
                 continue
             if value < 0:
                 raise RecordError(f"{path} is damaged: row {number} has {column} = {value:g}")
+            low, high = row.get(lower), row.get(upper)
             if None not in (low, high) and not low * (1 - RELATIVE) <= value <= high * (1 + RELATIVE):
                 raise RecordError(
                     f"{path} is damaged: row {number} has {column} = {value:g}, outside {low:g} to {high:g}"
