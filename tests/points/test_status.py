@@ -12,7 +12,7 @@ import synthetic
 from places import PROGRAMS
 from slidesparse import program
 from slidesparse.errors import DownloadError, RecordError
-from slidesparse.files import write_json
+from slidesparse.files import read_json, sealed, write_json
 from slidesparse.points import progress, records, status
 from synthetic import HARDWARE
 from workflow_clone import wait_until
@@ -70,6 +70,15 @@ def test_a_point_whose_program_was_killed_is_no_longer_in_flight(results):
     process.wait()
     assert "1 in flight, 2 failed" in status.screen(results)
     assert "prefill BitNet-2B/INT8/cublaslt/dense M=8192: its program ended" in status.screen(results)
+
+
+def test_a_point_that_was_changed_after_it_was_written_is_named(results):
+    path = synthetic.path(results, "kernel", 128)
+    write_json(path, sealed(read_json(path)))
+    assert f"{path} is damaged" not in status.screen(results)
+    content = read_json(path)
+    write_json(path, content | {"run": content["run"] | {"seconds": 7.25}})
+    assert f"{path} is damaged; delete it and it is measured again" in status.screen(results)
 
 
 def test_what_is_damaged_is_named_and_hides_nothing_else(results):

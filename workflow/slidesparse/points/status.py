@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from slidesparse.errors import RecordError, SlideSparseError
-from slidesparse.files import everything_below, inside, printable, read_json, read_text
+from slidesparse.files import everything_below, inside, is_sealed, printable, read_json, read_text
 from slidesparse.plan.backends import deciding
 from slidesparse.points import records
 from slidesparse.points.plan import what
@@ -214,6 +214,8 @@ def _of_point(path, changed):
     """
     try:
         point = read_json(path, RecordError)
+        if not is_sealed(point):
+            raise ValueError
         return _seconds(point["run"]["seconds"]), str(point["status"]), dict(point["request"])
     except (RecordError, KeyError, TypeError, ValueError):
         return None, None, None
