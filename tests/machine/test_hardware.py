@@ -41,6 +41,21 @@ CPU = "cpu-AMD-EPYC_cc0_py311_cu0_x86_64"
         ("NVIDIA TITAN RTX", "TITANRTX"),
         ("NVIDIA H200 MIG 1g.18gb", "H200-MIG-1g-18gb"),
         ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", "A100-MIG-3g-20gb"),
+        ("NVIDIA RTX 5000 Ada Generation", "RTX5000"),
+        ("NVIDIA RTX 5000 Ada Generation Laptop GPU", "RTX5000Laptop"),
+        ("NVIDIA RTX 4000 SFF Ada Generation", "RTX4000SFF"),
+        ("NVIDIA RTX PRO 5000 Blackwell Generation Laptop GPU", "RTXPRO5000Laptop"),
+        ("NVIDIA RTX PRO 4000 Blackwell SFF Edition", "RTXPRO4000SFF"),
+        ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", "RTXPRO6000"),
+        ("NVIDIA RTX Pro 6000 Blackwell DC-4-24Q", "RTXPro6000-DC-4-24Q"),
+        ("NVIDIA RTX6000-Ada-48Q", "RTX6000-Ada-48Q"),
+        ("NVIDIA A40-24Q", "A40-24Q"),
+        ("GRID A10-24Q", "GRID-A10-24Q"),
+        ("GRID A100D-80C", "GRID-A100D-80C"),
+        ("NVIDIA CMP 90HX", "CMP90HX"),
+        ("NVIDIA H20-3e", "H20-3e"),
+        ("NVIDIA A100-PG509-200", "A100"),
+        ("NVIDIA TITAN V", "TITANV"),
         ("NVIDIA", "GPU"),
     ],
 )
@@ -138,10 +153,19 @@ def test_not_supported(key, dtype, reason):
         ("GPU-", []),
         ("GPU-zz,0", []),
         ("MIG-cc", [2]),
+        ("all", []),
+        ("gpu-aa00", []),
+        ("MIG-GPU-aa00/1/0", []),
+        ("3", []),
     ],
 )
 def test_cuda_visible_devices(setting, positions):
     assert hardware.visible(setting, ["GPU-aa00", "GPU-bb11", "MIG-cc22"]) == positions
+
+
+@pytest.mark.parametrize(("setting", "positions"), [(None, [2, 0, 1]), ("0", [2]), ("1,0", [0, 2]), ("GPU-aa", [0])])
+def test_numbers_are_those_of_cuda_where_it_counts_the_fastest_first(setting, positions):
+    assert hardware.visible(setting, ["GPU-aa00", "GPU-bb11", "GPU-cc22"], [2, 0, 1]) == positions
 
 
 @pytest.fixture
@@ -276,8 +300,38 @@ def test_visible_gpu_is_taken(gpus, torch_built_for, monkeypatch):
     assert hardware.key() == own("H200-MIG-1g-18gb", 90, 130)
     with pytest.raises(HardwareError, match="GPU number 1 was asked for, but 1 are visible here"):
         hardware.detect(1)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert hardware.key().startswith("cpu-")
+    for nothing in ("", "-1", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
+        assert hardware.key().startswith("cpu-")
+
+
+@pytest.mark.parametrize("setting", ["3", "all", "gpu-aa", "GPU-dd", "MIG-GPU-bb/1/0", "0x0", "²"])
+def test_a_gpu_that_is_not_there_is_an_error_that_names_those_that_are(gpus, monkeypatch, setting):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
+    sentence = f"CUDA_VISIBLE_DEVICES={setting} names no GPU of this machine: name one of 0 or GPU-aa (NVIDIA H200), 1"
+    with pytest.raises(HardwareError, match=re.escape(sentence)):
+        hardware.key()
+
+
+def test_where_no_nvidia_gpu_is_it_is_said_what_was_looked_for(monkeypatch):
+    @contextmanager
+    def library():
+        yield None
+
+    monkeypatch.setattr(nvml, "library", library)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    sentence = "CUDA_VISIBLE_DEVICES is 0, but no NVIDIA GPU was found: libnvidia-ml.so.1 is not there, or lists none"
+    assert hardware.detect().note == sentence
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(hardware, "_vendors", lambda: ["AMD"])
+    assert hardware.detect().note == "there is a GPU of AMD: only NVIDIA's can be measured"
+
+
+def test_vendors_of_graphics_cards(tmp_path):
+    for card, vendor in (("card0", "0x1002"), ("card1", "0x8086"), ("card2", "0x1a03")):
+        (tmp_path / card / "device").mkdir(parents=True)
+        (tmp_path / card / "device" / "vendor").write_text(f"{vendor}\n")
+    assert hardware._vendors(tmp_path) == ["AMD", "Intel"]
 
 
 def test_cuda_of_the_driver_stands_in_for_torch(gpus, monkeypatch):

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -58,6 +59,15 @@ GPUS = {
 }
 """gpu_model -> the compute capabilities times ten that GPUs of this name have, by NVIDIA's table of CUDA GPUs."""
 
+MODEL = re.compile(r"(?i:RTX|PRO|Ti|SUPER|D|Laptop)|(?!.*-\d+[ABCQV]$).*\d.*")
+"""Words behind RTX, GTX or TITAN that belong to a GPU's model."""
+
+FORM = re.compile(r"SXM\d?|PCIE|NVL|FHHL|DGXS|HBM\d?e?|PG\d+|\d{3}|\d+GB", re.IGNORECASE)
+"""Parts of a name behind a hyphen that are a form factor, a board or memory."""
+
+PROFILE = re.compile(r"-\d+[ABCQV]$")
+"""The end of the name of a share of a GPU that a host gives to a virtual machine."""
+
 PLAIN = re.compile(
     r"NVIDIA|GEFORCE|TESLA|QUADRO|RTX|GTX|GENERATION|BLACKWELL|ADA|WORKSTATION|SERVER|EDITION|MAX-?Q|NVGPU|GPU"
     r"|SXM\d?|PCIE|NVL(?!\d)|HBM\d?E?|(?:6|8|10|11|12|16|20|24|32|40|48|64|80|94|96|120|141|144|180|192|288|480)GB|\bAC\b"
@@ -66,6 +76,27 @@ PLAIN = re.compile(
 
 SAME = {"DGXSPARK": "GB10", "SPARK": "GB10", "6000PRO": "PRO6000"}
 """Other names of a GPU."""
+
+NO_GPU = ("", "-1", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES that mean the CPU."""
+
+VENDORS = {"0x1002": "AMD", "0x8086": "Intel", "0x10de": "NVIDIA whose driver does not run"}
+"""PCI vendors of GPUs."""
+
+COUNT = """
+import ctypes
+cuda, device, value = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_int()
+count = ctypes.c_int()
+cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+for i in range(count.value):
+    cuda.cuDeviceGet(ctypes.byref(device), i)
+    place = []
+    for attribute in (33, 34):  # bus and device of PCI
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        place.append(value.value)
+    print(place[0] << 8 | place[1])
+"""
+"""Prints where CUDA's GPUs lie on PCI, in CUDA's order."""
 
 CACHE_BYTES = 256 << 20
 """Cache size that is assumed if the machine does not tell it; more than any GPU of 2026 has."""
@@ -146,25 +177,28 @@ class Hardware:
 
 
 def gpu_token(name):
-    """The GPU's part of the key, from its full name: the first word after NVIDIA, up to a hyphen.
+    """The GPU's part of the key, from its full name: the first word after NVIDIA, without its form factor.
 
-    For RTX, GTX and TITAN cards the words of the model are joined. `NVIDIA GeForce RTX 4070 Ti SUPER` is
-    RTX4070TiSUPER, `NVIDIA GeForce RTX 4090 Laptop GPU` RTX4090Laptop, `NVIDIA RTX PRO 6000 Blackwell Server Edition`
-    RTXPRO6000. A slice of a GPU keeps its profile: `NVIDIA H200 MIG 1g.18gb` is H200-MIG-1g-18gb. Form factor and
-    edition (SXM or PCIe, server or workstation) are provenance inside the point.
+    For RTX, GTX, TITAN, GRID and CMP cards the words of the model are joined. `NVIDIA GeForce RTX 4070 Ti SUPER` is
+    RTX4070TiSUPER, `NVIDIA RTX PRO 6000 Blackwell Server Edition` RTXPRO6000. Cards for laptops and small cases say so:
+    `NVIDIA RTX 4000 SFF Ada Generation` is RTX4000SFF. A slice of a GPU keeps its profile: `NVIDIA H200 MIG 1g.18gb` is
+    H200-MIG-1g-18gb, `NVIDIA A40-24Q` A40-24Q. Form factor and edition (SXM or PCIe, server or workstation, Max-Q) are
+    provenance inside the point.
     """
     words = [word for word in name.split() if word not in ("NVIDIA", "GeForce", "Tesla", "Quadro")] or ["GPU"]
     if words[0] in ("RTX", "GTX", "TITAN"):
-        suffixes = ("RTX", "PRO", "Ti", "SUPER", "Laptop", "D")
-        end = next(
-            (i for i, word in enumerate(words) if i and word not in suffixes and not re.search(r"\d", word)), len(words)
-        )
-        token = "".join(words[:end])
+        known = [words[0] == "TITAN" and i == 1 or bool(MODEL.fullmatch(word)) for i, word in enumerate(words)]
+        token = "".join(words[: (*known[1:], False).index(False) + 1])
+    elif words[0] in ("GRID", "CMP"):
+        token = "".join(words[:2]) if words[0] == "CMP" else "-".join(words[:2])
     else:
-        token = words[0].partition("-")[0]
+        first, *more = words[0].split("-")
+        token = "-".join([first, *(part for part in more if not FORM.fullmatch(part))])
+    token += "".join(word for word in ("SFF", "Laptop", "Embedded") if word in words and word not in token)
+    token += "".join(f"-{word}" for word in words[1:] if PROFILE.search(word) and word not in token)
     if "MIG" in words:
         token += "-" + "-".join(words[words.index("MIG") :])
-    return re.sub(r"[^A-Za-z0-9]+", "-", token).strip("-") or "GPU"
+    return re.sub(r"[^A-Za-z0-9]+", "-", token).strip("-")[:80] or "GPU"
 
 
 def gpu_model(name):
@@ -241,20 +275,19 @@ def torch_cuda():
     return True, match and match[1]
 
 
-def visible(setting, uuids):
+def visible(setting, uuids, order=None):
     """Positions in `uuids` that CUDA_VISIBLE_DEVICES=`setting` selects, in its order. None selects all.
 
     Like CUDA: an entry is a number or the beginning of a UUID, and the first unknown entry ends the list.
+    order: positions by CUDA's numbers, if these are not the positions.
     """
     if setting is None:
-        return list(range(len(uuids)))
+        return list(order or range(len(uuids)))
     positions = []
     for entry in (entry.strip() for entry in setting.split(",")):
-        matches = [
-            i
-            for i, uuid in enumerate(uuids)
-            if entry == str(i) or (entry.startswith(("GPU-", "MIG-")) and uuid.startswith(entry))
-        ]
+        matches = [i for i, uuid in enumerate(uuids) if entry.startswith(("GPU-", "MIG-")) and uuid.startswith(entry)]
+        if re.fullmatch(r"[0-9]{1,4}", entry) and int(entry) < len(uuids):
+            matches = [order[int(entry)] if order else int(entry)]
         if len(matches) != 1:
             break
         positions += matches
@@ -264,19 +297,67 @@ def visible(setting, uuids):
 def detected():
     """[Hardware] of this machine: one for each visible GPU, or the CPU where no GPU can be used.
 
-    CUDA_VISIBLE_DEVICES is respected; GPUs are numbered in PCI order. A GPU is not used when the installed torch was
-    built without CUDA. Raises HardwareError for a driver that does not answer.
+    CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER are understood as CUDA does. A GPU is not used when the installed torch
+    was built without CUDA. Raises HardwareError for a driver that does not answer, and if CUDA_VISIBLE_DEVICES names no
+    GPU that is there; empty or -1 it means the CPU.
     """
     with nvml.library() as library:
         devices = nvml.devices(library) if library else []
-        chosen = visible(os.environ.get("CUDA_VISIBLE_DEVICES"), [uuid for uuid, _, _ in devices])
+        setting = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if not devices or setting in NO_GPU:
+            return [_hardware(note=None if devices else _missing(setting))]
+        chosen = visible(setting, [uuid for uuid, _, _ in devices], _order(library, devices))
         if not chosen:
-            return [_hardware()]
+            names = [(uuid, library.nvmlDeviceGetName(part or gpu)) for uuid, gpu, part in devices]
+            there = ", ".join(f"{i} or {uuid} ({name})" for i, (uuid, name) in enumerate(names))
+            raise HardwareError(
+                f"CUDA_VISIBLE_DEVICES={setting} names no GPU of this machine: name one of {there}, or set it to"
+                " nothing to measure the CPU"
+            )
         installed, cuda = torch_cuda()
         if installed and not cuda:
             name = library.nvmlDeviceGetName(devices[chosen[0]][1])
             return [_hardware(note=f"{name} is not used, because the installed torch was built without CUDA")]
         return [_hardware(**_gpu(library, *devices[i])) for i in chosen]
+
+
+def _order(library, devices):
+    """Positions of the devices by CUDA's numbers, or None if these are the positions, which are in PCI order.
+
+    CUDA counts the fastest first, unless CUDA_DEVICE_ORDER says otherwise. It is asked only where GPUs differ, in a
+    process of its own, because it reads its variables once.
+    """
+    names = {library.nvmlDeviceGetName(gpu) for _, gpu, _ in devices}
+    if os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len(names) < 2 or any(part for *_, part in devices):
+        return None
+    buses = [(nvml.ask(library, "nvmlDeviceGetPciInfo", gpu)) for _, gpu, _ in devices]
+    places = {pci.bus << 8 | pci.device: i for i, pci in enumerate(buses) if pci}
+    try:
+        order = [places[int(line)] for line in _counted_by_cuda(os.environ.get("CUDA_DEVICE_ORDER"))]
+    except (KeyError, ValueError):
+        return None
+    return order if sorted(order) == list(range(len(devices))) else None
+
+
+@lru_cache
+def _counted_by_cuda(order):
+    """What COUNT prints, as words; order: CUDA_DEVICE_ORDER, which decides it."""
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    return subprocess.run([sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True).stdout.split()
+
+
+def _missing(setting):
+    """What was looked for where there is no NVIDIA GPU, if something speaks for one; else None."""
+    if setting not in (None, *NO_GPU):
+        looked = "no NVIDIA GPU was found: libnvidia-ml.so.1 is not there, or lists none"
+        return f"CUDA_VISIBLE_DEVICES is {setting}, but {looked}"
+    named = " and ".join(_vendors())
+    return f"there is a GPU of {named}: only NVIDIA's can be measured" if named else None
+
+
+def _vendors(root="/sys/class/drm"):
+    """Vendors of the graphics cards that the kernel knows, sorted; without those that are none of VENDORS."""
+    return sorted({VENDORS.get(_text(path).strip()) for path in Path(root).glob("card*/device/vendor")} - {None})
 
 
 def detect(index=0):
