@@ -12,7 +12,7 @@ from slidesparse.files import none_from_the_future, refuse_linked_folders, refus
 from slidesparse.machine.hardware import KEY_PATTERN
 from slidesparse.plan import cluster, layers, matrix, stock
 from slidesparse.plan.table import Table, inspected, options
-from slidesparse.points import progress, request
+from slidesparse.points import machines, progress, request
 from slidesparse.points.stale import Stale
 from slidesparse.report.tables.gather import rows_of
 from slidesparse.tuning import choices
@@ -31,6 +31,7 @@ try:
     table = Table(config, gpus=int(getattr(workflow.global_resources.get("gpu"), "value", None) or 1))
     own = layers.own(workflow.overwrite_configfiles, workflow.config_settings.config)
     notes = [*table.notes(), *layers.overruled(own, table)]
+    notes += machines.others(table.root, table.plans) if workflow.is_main_process else []
 except SlideSparseError as error:
     raise WorkflowError(str(error))
 workflow.global_resources.update(dict.fromkeys(table.seats, 1))

@@ -374,11 +374,19 @@ def key(index=0):
     return detect(index).key
 
 
+def is_of(key, own):
+    """Whether `key` is the key `own` of a machine, or that with the suffix of a configuration."""
+    return key == own or key.startswith(f"{own}_")
+
+
 def check(key):
-    """[Hardware] of this machine whose key is `key`. Raises HardwareError, which names both keys, if there is none."""
+    """[Hardware] of this machine whose key is `key`, which may have a suffix.
+
+    Raises HardwareError, which names both keys, if there is none.
+    """
     parse(key)
     devices = detected()
-    matching = [device for device in devices if device.key == key]
+    matching = [device for device in devices if is_of(key, device.key)]
     if not matching:
         own = " and ".join(dict.fromkeys(device.key for device in devices))
         note = f" ({devices[0].note})" if devices[0].note else ""

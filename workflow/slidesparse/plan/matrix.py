@@ -35,10 +35,11 @@ def validated(config, schema_path=SCHEMA):
 
 
 def hardware_keys(config):
-    """Hardware keys that a validated configuration plans for; `auto` is this machine's own."""
+    """Hardware keys that a validated configuration plans for; `auto` is this machine's own, with the suffix."""
     asked = config["hardware"]
     if asked == "auto":
-        return [hardware.key()]
+        suffix = config["hardware_suffix"]
+        return [f"{hardware.key()}_{suffix}" if suffix else hardware.key()]
     return [asked] if isinstance(asked, str) else list(asked)
 
 
@@ -75,7 +76,7 @@ def left_out(config, hardware_key):
 def _no_engines(hardware_key):
     """Why no engine can run on this machine, with the vLLM that is installed; None if it can, or is elsewhere."""
     installed = vllm.version()
-    return vllm.untested(installed) if installed and hardware_key == hardware.key() else None
+    return vllm.untested(installed) if installed and hardware.is_of(hardware_key, hardware.key()) else None
 
 
 def shapes(config):

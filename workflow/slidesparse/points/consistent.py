@@ -33,7 +33,7 @@ def contradiction(point):
         more = point["results"].keys() - {"variants"}
         return f"its status is {point['status']}, but it has results" if more else None
     key, results = point["key"], point["results"]
-    if point["hardware"].get("key", key["hardware"]) != key["hardware"]:
+    if not hardware.is_of(key["hardware"], point["hardware"].get("key", key["hardware"])):
         return f"it was measured on {point['hardware']['key']}"
     if not _is_time(point["run"]["utc"]):
         return f"its time, {point['run']['utc']}, is none"
