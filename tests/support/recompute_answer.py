@@ -129,7 +129,8 @@ def costs(key):
             own = points(key)["prefill", dtype, backend, "2_4", M]["results"]
             both = [two(own[what] / dense[what]) for what in ("weight_bytes", "energy_j_per_token")]
             parts.append(f"{name} {dtype} {' and '.join(both)}")
-    return f"- Over dense, memory of weights and energy of a token in prefill: {', '.join(parts)}."
+    accuracy = "What a pattern costs in accuracy was not measured. Speed alone decides nothing."
+    return f"Over dense, memory of weights and energy of a token in prefill: {', '.join(parts)}. {accuracy}"
 
 
 def stock(key):

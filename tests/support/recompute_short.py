@@ -31,7 +31,7 @@ def of_stage(key, stage):
         many = len(texts) > 1
         if verb == "pays":
             since = sorted({word(one)[1] for one in each})
-            values = [r.value for one in each for M, r in counted(one).items() if word(one)[1] <= M]
+            values = [r.value for one in each for M, r in counted(one).items() if since[-1] <= M]
             pay = "pay" if many else "pays"
             start = f"{since[-1]} (some from {since[0]})" if len(since) > 1 else since[0]
             start = f" {pay} from M={start} to {until}" if until else f" {pay}, from M={start} on"

@@ -334,15 +334,10 @@ def grouped_bars(axis, panel):
     count = len(panel["series"])
     for i, series in enumerate(panel["series"]):
         at = [k + (i - (count - 1) / 2) * 0.8 / count for k in range(len(panel["labels"]))]
-        heights = [value or 0 for value in series["y"]]
-        axis.bar(
-            at,
-            heights,
-            0.8 / count,
-            label=series["label"],
-            color=COLOURS[(i + 1) % len(COLOURS)],
-            hatch=("", "//", "..", "xx")[i % 4],
-        )
+        heights = [math.nan if value is None else value for value in series["y"]]
+        colour, form = series["style"]
+        hatch = ("", "//", "..", "xx")[form % 4]
+        axis.bar(at, heights, 0.8 / count, label=series["label"], color=COLOURS[colour % len(COLOURS)], hatch=hatch)
     if panel.get("one"):
         axis.axhline(1, color=INK, linewidth=0.9)
     axis.set_xticks(range(len(panel["labels"])), panel["labels"], rotation=panel.get("turn", 0), fontsize=6)

@@ -15,8 +15,8 @@ MEANING = say(
     "Over the fastest dense engine of each GPU; the column names its libraries. Cells: median of the ratios that count,"
     " and what they say at the largest M that counts. Pays, even, loses: the interval lies above 1, holds 1, lies below"
     " 1. Unknown: no ratio counts, or that one has no interval, or two GPUs measured its sides (⇄). †: some ratios do"
-    " not count, because the host bounds them, or a check disqualifies them. Ways to measure, and models, differ"
-    " between rows as the table says."
+    " not count, because the host bounds them, or a check disqualifies them. Models differ between"
+    " rows as the table says. Ways to measure may differ, too: “Speed-up” below says where."
 )
 
 

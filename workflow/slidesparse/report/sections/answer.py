@@ -5,7 +5,7 @@ from slidesparse.report.document.model import NONE, Bullets, Choice, joined, say
 from slidesparse.report.sections.answer_graphs import figure_choices
 from slidesparse.report.sections.answer_table import costs_over_dense, rule, table
 from slidesparse.report.sections.overview import dates
-from slidesparse.report.sections.ratios import EVEN, SLOWER, UNKNOWN, of_layers
+from slidesparse.report.sections.ratios import EVEN, HOST_BOUND, SLOWER, UNKNOWN, of_layers
 from slidesparse.report.sections.unfit import reasons
 from slidesparse.report.sections.verdict import (
     FIGURES,
@@ -47,7 +47,9 @@ def answer_blocks(key, source, comparisons, prefix):
     several = len({model for model, _ in types}) > 1
     label = {each: " ".join(each) if several else each[1] for each in types}
     sentences = verdicts(source, comparisons, label)
-    blocks = [head(source), *warnings(key, source), *in_short(comparisons, label), *lead(source, comparisons, label)]
+    several = len(known) > MOST_TYPES
+    blocks = [head(source), *warnings(key, source), *in_short(comparisons, label, several)]
+    blocks += [*of_costs(source, comparisons, label), *lead(source, comparisons, label)]
     dense = {row.configuration[:2] for row in source.rows if row.stage != "kernel"} - {*known}
     more = [" ".join(each) for each in [*known[MOST_TYPES:], *sorted(dense)]]
     sentences += [say("Not on this screen: {names}.", names=", ".join(more))] if more else []
@@ -133,27 +135,29 @@ def unknown(source):
 def verdicts(source, comparisons, label):
     """Sentences on all types of a stage, stage by stage, then on kernels and on stock vLLM. label: type -> its name."""
     sentences = [s for stage in STAGES for each in label for s in of_engines(comparisons, stage, *each, label[each])]
-    more = [*of_kernels(source, comparisons, label), *of_costs(source, comparisons, label)]
-    return [*sentences, *more, *of_stock(comparisons, label)]
+    return [*sentences, *of_kernels(source, comparisons, label), *of_stock(comparisons, label)]
 
 
 def of_costs(source, comparisons, label):
-    """A list with the sentence on what the shortest pattern of each backend takes of memory and energy, over dense."""
+    """A list with the paragraph on what the shortest pattern of each backend costs: memory, energy, accuracy."""
     parts = []
     for (model, dtype), of in label.items():
         comparison = deciding(comparisons, "prefill", model, dtype)
         names = row_names(comparison.sparse_names() if comparison else [])
         firsts = dict.fromkeys(name.backend for name in names)
         for name in [next(each for each in names if each.backend == backend) for backend in firsts]:
-            memory, energy = costs_over_dense(source, comparison, name)
+            memory, energy, place = costs_over_dense(source, comparison, name)
             said = {"name": names[name], "of": of, "memory": memory}
             if memory and energy != NONE:
                 parts.append(say("{name} {of} {memory} and {energy}", **said, energy=energy))
             elif memory:
                 parts.append(say("{name} {of} {memory}, energy not measured", **said))
+            if memory and place:
+                parts[-1] = say("{cost} (M={M}, over {base})", cost=parts[-1], M=place[0], base=place[1])
     if not parts:
         return []
-    return [say("Over dense, memory of weights and energy of a token in prefill: {parts}.", parts=joined(parts, ", "))]
+    cost = say("Over dense, memory of weights and energy of a token in prefill: {parts}.", parts=joined(parts, ", "))
+    return [joined([cost, QUALITY], " ")]
 
 
 def out_of_memory(source):
@@ -170,6 +174,8 @@ def lead(source, comparisons, label):
     chosen = [each for each in chosen if each]
     rows = [row for stage in STAGES for row in source.stage(stage) if row.configuration[:2] in label]
     if not chosen and any(row.configuration.sparse_kernel for row in rows):
+        if not any(row.sparse for row in rows) and any(row.silent for row in rows):
+            return [say("It is unknown whether a sparse kernel ran in an engine: these points do not say it.")]
         if not any(row.sparse for row in rows):
             return [say("No sparse kernel ran in an engine: these are dense engines with pruned weights.")]
         return [say("No sparse engine could be held against a dense one: “All speed-ups” says why.")]
@@ -198,12 +204,15 @@ def over_what(source, chosen, label):
     if any(each.kind == "best_dense" for each in chosen):
         engines = sorted({*engines, *dense_backends(source, label)})
     else:
-        return [
-            say(
-                "Times as fast as the dense engine ({engines}), for M tokens (prefill) or M sequences (decode) a step:",
-                engines=", ".join(engines),
-            )
-        ]
+        text = say(
+            "Times as fast as the dense engine ({engines}), for M tokens (prefill) or M sequences (decode) a step:",
+            engines=", ".join(engines),
+        )
+        others = sorted({*dense_backends(source, label)} - {*engines})
+        apart = say(
+            "Other dense engines ({names}) were measured otherwise: they may be faster.", names=", ".join(others)
+        )
+        return [joined([apart, text], " ")] if others else [text]
     return [
         say(
             "Times as fast as the fastest dense engine ({engines}), for M tokens (prefill) or M sequences (decode) a"
@@ -213,8 +222,11 @@ def over_what(source, chosen, label):
     ]
 
 
-def in_short(comparisons, label):
-    """A list with the answer in one sentence: for each stage, what each pattern does; empty without engines."""
+def in_short(comparisons, label, several=False):
+    """A list with the answer in one sentence: for each stage, what each pattern does; empty without engines.
+
+    several: whether there are more types than those of `label`.
+    """
     parts = []
     for stage in STAGES:
         chosen = {of: deciding(comparisons, stage, *each) for each, of in label.items()}
@@ -225,7 +237,7 @@ def in_short(comparisons, label):
                     words.setdefault(text, {})[of] = verdict(chosen[of], name)
             found = say("no verdict") if all_unknown(words) else joined(short(words, len(label)))
             of = {"stage": say(stage.capitalize()), "figure": FIGURES[metric], "found": found}
-            if all_unknown(words) and len(types) < len(label):
+            if several or (all_unknown(words) and len(types) < len(label)):
                 parts.append(say("{stage} {types}, {figure}: {found}.", types=", ".join(types), **of))
             else:
                 parts.append(say("{stage}, {figure}: {found}.", **of))
@@ -273,7 +285,9 @@ def in_words(word, names, members, several):
     if word == str(PAYS):
         first, *others = sorted({each.since for each in members})
         since = say("{last} (some from {first})", last=others[-1], first=first) if others else first
-        of = {"names": names, "since": since, "span": span([value for each in members for value in each.values])}
+        last = others[-1] if others else first
+        values = [ratio.value for each in members for M, ratio in each.counted.items() if last <= M]
+        of = {"names": names, "since": since, "span": span(values)}
         pay = say("pay") if several else PAYS
         if (until := members[0].until) and first == until:
             return say("{names} {pay} at M={since}, {span} times as fast; larger M do not count", pay=pay, **of)
@@ -316,7 +330,8 @@ def of_engines(comparisons, stage, model, dtype, of):
     said = {"stage": say(stage.capitalize()), "of": of, "figure": FIGURES[comparison.metric]}
     parts, clock = [summed_up(comparison)], over_dense(comparisons, stage, model, dtype, "step_ms")
     if clock and comparison.metric == "gpu_step_ms":
-        values = [each.value for (name, _), each in clock.ratios.items() if each.sparse]
+        fit = [key for key in clock.ratios if clock.left_out(*key) in (None, HOST_BOUND)]
+        values = [clock.ratios[key].value for key in fit if clock.ratios[key].sparse]
         parts += [say("by the clock, with the host's share, {span}", span=span(values))] if values else []
     return [say("{stage} {of}, {figure}: {parts}.", **said, parts=joined(parts))]
 

@@ -3,7 +3,7 @@
 from statistics import median
 
 from slidesparse.report.document.model import NONE, Table, fixed, joined, number, say
-from slidesparse.report.sections.ratios import ACROSS
+from slidesparse.report.sections.ratios import ACROSS, HOST_BOUND
 from slidesparse.report.sections.speedups import HOST
 from slidesparse.report.sections.verdict import (
     FIGURES,
@@ -113,7 +113,8 @@ def speed_cells(comparisons, comparison, stage, name):
         cells.append(NONE)  # the cell before says it
     elif stage == "decode":
         clock = over_dense(comparisons, stage, *name[:2], "step_ms")
-        seen = [each for each in clock.of(name).values() if each.sparse] if clock else []
+        seen = clock.of(name) if clock else {}
+        seen = [each for M, each in seen.items() if each.sparse and clock.left_out(name, M) in (None, HOST_BOUND)]
         bound = bool(clock) and len(clock.sparse_counted(name)) < len(seen)
         cells.append(of_median(seen, bound))
     if not found or not comparison.of(name):
@@ -222,17 +223,23 @@ def changed(source, name):
 
 
 def costs_over_dense(source, comparison, name):
-    """(memory of weights, energy of a token) of an engine over the denominator, at its largest M with sparse kernels.
+    """(memory of weights, energy of a token, place) of an engine over the denominator.
 
-    As texts; None and a dash where they are not known.
+    Taken at its largest M with sparse kernels at which both sides have an energy, or else any. As texts; None and a
+    dash where they are not known. place: (M, backend of the denominator) if they are not those of the table, else None.
     """
-    Ms = [M for M, each in comparison.of(name).items() if each.sparse]
-    M = max(Ms, default=None)
-    base = comparison.bases.get((name, M))
-    rows = [point(source, comparison.stage, each, M) if each else None for each in (name, base)]
+    Ms = [M for M, each in comparison.of(name).items() if each.sparse and (name, M) in comparison.bases]
+    sides = {M: [point(source, comparison.stage, each, M) for each in (name, comparison.bases[name, M])] for M in Ms}
+    known = [M for M in Ms if all(row and row.values.get("energy_j_per_token") for row in sides[M])]
+    M = max(known or Ms, default=None)
+    if M is None:
+        return None, NONE, None
     found = []
     for column in ("weight_bytes", "energy_j_per_token"):
-        own, dense = (row.values.get(column) if row else None for row in rows)
+        own, dense = (row.values.get(column) if row else None for row in sides[M])
         found.append(fixed(own / dense, 2) if own and dense else None)
-    late = HOST * bool(base and comparison.left_out(name, M))
-    return found[0], found[1] + late if found[1] else NONE
+    usual = largest(source, comparison.stage, comparison.model, comparison.dtype)
+    base = comparison.bases[name, M]
+    place = None if (M, base) == (usual, base_of(comparison, usual)) else (M, base.backend)
+    late = HOST * bool(comparison.left_out(name, M))
+    return found[0], found[1] + late if found[1] else NONE, place

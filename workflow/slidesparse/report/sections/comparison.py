@@ -18,6 +18,7 @@ from slidesparse.report.document.model import (
     whole,
 )
 from slidesparse.report.sections import across, checks, overview
+from slidesparse.report.sections.figures import look
 from slidesparse.report.sections.ratios import ACROSS, FIGURES
 from slidesparse.report.sections.speedups import marks_of, name_of, notes_on, unlike_outputs
 from slidesparse.report.sections.verdict import row_names
@@ -76,7 +77,9 @@ def document(summaries):
     labels = labels_of(summaries)
     keys = list(dict.fromkeys(item.key for item in summaries))
     count = say("Hardware keys: {n}. Sources: {m}.", n=len(keys), m=len({item.root for item in summaries}))
-    sentences = conclusions(summaries, labels) or [say("Nothing to conclude: there is nothing to compare.")]
+    sentences = conclusions(summaries, labels) or [
+        say("Nothing to conclude: no two have a figure that counts at one M.")
+    ]
     parts = [
         (say("What was measured"), [measured_table(summaries, labels)]),
         (say("Conclusions"), [Bullets(sentences)]),
@@ -232,39 +235,55 @@ def conclusions(summaries, labels):
         for name in patterns:
             there = {label: (one.of(name), one.sparse_counted(name)) for one, label in having}
             there = {label: both for label, both in there.items() if any(each.sparse for each in both[0].values())}
-            if len(there) < 2:
+            gpus, Ms = sharing({label: counted for label, (_, counted) in there.items()})
+            if len(gpus) < 2:
                 continue
-            every = set.intersection(*(set(ratios) for ratios, _ in there.values()))
-            Ms = sorted(set.intersection(*(set(counted) for _, counted in there.values())))
-            if Ms:
-                parts = means(
-                    Ms,
-                    {label: counted for label, (_, counted) in there.items()},
-                    protocols_of(summaries, labels, key, Ms),
-                )
-                first = having[0][0]
+            every = set.intersection(*(set(there[label][0]) for label in gpus))
+            parts = means(
+                Ms,
+                {label: there[label][1] for label in gpus},
+                protocols_of(summaries, labels, key, name, Ms),
+            )
+            first = having[0][0]
+            of = {"stage": key[0], "model": key[3], "dtype": key[4], "pattern": name.column, "what": first.what}
+            of |= {"over": first.over, "n": len(Ms), "m": len(every), "parts": parts}
+            if others := [label for label in there if label not in gpus]:
                 sentences.append(
                     say(
                         "{stage} {model} {dtype} {pattern}, {what}, over {over}, geometric mean over {n} of the {m} M"
-                        " that all have: {parts}.",
-                        stage=key[0],
-                        model=key[3],
-                        dtype=key[4],
-                        pattern=name.column,
-                        what=first.what,
-                        over=first.over,
-                        n=len(Ms),
-                        m=len(every),
-                        parts=parts,
+                        " that these have: {parts}. None of these M counts for {others}.",
+                        others=", ".join(others),
+                        **of,
                     )
                 )
+                continue
+            sentences.append(
+                say(
+                    "{stage} {model} {dtype} {pattern}, {what}, over {over}, geometric mean over {n} of the {m} M"
+                    " that all have: {parts}.",
+                    **of,
+                )
+            )
     return sentences
 
 
-def protocols_of(summaries, labels, key, Ms):
-    """label -> how the figures of a comparison were measured at these M, as text."""
+def sharing(counted):
+    """(labels, M): the largest group of GPUs that share an M, and all M that they share. counted: label -> {M: …}."""
+    holders = {M: [label for label in counted if M in counted[label]] for each in counted.values() for M in each}
+    if not holders:
+        return [], []
+
+    def size(M):
+        return len(holders[M]), sum(set(holders[M]) <= set(other) for other in holders.values()), M
+
+    gpus = holders[max(holders, key=size)]
+    return gpus, sorted(M for M, other in holders.items() if set(gpus) <= set(other))
+
+
+def protocols_of(summaries, labels, key, name, Ms):
+    """label -> M -> how both sides of a configuration's ratio were measured."""
     return {
-        label: " and ".join(sorted(set().union(*(item.protocols[key].get(M, ()) for M in Ms))))
+        label: {M: item.protocols[key][name, M] for M in Ms if (name, M) in item.protocols[key]}
         for item, label in zip(summaries, labels, strict=True)
         if key in item.protocols
     }
@@ -287,12 +306,20 @@ def other_shapes(summaries, labels, stage, model, dtype, having):
 
 
 def unlike(summaries, labels, key, having):
-    """A list with a sentence, if figures of one M were measured in unlike ways. having: (Comparison, label) shown."""
-    Ms = set.intersection(*({M for _, M in one.ratios} for one, _ in having))
-    found = sorted(set(protocols_of(summaries, labels, key, Ms).values()) - {""})
-    if len(found) < 2:
+    """A list with a sentence, if ratios of one configuration and M were measured in unlike ways on two GPUs.
+
+    having: (Comparison, label) shown.
+    """
+    cells, found = {}, {}
+    for item, label in zip(summaries, labels, strict=True):
+        if label in [shown for _, shown in having]:
+            for place, text in item.protocols[key].items():
+                cells.setdefault(place, {})[str(text)] = text
+    for texts in cells.values():
+        found |= texts if len(texts) > 1 else {}
+    if not found:
         return []
-    return [say("Measured in unlike ways: {protocols}.", protocols="; ".join(found))]
+    return [say("Measured in unlike ways: {protocols}.", protocols=joined([found[text] for text in sorted(found)]))]
 
 
 def means(Ms, counted, protocols):
@@ -301,13 +328,16 @@ def means(Ms, counted, protocols):
     counted: label -> M -> ratio.
     """
     ranked = sorted(counted, key=lambda label: -geometric_mean([counted[label][M].value for M in Ms]))
-    differ = len({protocols[label] for label in counted}) > 1
+    differ = any(len({str(protocols[label].get(M)) for label in counted}) > 1 for M in Ms)
     parts = []
     for label in ranked:
         mean = geometric_mean([counted[label][M].value for M in Ms])
         mark = ACROSS * any(counted[label][M].across for M in Ms)
-        parts.append(f"{label} {fixed(mean, 2)}{mark}" + (f" ({protocols[label]})" if differ else ""))
-    return ", ".join(parts)
+        texts = {str(text): text for text in protocols[label].values()}
+        said = {"label": label, "mean": f"{fixed(mean, 2)}{mark}"}
+        how = joined([texts[text] for text in sorted(texts)])
+        parts.append(say("{label} {mean} ({how})", how=how, **said) if differ else say("{label} {mean}", **said))
+    return joined(parts, ", ")
 
 
 def dense_engines(key, dense):
@@ -316,10 +346,10 @@ def dense_engines(key, dense):
     Figures of different protocols are not divided by one another. dense: label -> what `fastest_dense` gives.
     """
     stage, column, model, dtype = key
-    Ms = set.intersection(*map(set, dense.values())) if len(dense) > 1 else set()
-    if not Ms:
+    gpus, Ms = sharing(dense)
+    if len(gpus) < 2:
         return []
-    M = max(Ms)
+    dense, M = {label: dense[label] for label in gpus}, max(Ms)
     _, what, unit = next(figure for figure in FIGURES[stage] if figure[0] == column)
     rate = column == "tokens_per_s"
     ranked = sorted(dense, key=lambda label: dense[label][M][1].value, reverse=rate)
@@ -405,6 +435,7 @@ def comparison_figures(summaries, labels):
             )
         )
     panels, rows, left, keys = [], [], set(), set()
+    several = len({key[3] for key in shared(summaries, "ratios")}) > 1
     for key in shared(summaries, "ratios"):
         having = [
             (item.ratios[key], label) for item, label in zip(summaries, labels, strict=True) if key in item.ratios
@@ -416,20 +447,25 @@ def comparison_figures(summaries, labels):
         if not patterns:
             continue
         series = []
-        shown = list(row_names(patterns))[:SHOWN_PATTERNS]
+        shown = sorted(row_names(patterns), key=lambda name: name.backend == "auto")[:SHOWN_PATTERNS]
         left |= {name.column for name in patterns if name not in shown}
         keys |= {label for _, label in having[SHOWN_BARS:]}
         for name in patterns:
             counted = [[v.value for v in other.sparse_counted(name).values()] for other, _ in having]
             averages = [geometric_mean(values) if values else None for values in counted]
             if name in shown:
-                series.append({"label": row_names(patterns)[name], "y": averages[:SHOWN_BARS]})
+                label, y = row_names(patterns)[name], averages[:SHOWN_BARS]
+                if any(y):
+                    series.append({"label": label, "style": look(name, patterns), "y": y})
             rows += [
                 (key[0], one.what, one.model, one.dtype, label, name.column, fixed(mean, 3))
                 for (_, label), mean in zip(having, averages, strict=True)
             ]
         names = [label for _, label in having[:SHOWN_BARS]]
+        if not series:
+            continue
         title = f"{key[0]} {one.dtype}" + (f", {one.caches}" if one.caches else "")
+        title = f"{one.model} {title}" if several else title
         turn = 0 if len(names) <= 4 and all(len(name) < 16 for name in names) else 90
         panels.append(
             {

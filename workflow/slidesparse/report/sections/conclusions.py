@@ -331,25 +331,24 @@ def dtypes(source):
             if name.dtype != DTYPES[0] or name.sparsity != "dense":
                 continue
             for column, values in figures.items():
-                ratios = between_types(name, other, values, higher=column == "tokens_per_s")
+                ratios, apart = between_types(name, other, values, higher=column == "tokens_per_s")
                 if ratios:
                     what = next(what for metric, what, _ in FIGURES[stage] if metric == column)
-                    sentences.append(
-                        between(stage, name, say("tokens/s") if column == "tokens_per_s" else what, ratios)
-                    )
+                    what = say("tokens/s") if column == "tokens_per_s" else what
+                    sentences.append(between(stage, name, what, ratios, apart))
                     break
     sums = {}
     caches = caches_of(source.stage("kernel"))
     for model, dtype in grouped(source.stage("kernel")):
         sums |= of_layers(source, model, dtype, "latency_us")
     for name in sorted({name for name, _ in sums if name.dtype == DTYPES[0] and name.sparsity == "dense"}):
-        ratios = between_types(name, name._replace(dtype=DTYPES[1]), sums, higher=False)
+        ratios, apart = between_types(name, name._replace(dtype=DTYPES[1]), sums, higher=False)
         if ratios:
             what = say("speed of the GEMMs ({caches})", caches=say(caches))
             own, over = (outputs(source, each) for each in (name._replace(dtype=DTYPES[1]), name))
             if own != over:
                 what = say("{found}, {own} outputs against {over}", found=what, own=own, over=over)
-            sentences.append(between("kernel", name, what, ratios))
+            sentences.append(between("kernel", name, what, ratios, apart))
     return sentences
 
 
@@ -360,17 +359,18 @@ def outputs(source, name):
 
 
 def between_types(name, other, values, higher):
-    """M -> how many times as fast `other` is as `name`, for what ran on the same machine with the same output type.
+    """(M -> how many times as fast `other` is as `name`, number of M at which both were measured in other ways).
 
-    Versions and protocol may differ no more than in any other ratio.
+    Machine, output type, versions and protocol may differ no more than in any other ratio.
     """
     shared = sorted(M for own, M in values if own == name and (other, M) in values)
     sides = {M: (values[name, M], values[other, M]) for M in shared}
-    return {
+    ratios = {
         M: quotient(*(reversed(both) if higher else both))
         for M, both in sides.items()
         if both[0].kind == both[1].kind and both[0].machine == both[1].machine
     }
+    return ratios, len(sides) - len(ratios)
 
 
 def marked(quantity, digits, ends=False):
@@ -379,13 +379,17 @@ def marked(quantity, digits, ends=False):
     return number(shown + ACROSS * quantity.across, quantity.value)
 
 
-def between(stage, name, what, ratios):
-    """One sentence on FP8 over INT8: at how many M it is faster, even, slower, and its ratio M by M."""
+def between(stage, name, what, ratios, apart):
+    """One sentence on FP8 over INT8: at how many M it is faster, even, slower, and its ratio M by M.
+
+    apart: number of M whose sides were measured in other ways.
+    """
     counted = {M: each for M, each in ratios.items() if not (each.unfit or each.host_bound)}
     verdicts = [each.verdict for each in counted.values()]
     found = [say("{verdict} at {n}", verdict=each, n=verdicts.count(each)) for each in VERDICTS if each in verdicts]
     left = len(ratios) - len(counted)
     found += [say("left out {n}", n=left)] if left else []
+    found += [say("measured otherwise {n}", n=apart)] if apart else []
     mean = geometric_mean([each.value for each in counted.values()]) if counted else None
     return say(
         "{stage} {model} {column}: FP8 over INT8 in {what}, of {n} M: {found}; geometric mean of those that count"
@@ -394,7 +398,7 @@ def between(stage, name, what, ratios):
         model=name.model,
         column=name.column,
         what=what,
-        n=len(ratios),
+        n=len(ratios) + apart,
         found=joined(found, ", "),
         mean=fixed(mean, 2),
         values=", ".join(f"{marked(each, 3)} (M={M})" for M, each in counted.items()) or "—",

@@ -46,9 +46,13 @@ def rival_blocks(source):
     """For each stage, model, type and kind of time a table of how fast every dense engine is beside the fastest."""
     blocks = []
     for stage, column, what, model, dtype, values in steps(source):
-        cells, ratios = {}, {}
-        for (M, _), same in machines_of(values).items():
+        cells, ratios, groups = {}, {}, machines_of(values)
+        usual = {M: max((same for (m, _), same in groups.items() if m == M), key=len) for M, _ in groups}
+        for (M, _), same in groups.items():
             if not (dense := dense_of(same)):
+                continue
+            if same is not usual[M]:
+                cells |= {(name, M): say("measured otherwise") for name in same if name.sparsity == "dense"}
                 continue
             best = min(dense, key=lambda name: same[name].value)
             for name in (each for each in same if each.sparsity == "dense"):

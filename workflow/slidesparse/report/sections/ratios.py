@@ -30,7 +30,9 @@ HOST_BOUND = say("bound by the host")
 ABOVE_BOUND = say("above the bound")
 
 DENSE_RAN = say("only dense kernels ran")
+UNKNOWN_RAN = say("unknown which kernels ran")
 FAILED = say("not measured")
+BLANK = say("its points lack this figure")
 MEMORY = say("out of memory")
 ALONE = say("the denominator has no figure")
 APART = say("the denominator was measured otherwise")
@@ -116,6 +118,8 @@ class Comparison:
     requests differ.
     alone: (Configuration, M) of sparse figures without a figure of the denominator.
     failed, memory: (Configuration, M) of figures that failed, or found too little memory.
+    blank: (Configuration, M) of good points without this figure.
+    silent: (Configuration, M) of points of `auto` that do not say which kernels ran.
     Ms: all M of the stage, of engines, that were measured for any configuration or are planned.
     lacking: M -> dense backends that have no figure there, and may be the fastest.
     outputs: (output types of sparse products, those of the denominator's), if files of others say that they differ.
@@ -137,6 +141,8 @@ class Comparison:
     alone: list = field(default_factory=list)
     failed: list = field(default_factory=list)
     memory: list = field(default_factory=list)
+    blank: list = field(default_factory=list)
+    silent: list = field(default_factory=list)
     Ms: frozenset = frozenset()
     lacking: dict = field(default_factory=dict)
     outputs: tuple | None = None
@@ -176,7 +182,14 @@ class Comparison:
         own = self.of(name)
         why = dict.fromkeys(self.Ms - own.keys(), FAILED)
         why |= {M: DENSE_RAN for M, ratio in own.items() if not ratio.sparse}
-        lists = (FAILED, self.failed), (MEMORY, self.memory), (ALONE, self.alone), (APART, self.apart)
+        lists = (
+            (BLANK, self.blank),
+            (UNKNOWN_RAN, self.silent),
+            (FAILED, self.failed),
+            (MEMORY, self.memory),
+            (ALONE, self.alone),
+            (APART, self.apart),
+        )
         for reason, keys in lists:
             why |= {M: reason for other, M in keys if other == name}
         return dict(sorted(why.items()))
@@ -312,7 +325,11 @@ def comparisons(source):
                     [(row.configuration, row.M) for row in rows if row.status == status]
                     for status in ("failed", "out_of_memory")
                 )
-                new = Comparison(stage, model, dtype, what, "", "dense", unit, column, failed=failed, memory=memory)
+                good = [row for row in rows if row.status == "ok"]
+                blank = [(row.configuration, row.M) for row in good if row.values.get(column) is None]
+                silent = [(row.configuration, row.M) for row in good if row.silent]
+                lists = {"failed": failed, "memory": memory, "blank": blank, "silent": silent}
+                new = Comparison(stage, model, dtype, what, "", "dense", unit, column, **lists)
                 new.Ms = frozenset(row.M for row in rows) | planned(source, stage, model, dtype)
                 comparisons += divided(new, values, higher=column == "tokens_per_s")
     for (model, dtype), rows in grouped(source.stage("kernel")).items():

@@ -64,8 +64,13 @@ def without_dense(source, comparisons, stage):
     sentences = []
     for key, rows in groups.items():
         what = " ".join((stage, *key))
-        dense = [row for row in rows if row.status == "ok" and row.configuration.sparsity == "dense"]
-        if any(not row.configuration.stock for row in dense):
+        dense = [row for row in rows if row.configuration.sparsity == "dense" and not row.configuration.stock]
+        good = [[row for row in side if row.status == "ok"] for side in (dense, [r for r in rows if r not in dense])]
+        if dense and not good[0]:
+            sentences.append(say("{stage}: no speed-up over dense, because no dense engine gave a figure.", stage=what))
+        elif dense and not any(row.configuration.sparse_kernel for row in good[1]):
+            sentences.append(say("{stage}: no speed-up over dense, because no sparse one gave a figure.", stage=what))
+        elif dense:
             sentences.append(
                 say(
                     "{stage}: no speed-up over dense, because both sides have no M in common, or a layer lacks"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from slidesparse.report.document.model import joined, say
 from slidesparse.report.sections import checks, overview, verdict
 from slidesparse.report.sections.ratios import of_layers, of_points
 from slidesparse.report.sources import shapes
@@ -24,7 +25,7 @@ class Summary:
     span: first and last time.
     dense: (stage, column, model, dtype) -> {M: (Configuration, Quantity, protocol)} of the fastest dense engine, of
     the figures that count.
-    protocols: as `ratios` -> M -> how its figures were measured, as words.
+    protocols: as `ratios` -> (Configuration, M) -> how its sides were measured, as text.
     answers: (model, dtype) -> stage -> the Comparison that decides there, or None.
     foreign: whether others published all of it.
     shapes: model -> shapes of its linears, as `sources.shapes` has them.
@@ -97,15 +98,19 @@ def summary(key, source, compared, anomalies):
 
 
 def protocols(source, comparison):
-    """M -> the words on how a comparison's figures were measured: protocol 9, published, the lengths of requests."""
-    rows = [row for row in source.stage(comparison.stage) if row.status == "ok"]
-    rows = [row for row in rows if row.configuration[:2] == (comparison.model, comparison.dtype)]
+    """(Configuration, M) -> how both sides of a ratio were measured: the protocol, the lengths of requests."""
+    words = {}
+    for row in source.stage(comparison.stage):
+        if row.status == "ok" and row.configuration[:2] == (comparison.model, comparison.dtype):
+            ours = source.layouts.get(row.point) == OURS
+            said = [say("protocol {n}", n=row.provenance.protocol) if ours else say("published")]
+            if comparison.metric == "tokens_per_s" and workload(row):
+                said.append(say("{n} tokens a request", n=workload(row)))
+            words[row.configuration, row.M] = {str(each): each for each in said}
     found = {}
-    for row in rows:
-        words = found.setdefault(row.M, set())
-        words.add("published" if source.layouts.get(row.point) != OURS else f"protocol {row.provenance.protocol}")
-        if comparison.metric == "tokens_per_s" and workload(row):
-            words.add(f"{workload(row)} tokens a request")
+    for name, M in comparison.ratios:
+        sides = words.get((name, M), {}) | words.get((comparison.bases.get((name, M)), M), {})
+        found[name, M] = joined([sides[text] for text in sorted(sides)], ", ")
     return found
 
 
@@ -118,13 +123,14 @@ def protocol(row, column):
 def fastest_dense(source, rows, column):
     """M -> (Configuration, Quantity, protocol) of the fastest dense engine that is not stock vLLM.
 
-    Only figures count that no check disqualifies and that the host does not bound.
+    Only figures count that no check disqualifies. An M at which the host bounds the fastest has none: a slower engine
+    is not the fastest.
     """
     protocols = {(row.configuration, row.M): protocol(row, column) for row in rows}
     best = {}
     for (name, M), each in of_points(source, rows, column).items():
-        if name.sparsity == "dense" and not name.stock and not each.unfit and not each.host_bound:
+        if name.sparsity == "dense" and not name.stock and not each.unfit:
             rate = each.value if column == "tokens_per_s" else 1 / each.value
             if M not in best or rate > best[M][0]:
                 best[M] = rate, (name, each, protocols[name, M])
-    return {M: found for M, (_, found) in best.items()}
+    return {M: found for M, (_, found) in best.items() if not found[1].host_bound}

@@ -71,6 +71,18 @@ class Row:
         name = self.configuration
         return name.sparse_kernel and (name.backend != "auto" or bool(self.values.get("sparse_linears")))
 
+    @property
+    def silent(self):
+        """Whether a good point of `auto` on pruned weights does not say which kernels ran."""
+        name, known = self.configuration, self.values.get("sparse_linears") is not None
+        return (
+            self.status == "ok"
+            and self.stage != "kernel"
+            and name.backend == "auto"
+            and name.sparse_kernel
+            and not known
+        )
+
 
 OURS, PUBLISHED, TIDY = "our layout", "the published layout", "the tidy tables"
 """Layouts of files, in the order in which a point that several have is taken."""

@@ -5,6 +5,7 @@ says where the tables come from, and what is missing in them.
 """
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from slidesparse.errors import RecordError
@@ -117,7 +118,7 @@ def read(source, hardware):
             table, header = read_table(path, path.stem, hardware)
             said = {names.short_dtype(row["dtype"]) for row in table}, {row["model"] for row in table}
             names.refuse_other_head(path, header, hardware, *said)
-            table = usable(source, path, table, hardware)
+            every, table = table, usable(source, path, table, hardware)
         except RecordError as error:
             source.refused.append(str(error))
             continue
@@ -125,12 +126,21 @@ def read(source, hardware):
             source.lifts += table
             source.files += [(str(path), len(table))] if table else []
             continue
-        to_rows = {"kernel": kernel_rows, "throughput": throughput_rows}[path.stem]
-        rows = to_rows(table, hardware, origin(header))
         if path.stem == "kernel":
-            source.refused += lacking(path, table)
+            shapes = shapes_of(every)
+            source.refused += lacking(path, table, shapes)
+            for model, found in shapes.items():
+                source.linears.setdefault(model, len(found))
+            rows = kernel_rows(table, hardware, origin(header), shapes)
+        else:
+            rows = throughput_rows(table, hardware, origin(header))
         for row in rows:
             source.announce(row.stage, row.configuration, [row.M])
+        for row in every:  # those that are not used were to be there, too
+            with suppress(RecordError):
+                called = row | named(row)
+                configuration = Configuration(row["model"], called["dtype"], called["backend"], called["sparsity"])
+                source.announce(row.get("stage", "kernel"), configuration, [row["M"]])
         source.add(TIDY, rows, path)
 
 
@@ -143,7 +153,7 @@ def read_table(path, name, hardware):
     refuse_zeros(path, table, MEASURED[name])
     gpu, cc, *_ = parse(hardware)
     for number, row in enumerate(table, start=1):
-        empty = [column for column in (*IDENTITY[name], *MEASURED[name]) if row[column] is None]
+        empty = [column for column in dict.fromkeys((*KEY, *IDENTITY[name], *MEASURED[name])) if row[column] is None]
         if empty:
             raise RecordError(f"{path} is damaged: row {number} has no usable {', '.join(empty)}")
         if (row["gpu"] != gpu and gpu_model(row["gpu"]) != gpu_model(gpu)) or row["cc"] != cc:
@@ -217,8 +227,9 @@ def wrong_lift(row):
 
 def wrong_ratio(row, table):
     """How the ratio of a lift to a copy contradicts the copy's row in its table; None if it does not."""
-    same = [name for name in ("dtype", "model", "M") if name in row]
-    copies = [each for each in table if each["kernel"].startswith(COPY) and all(each[n] == row[n] for n in same)]
+    copies = [each for each in table if each["kernel"].startswith(COPY)]
+    copies = [each for each in copies if all(each[name] == row[name] for name in ("model", "M"))]
+    copies = [each for each in copies if names.short_dtype(each["dtype"]) == row["dtype"]]
     follows = [row["latency_us"] / each["latency_us"] for each in copies if each["latency_us"]]
     said = row["ratio_to_memcpy"]
     if row["kernel"] != LIFT or said is None or not follows:
@@ -241,11 +252,19 @@ def rare_shapes(table):
     return {shape for shape, n in found.items() if 2 * n < len(groups[shape[0]])}
 
 
-def lacking(path, table):
-    """Sentences on configurations of kernel.csv that lack a shape at an M at which they have others."""
-    shapes, there = {}, {}
+def shapes_of(table):
+    """model -> (N, K) of its linears, also of rows that are not used, without those that few configurations have."""
+    shapes, rare = {}, rare_shapes(table)
     for row in table:
-        shapes.setdefault(row["model"], set()).add((row["N"], row["K"]))
+        if (row["model"], row["N"], row["K"]) not in rare:
+            shapes.setdefault(row["model"], set()).add((row["N"], row["K"]))
+    return shapes
+
+
+def lacking(path, table, shapes):
+    """Sentences on configurations of kernel.csv that lack a shape at an M at which they have others."""
+    there = {}
+    for row in table:
         where = row["model"], row["dtype"], row["backend"], row["sparsity"], row["M"]
         there.setdefault(where, set()).add((row["N"], row["K"]))
     sentences = []
@@ -267,11 +286,8 @@ def named(row):
     return dict(zip(columns, names.configured(*(row[column] for column in columns)), strict=True))
 
 
-def kernel_rows(table, hardware, provenance):
-    """Rows of kernel.csv. The names of linears follow from their shapes."""
-    shapes = {}
-    for row in table:
-        shapes.setdefault(row["model"], set()).add((row["N"], row["K"]))
+def kernel_rows(table, hardware, provenance, shapes):
+    """Rows of kernel.csv. The names of linears follow from their shapes, as `shapes_of` gives them."""
     linears_of = {model: names.linears(sorted(shape)) for model, shape in shapes.items()}
     rows = []
     for row in table:

@@ -1,0 +1,231 @@
+"""What is said of sides that are not alike, of GPUs that share few M, and of figures that are not known."""
+
+from dataclasses import replace
+
+import pytest
+
+from foreign import KERNEL, THROUGHPUT, run_row, search_row, tidy
+from reports import H200, HARDWARE, MACHINE, markdown, step, text_of, unfolded
+from slidesparse.plan.key import Configuration
+from slidesparse.report.document.render import to_markdown
+from slidesparse.report.sections import comparison
+from slidesparse.report.sources.read import read_source
+from slidesparse.report.sources.rows import OURS, Row, Source
+from slidesparse.report.write import analysed, summaries_of
+
+A100, L40S = "A100_cc80_py312_cu129_x86_64", "L40S_cc89_py312_cu129_x86_64"
+B200 = "B200_cc100_py312_cu130_x86_64"
+DENSE, CUTLASS = (Configuration("BitNet-2B", "INT8", backend, "dense") for backend in ("cublaslt", "cutlass"))
+HALF, AUTO = (Configuration("BitNet-2B", "INT8", backend, "2_4") for backend in ("cusparselt", "auto"))
+EIGHTH = HALF._replace(sparsity="2_8")
+
+
+def on(rows, key, **provenance):
+    """Rows as another GPU's."""
+    return [replace(row, hardware=key, provenance=row.provenance._replace(**provenance)) for row in rows]
+
+
+def engines(Ms, key, protocol="9"):
+    """Dense and 2:4 prefill, 1.25 times as fast."""
+    rows = [row for M in Ms for row in (step("prefill", DENSE, M, M / 100), step("prefill", HALF, M, M / 125))]
+    return on(rows, key, protocol=protocol)
+
+
+def compared(*items):
+    """The text of the comparison of (key, rows)."""
+    summaries = []
+    for key, rows in items:
+        source = Source(key, linears={"BitNet-2B": 4})
+        source.add(OURS, rows)
+        summaries += summaries_of(key, [source], analysed([source]))
+    return to_markdown(unfolded(comparison.document(summaries)), "en", "comparison")
+
+
+# GPUs side by side
+
+
+def test_where_the_host_bounds_the_fastest_dense_engine_a_slower_one_is_not_the_fastest():
+    def rows(key, bound):
+        found = []
+        for M in (1024, 2048):
+            found += [step("prefill", DENSE, M, M / 80), step("prefill", CUTLASS, M, M / 100, host_bound=bound)]
+            found.append(step("prefill", HALF, M, M / 125))
+        return on(found, key)
+
+    text = compared((A100, rows(A100, False)), (L40S, rows(L40S, True)))
+    assert "fastest dense engine, steady-state step time at M=" not in text
+    text = compared((A100, rows(A100, False)), (L40S, rows(L40S, False)))
+    assert "A100 20.480 ms (cutlass/dense), L40S 20.480 ms (cutlass/dense)" in text
+
+
+def test_a_third_gpu_with_other_M_hides_nothing_of_two_that_share_theirs():
+    two = (A100, engines((1024, 2048), A100)), (L40S, engines((1024, 2048), L40S))
+    text = compared(*two, (B200, engines((4096,), B200)))
+    assert "of the 2 M that these have: A100 1.25; L40S 1.25" in text.replace(", L40S", "; L40S")
+    assert "None of these M counts for B200." in text
+    assert "fastest dense engine, steady-state step time at M=2048: A100 20.480 ms" in text
+    assert "that all have: A100 1.25, L40S 1.25" in compared(*two)
+    text = compared((A100, engines((1024,), A100)), (L40S, engines((2048,), L40S)))
+    assert "Nothing to conclude: no two have a figure that counts at one M." in text
+
+
+def test_protocols_are_held_against_one_another_M_by_M():
+    crossing = engines((1024,), A100, "9") + engines((2048,), A100, "6")
+    other = engines((1024,), L40S, "6") + engines((2048,), L40S, "9")
+    text = compared((A100, crossing), (L40S, other))
+    assert "Measured in unlike ways: protocol 6; protocol 9." in text
+    assert "A100 1.25 (protocol 6; protocol 9), L40S 1.25 (protocol 6; protocol 9)" in text
+
+
+def test_a_ratio_has_the_protocol_of_its_own_sides():
+    more = on([step("prefill", EIGHTH, M, M / 90) for M in (1024, 2048)], A100, protocol="6")
+    text = compared((A100, engines((1024, 2048), A100) + more), (L40S, engines((1024, 2048), L40S)))
+    assert "that all have: A100 1.25, L40S 1.25" in text
+    assert "Measured in unlike ways" not in text
+
+
+# One GPU
+
+
+def test_a_point_without_a_figure_was_measured():
+    ends = {"gpu_step_ms_ci_low": 6.9, "gpu_step_ms_ci_high": 7.1}
+    rows = []
+    for M in (64, 128, 256):
+        known = {"gpu_step_ms": 7.0, **ends} if M < 256 else {}
+        slower = {name: value + 1 for name, value in known.items()}
+        rows += [step("decode", DENSE, M, 10, host_bound=True, **slower)]
+        rows += [step("decode", HALF, M, 9, host_bound=True, **known)]
+    text = text_of(rows)
+    assert "no ratio of some patterns or all at M=256 (its points lack this figure)" in text
+    assert "256 (not measured)" not in text
+
+
+def test_energy_is_that_of_the_largest_M_at_which_both_sides_have_one():
+    rows = []
+    for M in (1024, 2048, 4096):
+        known = [{"energy_j_per_token": joules} if M < 4096 else {} for joules in (0.01, 0.008)]
+        rows += [step("prefill", DENSE, M, M / 100, weight_bytes=3e9, **known[0])]
+        rows += [step("prefill", HALF, M, M / 120, weight_bytes=2e9, **known[1])]
+    assert "2:4 INT8 0.67 and 0.80 (M=2048, over cublaslt)." in text_of(rows)
+
+
+def test_costs_over_another_engine_than_the_tables_name_it():
+    rows = []
+    for M in (512, 1024, 2048):
+        rows += [step("prefill", DENSE, M, M / 100, weight_bytes=3e9, energy_j_per_token=0.01)]
+        fast = M / (110 if M < 2048 else 90)
+        rows += [step("prefill", CUTLASS, M, fast, weight_bytes=6e9, energy_j_per_token=0.02)]
+        if M < 2048:
+            rows += [step("prefill", HALF, M, M / 120, weight_bytes=2e9, energy_j_per_token=0.008)]
+        rows += [step("prefill", EIGHTH, M, M / 115, weight_bytes=2.5e9, energy_j_per_token=0.009)]
+    assert "2:4 INT8 0.33 and 0.40 (M=1024, over cutlass)." in text_of(rows)
+
+
+def test_it_is_unknown_which_kernels_ran_where_auto_does_not_say_it():
+    dense = [step("prefill", DENSE, M, M / 100) for M in (1024, 2048, 4096)]
+    text = text_of(dense + [step("prefill", AUTO, M, M / 130) for M in (1024, 2048, 4096)])
+    assert "It is unknown whether a sparse kernel ran in an engine" in text
+    assert "No sparse kernel ran in an engine" not in text
+    said = [step("prefill", AUTO, M, M / 130, sparse_linears=None if M == 2048 else 3) for M in (1024, 2048, 4096)]
+    text = text_of(dense + said)
+    assert "at M=2048 (unknown which kernels ran)" in text
+    assert "only dense kernels ran" not in text
+
+
+def test_a_dense_engine_that_was_measured_otherwise_is_no_rival_and_is_named():
+    rows = []
+    for M in (1024, 2048, 4096):
+        rows += [step("prefill", DENSE, M, M / 100), step("prefill", HALF, M, M / 120)]
+        rows += [replace(step("prefill", CUTLASS, M, M / 110), provenance=MACHINE._replace(protocol="6"))]
+    text = text_of(rows)
+    assert "Other dense engines (cutlass) were measured otherwise: they may be faster." in text
+    assert text.count("| measured otherwise ") >= 3
+
+
+@pytest.mark.parametrize(
+    ("failing", "sentence"),
+    [
+        (HALF, "no speed-up over dense, because no sparse one gave a figure"),
+        (DENSE, "no speed-up over dense, because no dense engine gave a figure"),
+    ],
+)
+def test_why_there_is_no_speed_up(failing, sentence):
+    rows = [step("prefill", name, M, M / 100) for M in (1024, 2048) for name in (DENSE, HALF) if name != failing]
+    rows += [Row(H200, "prefill", failing, M, "failed", {}, reason="x") for M in (1024, 2048)]
+    assert sentence in text_of(rows)
+
+
+def test_types_are_named_where_not_all_are_shown():
+    rows = []
+    for model in "ABCDE":
+        Ms, gain = ((1024, 2048, 4096), 0.8) if model != "E" else ((1024, 2048), 1.2)
+        for M in Ms:
+            rows += [step("prefill", DENSE._replace(model=model), M, M / 100)]
+            rows += [step("prefill", HALF._replace(model=model), M, M / 100 * gain)]
+    text = text_of(rows)
+    assert "Prefill A INT8, B INT8, C INT8, D INT8, by the clock: 2:4 pays, from M=1024 on" in text
+
+
+def test_a_disqualified_ratio_is_in_no_span():
+    ends = {"gpu_step_ms_ci_low": 6.9, "gpu_step_ms_ci_high": 7.1}
+    rows = []
+    for M in (64, 128, 256):
+        odd = {"sequences_min": 10, "sequences_max": 64} if M == 256 else {}
+        rows += [step("decode", DENSE, M, 10, host_bound=True, gpu_step_ms=8.0)]
+        rows += [step("decode", HALF, M, 9 if M < 256 else 2, host_bound=True, gpu_step_ms=7.0, **ends, **odd)]
+    text = text_of(rows)
+    assert "by the clock, with the host's share, 1.11" in text
+    assert "1.11 to 5.00" not in text and "1.11–5.00" not in text
+
+
+def test_the_span_of_a_headline_begins_at_the_M_that_it_names():
+    rows = []
+    for M in (1024, 2048, 4096):
+        rows += [step("prefill", DENSE, M, M / 100), step("prefill", AUTO, M, M / 105, sparse_linears=3)]
+        rows += [step("prefill", HALF, M, M / (90 if M == 1024 else 120))]
+    text = text_of(rows)
+    assert "pay, from M=2048 (some from 1024) on, 1.05 to 1.20 times as fast" in text
+    rows = [each for each in rows if (each.configuration, each.M) != (AUTO, 1024)]
+    rows.append(step("prefill", AUTO, 1024, 1024 / 102, sparse_linears=3))
+    assert "pay, from M=2048 (some from 1024) on, 1.05 to 1.20 times as fast" in text_of(rows)
+
+
+def test_M_at_which_two_types_were_measured_otherwise_are_counted():
+    rows = []
+    for M in (1024, 2048, 4096):
+        other = MACHINE._replace(driver="2" if M > 1024 else MACHINE.driver)
+        rows += [step("prefill", DENSE, M, M / 100)]
+        rows += [replace(step("prefill", DENSE._replace(dtype="FP8"), M, M / 150), provenance=other)]
+    assert "of 3 M: faster at 1, measured otherwise 2;" in text_of(rows)
+
+
+# Tidy tables
+
+
+def test_a_row_without_a_gpu_is_named(tmp_path):
+    bad = run_row(12, backend="cuSPARSELt", pattern="2_4").replace("RTX4090,", ",", 1)
+    folder = tidy(tmp_path, throughput=THROUGHPUT + run_row(10) + bad)
+    (sentence,) = read_source(tmp_path, HARDWARE).refused
+    assert sentence == f"{folder / 'throughput.csv'} is damaged: row 2 has no usable gpu"
+
+
+def test_a_layer_has_the_linears_of_rows_that_are_not_used_too(tmp_path):
+    body = ""
+    for backend, pattern, us in (("cuBLASLt", "dense", 10.0), ("cuSPARSELt", "2_4", 7.0)):
+        for N, K in ((3840, 2560), (2560, 2560), (13824, 2560), (2560, 6912)):
+            cells = search_row(us, N=N, K=K, backend=backend, pattern=pattern).split(",")
+            cells[11] = str(2 * float(cells[11])) if N == 13824 else cells[11]
+            body += ",".join(cells)
+    tidy(tmp_path, kernel=KERNEL + body)
+    text, refused = markdown(tmp_path)
+    assert sum("lacks N=13824 K=2560: it counts in no sum" in sentence for sentence in refused) == 2
+    assert "sum of hot GEMM latencies of a layer" not in text
+
+
+def test_the_copy_of_a_fused_kernel_is_found_whatever_its_type_is_called(tmp_path):
+    head = "gpu,cc,dtype,model,kernel,sparsity,M,K,K_out,latency_us,ratio_to_memcpy,GBps_rw,GBps_incl_memset\n"
+    row = "RTX4090,89,FP8E4M3,BitNet-2B,{},2_4,64,2560,{},{},{},1,1\n"
+    body = row.format("memcpy_L4", 2560, 5.0, 1.0) + row.format("quant_slide", 2560, 10.0, 9.0)
+    tidy(tmp_path, quant_kernels=head + body)
+    (sentence,) = read_source(tmp_path, HARDWARE).refused
+    assert "it has ratio_to_memcpy = 9, but 2 follows from the copy's row" in sentence
