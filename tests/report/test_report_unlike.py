@@ -229,3 +229,28 @@ def test_the_copy_of_a_fused_kernel_is_found_whatever_its_type_is_called(tmp_pat
     tidy(tmp_path, quant_kernels=head + body)
     (sentence,) = read_source(tmp_path, HARDWARE).refused
     assert "it has ratio_to_memcpy = 9, but 2 follows from the copy's row" in sentence
+
+
+def test_a_pattern_has_one_colour_in_all_bars_of_the_comparison():
+    """Bars had the colours of their places, and panels have other patterns at a place."""
+    rates = {DENSE: 1.0, HALF: 1.25, AUTO: 1.3, HALF._replace(sparsity="2_6"): 1.1, EIGHTH: 1.05}
+
+    def rows(key, names):
+        found = [step("prefill", n, M, M / r, tokens_per_s=1000 * r) for n, r in rates.items() for M in (1024, 2048)]
+        return on([row for row in found if row.configuration in names], key)
+
+    summaries = []
+    for key, names in ((A100, set(rates)), (L40S, {*rates} - {AUTO})):
+        source = Source(key, linears={"BitNet-2B": 4})
+        fp8 = [
+            replace(row, configuration=row.configuration._replace(dtype="FP8")) for row in rows(key, {*rates} - {AUTO})
+        ]
+        source.add(OURS, rows(key, names) + fp8)
+        summaries += summaries_of(key, [source], analysed([source]))
+    (figure,) = (each for each in comparison.comparison_figures(summaries, ["A", "B"]) if "speedup" in each.name)
+    styles = {}
+    for panel in figure.panels:
+        for series in panel["series"]:
+            styles.setdefault(series["label"], set()).add(series["style"])
+    assert all(len(found) == 1 for found in styles.values())
+    assert len({*map(str, styles.values())}) == len(styles) >= 3
