@@ -81,7 +81,7 @@ def test_the_page_needs_nothing_else(pages, language):
     assert "url(http" not in text
     assert "@import" not in text
     assert f'<html lang="{language}">' in text
-    assert text.count("<figure>") == len(list((pages / "report").glob("*.svg")))
+    assert text.count("<figure aria-label=") == len(list((pages / "report").glob("*.svg")))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

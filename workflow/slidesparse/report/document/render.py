@@ -209,7 +209,7 @@ def inline(svg):
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:d|x|y|x1|y1|x2|y2|transform)="[^"]*"', lambda found: DIGITS.sub(r"\1", found[0]), svg)
-    svg = re.sub(r'<g id="[a-z0-9_.]+">', "<g>", svg)
+    svg = re.sub(r'<g id="[A-Za-z0-9_.]+">', "<g>", svg).replace("<svg", '<svg role="img"', 1)
     return svg.replace("#1b1f24", "currentColor")
 
 
