@@ -27,6 +27,9 @@ def made(tmp_path_factory):
     return root
 
 
+ALL_ZERO, TERNARY = "all its weights are zero", "its weights have one magnitude, as if they were ternary already"
+
+
 class Resources(Place):
     """A folder with a model and its checkpoints."""
 
@@ -288,3 +291,40 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_one_sentence_names_what_is_wrong(place, case):
     refused(place, *BAD[case])
+
+
+def filled(value):
+    """A change of a model's tensors: one linear has this value, in BF16, everywhere but in every third place."""
+
+    def change(tensors):
+        dtype, shape, data = tensors[LINEAR]
+        values = np.full(len(data) // 2, value, np.float32)
+        values[::3] = 0
+        tensors[LINEAR] = [dtype, shape, (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()]
+
+    return change
+
+
+def test_a_matrix_of_zeros_is_refused_by_its_name(place):
+    place.rewrite(filled(0.0))
+    refused(place, Resources.local, errors.CheckpointError, f"tensor {LINEAR}: {ALL_ZERO}")
+
+
+def test_weights_that_are_ternary_already_are_converted_and_warned_of(place, capfd):
+    place.rewrite(filled(0.5))
+    place.local()
+    said = capfd.readouterr().err
+    assert f"{LINEAR}: {TERNARY}: pruning goes by their positions alone" in said
+    assert said.count("warning") == 1
+
+
+def test_few_or_many_zeros_are_warned_of(place, capfd):
+    def sparse(tensors):
+        dtype, shape, data = tensors[LINEAR]
+        values = np.zeros(len(data) // 2, np.float32)
+        values[::50] = np.linspace(1, 2, len(values[::50]))
+        tensors[LINEAR] = [dtype, shape, (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()]
+
+    place.rewrite(sparse)
+    place.local()
+    assert f"{LINEAR}: 98 % of its ternary weights are zero, usual is 20 to 70" in capfd.readouterr().err

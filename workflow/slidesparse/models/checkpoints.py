@@ -47,6 +47,9 @@ CONVERTER = 1
 """Version of all code that decides the bytes of a checkpoint. If it changes, every checkpoint is made anew."""
 
 WEIGHTS = "model.safetensors"
+USUAL_ZEROS = (0.2, 0.7)
+"""Shares of zeros that ternary weights of BitNet models have."""
+
 STORED = {"INT8": "I8", "FP8": "F8_E4M3"}
 TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -81,6 +84,8 @@ def convert(model_manifest, dtype, sparsity, root="resources", progress=True):
             files = [inside(source, name, error=CheckpointError) for name in sorted(model_manifest["files"])]
             try:
                 weights, layers = _convert_weights(files, temporary / WEIGHTS, dtype, pattern, progress)
+            except CheckpointError as error:
+                raise CheckpointError(f"{error}{_origin(model_manifest['source'])}") from None
             except (ValueError, RuntimeError) as error:  # tensors that do not fit each other or the format
                 cause = " ".join(str(error).split())
                 raise CheckpointError(f"model {manifest['model']} cannot be converted: {cause:.300}") from None
@@ -102,6 +107,11 @@ def convert(model_manifest, dtype, sparsity, root="resources", progress=True):
             manifest["changed"] = sum(layer["changed"] for layer in layers)
             write_json(temporary / "manifest.json", manifest)
     return manifest
+
+
+def _origin(source):
+    """Where a model is from, in brackets, if a hub has it."""
+    return f" ({source['repository']} at {source['revision']})" if source["kind"] == "hub" else ""
 
 
 def ensure(manifest, root="resources"):
@@ -270,10 +280,37 @@ def _convert(read, name, stored, dtype, pattern, file):
         raise CheckpointError(f"{file}, tensor {name}: {error}") from None
     codes = ternary(latent, scale)
     zeros = codes.numel() - int(codes.count_nonzero())
+    _look_at(latent, zeros / codes.numel(), f"{file}, tensor {name}")
     codes, changed = prune(codes, latent, pattern)
     layer = {"name": name.removesuffix(".weight"), "N": N, "K": K, "K_slid": pattern.K_slid(K)}
     stored_codes = slide(store_as(codes, dtype).view(torch.int8), pattern)
     return stored_codes.view(torch.uint8).numpy(), layer | {"zeros_before": zeros, "changed": changed}, scale
+
+
+def _look_at(latent, zeros, where):
+    """Refuse a matrix of zeros, and warn of one that does not look like the latent weights of a BitNet model.
+
+    zeros: share of zeros among the ternary weights.
+    """
+    if zeros == 1:
+        raise CheckpointError(f"{where}: all its weights are zero, so the model computes nothing: use another revision")
+    found = f"warning: {where}: {100 * zeros:.0f} % of its ternary weights are zero"
+    if not USUAL_ZEROS[0] <= zeros <= USUAL_ZEROS[1]:
+        print(f"{found}, usual is {' to '.join(f'{100 * share:.0f}' for share in USUAL_ZEROS)}", file=sys.stderr)
+    if _one_magnitude(latent):
+        why = "its weights have one magnitude, as if they were ternary already"
+        print(f"warning: {where}: {why}: pruning goes by their positions alone", file=sys.stderr)
+
+
+def _one_magnitude(latent):
+    """Whether all weights but zeros have one magnitude. Mostly the first few tell."""
+    seen = set()
+    for piece in latent.reshape(-1).split(1 << 12):
+        sizes = piece.abs().unique()
+        seen |= set(sizes[sizes > 0][:2].tolist())
+        if len(seen) > 1:
+            return False
+    return True
 
 
 class _Ahead:
