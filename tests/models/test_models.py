@@ -16,7 +16,7 @@ from slidesparse import models
 from slidesparse.errors import CheckpointError, ConfigurationError
 from slidesparse.files import OWN, sha256_file
 from slidesparse.kernel.products import ZERO_RATE
-from slidesparse.models import bitnet, generate, safetensors_io
+from slidesparse.models import bitnet, contents, generate, safetensors_io
 from slidesparse.sparsity.quantize import absmean_scale, ternary
 from tiny import ENTRY
 from tiny import SHAPE as TINY
@@ -375,3 +375,23 @@ def test_a_program_ends_with_one_sentence(tmp_path):
     assert done.stderr.startswith("fetch_model.py: model mine: ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "manifest.json").exists()
+
+
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("names", "weights"),
+    [
+        (["model.safetensors", "consolidated.safetensors", "original/model.safetensors"], ["model.safetensors"]),
+        (["model.safetensors", "adapter_model.safetensors", "optimizer.safetensors"], ["model.safetensors"]),
+        ([*SHARDS, "model.safetensors", "model.safetensors.index.json"], SHARDS),
+        ([*SHARDS, "consolidated.00.safetensors", "model.safetensors.index.json"], SHARDS),
+        (SHARDS, SHARDS),
+        (["consolidated.safetensors"], ["consolidated.safetensors"]),
+        (["a.safetensors", "b.safetensors", "model.safetensors.index.json"], ["a.safetensors", "b.safetensors"]),
+    ],
+)
+def test_one_form_of_the_weights_is_wanted(names, weights):
+    found = contents.wanted(["config.json", *names], "a repository")
+    assert [name for name in found if name.endswith(".safetensors")] == weights

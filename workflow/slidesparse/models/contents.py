@@ -7,6 +7,11 @@ from slidesparse.files import inside, is_plain, read_json
 from slidesparse.models import safetensors_io
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", ".safetensors"
+OTHER_WEIGHTS = re.compile(r"consolidated|adapter_model|adapter\b|optimizer|training_args")
+"""How the names of weights begin that are another form of a model's, or none of a model."""
+
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+
 OTHERS = (
     "generation_config.json",
     "tokenizer.json",
@@ -23,10 +28,15 @@ OTHERS = (
 def wanted(names, where):
     """The needed files among `names`, config.json and the index first; CheckpointError if they are no model.
 
-    Names with a folder are never wanted, so no file can leave the model's directory.
+    Names with a folder are never wanted, so no file can leave the model's directory. Nor are other forms of the same
+    weights, and adapters. Where an index stands beside numbered shards, only these are wanted; `check_index` checks
+    that they are those of the index.
     """
     chosen = [name for name in (CONFIG, INDEX, *OTHERS) if name in names]
     weights = sorted(name for name in names if name.endswith(WEIGHTS) and is_plain(name))
+    weights = [name for name in weights if not OTHER_WEIGHTS.match(name)] or weights
+    if INDEX in names:
+        weights = [name for name in weights if SHARD.search(name)] or weights
     if CONFIG not in chosen:
         raise CheckpointError(f"{where} has no {CONFIG}: it is no model that can be read")
     if not weights:
