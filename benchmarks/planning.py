@@ -58,7 +58,7 @@ def sweep(points):
 def call(directory, *arguments):
     """(wall seconds, seconds of the processor, peak GiB) of one call of Snakemake."""
     command = [sys.executable, "-m", "snakemake", "--configfile", "sweep.yaml", *arguments]
-    with tempfile.TemporaryFile("w+") as output:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         start = time.perf_counter()
         process = subprocess.Popen(command, cwd=directory, stdout=output, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)

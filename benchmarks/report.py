@@ -39,7 +39,7 @@ def write_gpu(root, number, points):
                 Ms = [64 * (i + 1) for i in range(points // 38)]
                 folder = root / hardware / stage / "BitNet-2B" / dtype / backend / sparsity
                 folder.mkdir(parents=True)
-                with open(folder / f"BitNet-2B-{dtype}_{stage}.csv", "w", newline="") as stream:
+                with open(folder / f"BitNet-2B-{dtype}_{stage}.csv", "w", encoding="utf-8", newline="") as stream:
                     writer = csv.writer(stream, lineterminator="\n")
                     writer.writerow(COLUMNS[stage])
                     for M in Ms:

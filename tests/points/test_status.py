@@ -310,14 +310,14 @@ def test_a_job_that_stays_stopped_is_ended_and_one_of_a_stopped_run_is_not():
 
 def descendants(pid):
     """Pids of the child of a process, of its child and so on."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     return [int(child) for child in children] + [each for child in children for each in descendants(child)]
 
 
 def alive(pid):
     """Whether a process runs or is stopped; one that has ended and that nobody has waited for does not count."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
 

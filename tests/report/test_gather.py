@@ -27,7 +27,7 @@ PROGRAM = PROGRAMS / "gather_points.py"
 
 
 def table(path):
-    with open(path, newline="") as stream:
+    with open(path, encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
 

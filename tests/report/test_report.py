@@ -93,18 +93,18 @@ def test_every_published_configuration_has_its_table(published):
 @pytest.mark.parametrize("dtype", ["INT8", "FP8"])
 def test_kernel_figures_agree_with_those_of_the_authors(published, dtype):
     folder = PUBLISHED / "benchmark_kernel" / "kernel_speedup_results" / HARDWARE
-    with open(folder / "latency" / dtype / "latency_BitNet-2B-INT8.csv", newline="") as stream:
+    with open(folder / "latency" / dtype / "latency_BitNet-2B-INT8.csv", encoding="utf-8", newline="") as stream:
         latency = {(row[0], row[1], row[2]): row[3:] for row in list(csv.reader(stream))[1:]}
     for linear, (N, K) in synthetic.LINEARS.items():
         found = rows_under(published, f"kernel BitNet-2B {dtype} {linear} (N={N}, K={K}), hot latency (µs)")
         assert [row[1:] for row in found] == [latency[row[0], str(N), str(K)] for row in found]
         assert len(found) == 9
-    with open(folder / "latency" / dtype / "total_latency_BitNet-2B-INT8.csv", newline="") as stream:
+    with open(folder / "latency" / dtype / "total_latency_BitNet-2B-INT8.csv", encoding="utf-8", newline="") as stream:
         totals = list(csv.reader(stream))[1:]
     sums = rows_under(published, f"kernel BitNet-2B {dtype} sum over the linears of a layer, hot latency (µs)")
     for mine, theirs in zip(sums, totals, strict=True):  # theirs are sums of more digits than were published
         assert [float(cell) for cell in mine] == pytest.approx([float(cell) for cell in theirs], abs=0.0025)
-    with open(folder / "speedup" / dtype / "total_speedup_BitNet-2B-INT8.csv", newline="") as stream:
+    with open(folder / "speedup" / dtype / "total_speedup_BitNet-2B-INT8.csv", encoding="utf-8", newline="") as stream:
         speedups = [[row[0], *row[2:]] for row in list(csv.reader(stream))[1:]]
     found = rows_under(
         published, f"kernel BitNet-2B {dtype}, sum of hot GEMM latencies of a layer, over cublaslt/dense"

@@ -343,11 +343,11 @@ def test_no_two_configurations_of_a_figure_look_alike():
 def test_a_csv_of_before_the_rivals_is_still_read(tmp_path):
     root = ours(tmp_path / "results")
     file = gathered(root, "kernel")
-    with open(file, newline="") as stream:
+    with open(file, encoding="utf-8", newline="") as stream:
         table = list(csv.DictReader(stream))
     later = re.compile(r".*int32_us|best.*|speedup.*|alg_id_.*")
     kept = [name for name in table[0] if not later.fullmatch(name)]
-    with open(file, "w", newline="") as stream:
+    with open(file, "w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, kept, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)

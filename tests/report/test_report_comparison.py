@@ -80,7 +80,7 @@ def test_the_h100_report_has_the_tidy_figures():
     assert [row[2] for row in prefill][:3] == ["14,945", "30,565", "56,699"]
     qkv = rows_under(text, "kernel BitNet-2B INT8 qkv (N=3840, K=2560), hot latency (µs)")
     assert [float(cell) for cell in qkv[0][1:4]] == pytest.approx([11.97, 7.63, 9.06], abs=0.01)
-    with open(PUBLISHED / "tidy" / H100 / "kernel.csv", newline="") as stream:
+    with open(PUBLISHED / "tidy" / H100 / "kernel.csv", encoding="utf-8", newline="") as stream:
         table = list(csv.DictReader(line for line in stream if not line.startswith("#")))
     source = read_source(PUBLISHED, H100)
     kernels = [row.values["latency_us"] for row in source.stage("kernel")]

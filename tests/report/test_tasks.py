@@ -14,7 +14,7 @@ from slidesparse.report.tables.tasks import benchmark_seconds, tasks_table, writ
 
 
 def table(path):
-    with open(path, newline="") as stream:
+    with open(path, encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
 

@@ -273,7 +273,7 @@ def test_a_table_that_changes_while_a_client_waits_names_no_point(clone):
     (clone.directory / path).unlink()
     locks = clone.beside
     locks.mkdir(exist_ok=True)
-    with open(locks / "slidesparse-host.lock", "a") as lock:
+    with open(locks / "slidesparse-host.lock", "a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         call = clone.start("--cores", "1", path, config=[TINY])
         log = (clone.directory / path).with_suffix(".log")

@@ -82,7 +82,7 @@ def set_column(path, column, values):
     """Give every row of a CSV a value in a column, which is added in front of `status` where the file lacks it."""
     import csv
 
-    with open(path, newline="") as stream:
+    with open(path, encoding="utf-8", newline="") as stream:
         header, *rows = list(csv.reader(stream))
     if column not in header:
         at = header.index("status")
@@ -92,7 +92,7 @@ def set_column(path, column, values):
     values = values if isinstance(values, list) else [values] * len(rows)
     for row, value in zip(rows, values, strict=True):
         row[header.index(column)] = str(value)
-    with open(path, "w", newline="") as stream:
+    with open(path, "w", encoding="utf-8", newline="") as stream:
         csv.writer(stream, lineterminator="\n").writerows([header, *rows])
 
 

@@ -60,7 +60,7 @@ def gated(request):
     if "then" not in request:
         return echo(request)
     with subprocess.Popen(["sleep", "1000"]) as child:
-        with open(request["started"], "w") as stream:
+        with open(request["started"], "w", encoding="utf-8") as stream:
             stream.write(f"{os.getpid()} {os.getpgrp()} {child.pid}")
         if request["then"] == "hold the interpreter lock":
             ctypes.PyDLL(None).pause()
@@ -68,7 +68,7 @@ def gated(request):
             os.kill(os.getpid(), signal.SIGSTOP)
         elif request["then"] == "wait for ever":
             threading.Event().wait()
-        with open(request["gate"]) as stream:
+        with open(request["gate"], encoding="utf-8") as stream:
             stream.read()
         child.kill()
     return echo(request)

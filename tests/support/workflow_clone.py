@@ -332,6 +332,6 @@ def _processor_time(pid):
 def _status(pid):
     """Fields of /proc/pid/stat from the third on; empty when there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return []

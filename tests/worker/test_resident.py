@@ -148,11 +148,11 @@ def test_a_large_message_arrives_whole(place):
 def test_clients_that_come_first_together_share_one_worker(place):
     directory = place.directory / "run" / "slidesparse"
     directory.mkdir(mode=0o700)
-    with open(directory / "lock", "w") as lock:
+    with open(directory / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         clients = [place.client(M=m) for m in range(5)]
         waiting = re.compile(rf"-> FLOCK .*:{os.fstat(lock.fileno()).st_ino} ")
-        wait_until(lambda: len(waiting.findall(Path("/proc/locks").read_text())) == 5)
+        wait_until(lambda: len(waiting.findall(Path("/proc/locks").read_text(encoding="utf-8"))) == 5)
     results = [json.loads(client.communicate(timeout=DEADLINE)[0]) for client in clients]
     assert len({result["pid"] for result in results}) == 1
     assert sorted(result["served"] for result in results) == [1, 2, 3, 4, 5]

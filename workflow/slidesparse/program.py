@@ -64,7 +64,7 @@ def state_of(pid):
 def _stat(pid, place):
     """A field of proc(5), counted from the state of a process."""
     try:
-        return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[place]
+        return Path(f"/proc/{int(pid)}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[place]
     except (OSError, IndexError):
         return None
 

@@ -61,7 +61,7 @@ def measure(request):
     import synthetic
 
     what = "/".join(str(request[name]) for name in ("hardware", "stage", "dtype", "backend", "sparsity", "M"))
-    with open(PLACE / "journal", "a") as journal:
+    with open(PLACE / "journal", "a", encoding="utf-8") as journal:
         journal.write(f"begin {what} {os.environ['CUDA_VISIBLE_DEVICES']}\n")
         journal.flush()
         while listed("hold", what):

@@ -65,7 +65,7 @@ def build(library, cc, output, cuda=None):
     with tempfile.TemporaryDirectory() as directory:
         made = Path(directory) / "made.so"
         command = [str(nvcc), *flags, *(f"-I{folder}" for folder in folders), *sources, "-o", str(made)]
-        compiled = subprocess.run(command, capture_output=True, text=True)
+        compiled = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         if compiled.returncode:
             text = compiled.stderr + compiled.stdout
             first = next((line for line in text.splitlines() if "error" in line.lower()), text.strip() or "no message")
@@ -127,7 +127,9 @@ def find_header(name, package, cuda, nvcc):
 
 def _nvcc_version(nvcc):
     try:
-        text = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(
+            [str(nvcc), "--version"], capture_output=True, encoding="utf-8", errors="replace", check=True
+        ).stdout
         return re.search(r"release \S+ V(\S+)", text)[1]
     except (OSError, subprocess.CalledProcessError, TypeError) as error:
         raise HardwareError(f"{nvcc} does not tell its version ({error}): repair or remove it") from None
@@ -135,5 +137,9 @@ def _nvcc_version(nvcc):
 
 def _header_version(header):
     """Version that a header states, such as 13.1.0, or None."""
-    parts = dict(re.findall(r"#define CU\w+_VER_(MAJOR|MINOR|PATCH)\s+(\d+)", header.read_text(errors="replace")))
+    parts = dict(
+        re.findall(
+            r"#define CU\w+_VER_(MAJOR|MINOR|PATCH)\s+(\d+)", header.read_text(encoding="utf-8", errors="replace")
+        )
+    )
     return ".".join(parts[name] for name in ("MAJOR", "MINOR", "PATCH")) if len(parts) == 3 else None

@@ -268,7 +268,7 @@ def torch_cuda():
     if spec is None or not spec.origin:
         return False, None
     try:
-        text = Path(spec.origin).with_name("version.py").read_text()
+        text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
     except OSError:
         return True, None
     match = re.search(r"^cuda\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
@@ -343,7 +343,9 @@ def _order(library, devices):
 def _counted_by_cuda(order):
     """What COUNT prints, as words; order: CUDA_DEVICE_ORDER, which decides it."""
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    return subprocess.run([sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True).stdout.split()
+    return subprocess.run(
+        [sys.executable, "-c", COUNT], env=environment, capture_output=True, encoding="utf-8", errors="replace"
+    ).stdout.split()
 
 
 def _missing(setting):
@@ -417,7 +419,7 @@ def _hardware(name=None, token=None, cc=0, cuda=0, **gpu):
 
 def _text(path):
     try:
-        return Path(path).read_text(errors="replace")
+        return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 

@@ -111,7 +111,9 @@ def git_state(directory):
     def git(*arguments):
         command = ["git", "--no-optional-locks", "-C", str(directory), *arguments]
         limits = {"check": True, "timeout": GIT_S}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, **limits).stdout
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", env=environment, **limits
+        ).stdout
 
     try:
         git("ls-files", "--error-unmatch", ".")

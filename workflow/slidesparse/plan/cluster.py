@@ -118,7 +118,9 @@ def _jobs(directory):
     """Ids of our jobs in the queue that work in `directory`; None if Slurm does not say."""
     command = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%j|%Z"]
     try:
-        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        lines = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=True
+        ).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
     jobs = [line.split("|", 2) for line in lines if line.count("|") >= 2]

@@ -53,7 +53,7 @@ _Validator = validators.extend(
 @cache
 def _schema(path):
     """The schema from a file, with the names of backends from the table in plan/backends.py."""
-    schema = yaml.safe_load(Path(path).read_text())
+    schema = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     for processor, section in (("gpu", schema), ("cpu", schema["properties"]["cpu"])):
         for role, names in configurable(processor).items():
             section["properties"]["backends"]["properties"][role]["items"] = {"enum": names}

@@ -20,7 +20,7 @@ AGAIN = "delete it and it is measured again"
 @cache
 def validator():
     """The JSON schema validator of points, built once."""
-    return Draft202012Validator(yaml.safe_load(SCHEMA.read_text()))
+    return Draft202012Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
 
 
 def read_point(path, expected_digest=None):

@@ -158,7 +158,7 @@ def _connect(name, options, environment):
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         stack.callback(os.close, folder)
         address = f"/proc/self/fd/{folder}/{name}"  # at most 107 characters, which the directory's path may exceed
-        fcntl.flock(stack.enter_context(open(directory / "lock", "w")), fcntl.LOCK_EX)
+        fcntl.flock(stack.enter_context(open(directory / "lock", "wb")), fcntl.LOCK_EX)
         try:
             connection.connect(address)
         except (FileNotFoundError, ConnectionRefusedError):
@@ -179,7 +179,7 @@ def _remove_dead(name, guard):
     while start_time(guard) and time.monotonic() < deadline:
         time.sleep(0.02)
     directory = user_directory()
-    with open(directory / "lock", "w") as lock, socket.socket(socket.AF_UNIX) as probe:
+    with open(directory / "lock", "wb") as lock, socket.socket(socket.AF_UNIX) as probe:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -234,7 +234,7 @@ def _watch(group, ended, stopped):
     """Kill a process group of which a process stays stopped: it would answer nothing, and end with nobody."""
 
     def belongs(entry):
-        return int((entry / "stat").read_text().rpartition(")")[2].split()[2]) == group
+        return int((entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[2]) == group
 
     if _stay_stopped(belongs, ended):
         stopped.set()
@@ -262,7 +262,7 @@ def _stay_stopped(belongs, done):
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError, IndexError):
                 if belongs(entry):
-                    states[int(entry.name)] = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                    states[int(entry.name)] = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
         looks = looks + 1 if "T" in states.values() else 0
         if looks == 2:
             return list(states)

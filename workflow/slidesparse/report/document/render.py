@@ -139,7 +139,7 @@ def to_markdown(document, language, folder):
 def to_html(document, language, folder, stem, drawings, languages=None):
     """The document as one page. drawings: name of a figure -> its SVG. stem: the file name without language."""
     say = speaker(language)
-    script = f"\n{TEMPLATES.joinpath('report.js').read_text()}"
+    script = f"\n{TEMPLATES.joinpath('report.js').read_text(encoding='utf-8')}"
     anchors, depths = {}, {}
 
     def number(section, depth=1):
@@ -159,7 +159,7 @@ def to_html(document, language, folder, stem, drawings, languages=None):
             languages=languages or [language],
             folder=folder,
             stem=stem,
-            style=Markup(TEMPLATES.joinpath("report.css").read_text()),
+            style=Markup(TEMPLATES.joinpath("report.css").read_text(encoding="utf-8")),
             script=Markup(script),
             script_hash=f"sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
             html_table=lambda table: html_table(table, say),

@@ -20,7 +20,7 @@ def catalogue(language):
     """English form -> translation; empty for English."""
     if language == ENGLISH:
         return {}
-    return yaml.safe_load(Path(__file__).with_name(f"{language}.yaml").read_text())
+    return yaml.safe_load(Path(__file__).with_name(f"{language}.yaml").read_text(encoding="utf-8"))
 
 
 def speaker(language):
