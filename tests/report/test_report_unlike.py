@@ -155,6 +155,12 @@ def test_why_there_is_no_speed_up(failing, sentence):
     assert sentence in text_of(rows)
 
 
+def test_dense_engines_alone_are_no_answer_and_the_page_says_so():
+    sentence = "No sparse engine was measured, so nothing tells whether sparsity pays here."
+    assert sentence in text_of([step("prefill", DENSE, M, M / 100) for M in (1024, 2048)])
+    assert sentence not in text_of([step("prefill", name, 1024, 10) for name in (DENSE, HALF)])
+
+
 def test_types_are_named_where_not_all_are_shown():
     rows = []
     for model in "ABCDE":

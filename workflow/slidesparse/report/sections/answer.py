@@ -180,7 +180,8 @@ def lead(source, comparisons, label):
             return [say("No sparse kernel ran in an engine: these are dense engines with pruned weights.")]
         return [say("No sparse engine could be held against a dense one: “All speed-ups” says why.")]
     if not chosen:
-        return []
+        none = say("No sparse engine was measured, so nothing tells whether sparsity pays here.")
+        return [none] if any(row.status == "ok" for row in rows) else []
     return [*over_what(source, chosen, label), *unmatched(source, comparisons, label)]
 
 
