@@ -71,30 +71,26 @@ def engines(key, stage, dtype):
         values = [ratio.value for each in found.values() for ratio in each.values() if ratio.out]
         Ms = ", ".join(map(str, sorted(out)))
         parts.append(f"left out, of some patterns or all, M={Ms} ({whys}): {span(values)} there")
-    ran = {}
-    for where in [w for w in points(key) if w[:2] == (stage, dtype) and w[3] != "dense"]:
-        if named(f"{where[2]}/{where[3]}") in found and not sparse(key, stage, where[1:]):
-            ran[where[4]] = True
-    if ran:
-        parts.append(
-            f"no ratio of some patterns or all at M={', '.join(map(str, sorted(ran)))} (only dense kernels ran)"
-        )
+    mine = [w for w in points(key) if w[:2] == (stage, dtype) and w[3] != "dense" and named(f"{w[2]}/{w[3]}") in found]
+    ran = {where[4] for where in mine if not sparse(key, stage, where[1:])}
+    Ms = ", ".join(map(str, sorted(ran)))
+    parts += [f"no ratio of some patterns or all at M={Ms} (only dense kernels ran)"] if ran else []
     if what == GPU:
         late = [r.value for r, *_ in ratios(key, stage, dtype, CLOCK, BEST).values()]
         parts.append(f"by the clock, with the host's share, {span(late)}")
     return f"- {stage.capitalize()} {dtype}, {BY[what]}: {'; '.join(parts)}."
 
 
-def over_stock(key, stage, dtype):
-    """M -> how many times as fast as stock vLLM our fastest dense engine is, of the ratios that count, or all."""
-    by = "step" if decided(key, stage, dtype)[0] == CLOCK else "gpu"
+def over_stock(key, stage, dtype, late=False):
+    """M -> how many times as fast as stock vLLM our fastest dense engine is; late: by the clock, whatever the host."""
+    by = "step" if late or decided(key, stage, dtype)[0] == CLOCK else "gpu"
     Ms = sorted({w[4] for w in points(key) if w[:2] == (stage, dtype) and w[2] in DENSE})
     found = {}
     for M in Ms:
         stock = engine(key, stage, dtype, "vllm", "dense", M, by)
         each = [stock.over(engine(key, stage, dtype, b, "dense", M, by)) for b in DENSE]
         best = max((r for r in each if r.out in ("", "bound by the host")), key=lambda r: r.value, default=None)
-        found[M] = best if best and not best.out else None
+        found[M] = best if best and (late or not best.out) else None
     return found
 
 
@@ -171,7 +167,9 @@ def rows(key, dtype):
     dense = {stage: over_stock(key, stage, dtype) for stage in STAGES}
     turned = {s: [Figure(1 / r.value, None, r.gpu) for r in dense[s].values() if r] for s in STAGES}
     cells = [cell(turned[s], None in dense[s].values()) for s in STAGES]
-    lines = [["stock vLLM", cells[0], "—", cells[1], "—", "—", "1", "1", *cost(key, dtype, "vllm", "dense", ends)]]
+    late = [ratio for ratio in over_stock(key, "decode", dtype, late=True).values() if ratio]
+    late = cell([Figure(1 / r.value, None, r.gpu) for r in late], any(r.out for r in late))
+    lines = [["stock vLLM", cells[0], "—", cells[1], late, "—", "1", "1", *cost(key, dtype, "vllm", "dense", ends)]]
     clock = {}
     for (column, M), (ratio, *_) in ratios(key, "decode", dtype, CLOCK, BEST).items():
         clock.setdefault(named(column), {})[M] = ratio

@@ -6,7 +6,7 @@ A word is decided by the ratios over the fastest dense engine that count (`Compa
 from typing import NamedTuple
 
 from slidesparse.report.document.model import fixed, interval, say
-from slidesparse.report.sections.ratios import ACROSS, EVEN, FASTER, SLOWER, UNKNOWN
+from slidesparse.report.sections.ratios import ACROSS, EVEN, FASTER, HOST_BOUND, SLOWER, UNKNOWN
 from slidesparse.report.sources.rows import OURS, grouped, pattern_length
 
 PAYS, LOSES = say("pays"), say("loses")
@@ -162,26 +162,29 @@ def types_of(source):
     return []
 
 
-def over_stock(comparisons, stage, model, dtype):
-    """The comparison over stock vLLM with the same figure as `deciding`, or None."""
-    chosen = deciding(comparisons, stage, model, dtype)
-    metric = chosen.metric if chosen else STAGES[stage][0]
+def over_stock(comparisons, stage, model, dtype, metric=None):
+    """The comparison over stock vLLM by `metric`, or with the same figure as `deciding`; or None."""
+    if not metric:
+        chosen = deciding(comparisons, stage, model, dtype)
+        metric = chosen.metric if chosen else STAGES[stage][0]
     of = (stage, model, dtype, "stock", metric)
     return next((c for c in comparisons if (c.stage, c.model, c.dtype, c.kind, c.metric) == of and c.ratios), None)
 
 
-def fastest_over_stock(comparisons, stage, model, dtype):
+def fastest_over_stock(comparisons, stage, model, dtype, metric=None):
     """M -> the ratio of the fastest dense engine over stock vLLM, of the M at which it counts.
 
-    An engine that a check disqualifies is not the fastest.
+    An engine that a check disqualifies is not the fastest. metric: as for `over_stock`; if given, ratios that the host
+    bounds are there, too.
     """
-    comparison, best = over_stock(comparisons, stage, model, dtype), {}
+    comparison, best = over_stock(comparisons, stage, model, dtype, metric), {}
     for name in comparison.names() if comparison else ():
         if name.sparsity == "dense" and not name.stock:
             for M, each in comparison.of(name).items():
                 if not each.unfit and (M not in best or each.value > best[M][1].value):
                     best[M] = name, each
-    return {M: each for M, (name, each) in best.items() if not comparison.left_out(name, M)}
+    shown = (None, HOST_BOUND) if metric else (None,)
+    return {M: each for M, (name, each) in best.items() if comparison.left_out(name, M) in shown}
 
 
 def foreign(source):
