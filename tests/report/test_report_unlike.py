@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+import synthetic
 from foreign import KERNEL, THROUGHPUT, run_row, search_row, tidy
-from reports import H200, HARDWARE, MACHINE, markdown, step, text_of, unfolded
+from reports import H200, HARDWARE, MACHINE, SPARSE, markdown, step, text_of, unfolded
 from slidesparse.plan.key import Configuration
 from slidesparse.report.document.render import to_markdown
 from slidesparse.report.sections import comparison
 from slidesparse.report.sources.read import read_source
 from slidesparse.report.sources.rows import OURS, Row, Source
+from slidesparse.report.tables.gather import gather_all
 from slidesparse.report.write import analysed, summaries_of
 
 A100, L40S = "A100_cc80_py312_cu129_x86_64", "L40S_cc89_py312_cu129_x86_64"
@@ -260,3 +262,20 @@ def test_a_pattern_has_one_colour_in_all_bars_of_the_comparison():
             styles.setdefault(series["label"], set()).add(series["style"])
     assert all(len(found) == 1 for found in styles.values())
     assert len({*map(str, styles.values())}) == len(styles) >= 3
+
+
+def test_our_points_beside_others_count_as_asked_for(tmp_path):
+    for place, seconds in (({}, 0.012), (SPARSE, 0.010)):
+        for M, factor in ((512, 1), (1024, 2)):
+            synthetic.write(tmp_path, "prefill", (M,), seconds * factor, place=place)
+    gather_all(tmp_path, HARDWARE)
+    runs = (("cuBLASLt", "dense", 1), ("cuSPARSELt", "2_4", 0.83))
+    rows = [
+        run_row(1000 / (M * 0.0234 * share), M=M, backend=backend, pattern=pattern)
+        for backend, pattern, share in runs
+        for M in (2048, 4096)
+    ]
+    tidy(tmp_path, throughput=THROUGHPUT + "".join(rows))
+    text, _ = markdown(tmp_path)
+    assert "Elapsed time over steps where no step was measured." in text
+    assert "8 points of engines" in text and "prefill: BitNet-2B INT8 8/8" in text

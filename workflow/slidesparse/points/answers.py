@@ -4,12 +4,15 @@ import os
 import re
 
 from slidesparse.errors import RecordError
-from slidesparse.files import open_regular, read_bytes, read_json
+from slidesparse.files import open_regular, parse_json, read_bytes, read_json
 from slidesparse.points import request
 from slidesparse.tuning import table
 
 HEAD, END = 16 << 10, b"\n}\n"
 """Bytes at the head of a file in which its digest stands, and how a whole file ends."""
+
+SEAL = 128
+"""Bytes at the end of a point in which its digest of itself stands."""
 
 DIGEST = re.compile(rb'\n "request": \{\n  "digest": "([0-9a-f]{64})"')
 
@@ -54,25 +57,30 @@ def is_point(path, asked):
 def is_of_other_variants(path):
     """Whether the point of stock vLLM at `path` was chosen from other points of its variants than are there now.
 
-    Points that do not say what they were chosen from, or whose variants are not there, are left alone.
+    Points that do not say what they were chosen from, or whose variants are not there, are left alone. Planning asks
+    this of every point of stock vLLM, so of the variants only the ends of the files are read.
     """
     paths = request.variant_paths(path)
-    if not paths:
-        return False
     try:
-        known = read_json(path, RecordError)["results"]["variants"]
+        text = read_bytes(path) if paths else b""
+        if text.count(b'"sha256"') < 2:  # one is the point's own
+            return False
+        known = parse_json(text.decode())["results"]["variants"]
         said = {name: known[name]["sha256"] for name in paths if os.path.exists(paths[name])}
-    except (RecordError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     return any(seal != _seal(paths[name]) for name, seal in said.items() if seal)
 
 
 def _seal(path):
-    """The digest that the point at `path` has of itself, or None."""
+    """The digest that the point at `path` has of itself at its end, or None."""
     try:
-        return read_json(path, RecordError).get("sha256")
-    except (RecordError, AttributeError):
+        with open_regular(path) as stream:
+            stream.seek(-min(os.fstat(stream.fileno()).st_size, SEAL), os.SEEK_END)
+            match = re.search(rb'"sha256":\s*"([0-9a-f]{64})"\s*}\s*$', stream.read())
+    except OSError:
         return None
+    return match[1].decode() if match else None
 
 
 def csv_of_table(path):

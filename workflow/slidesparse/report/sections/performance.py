@@ -100,9 +100,9 @@ def step_blocks(source):
             name = f"{stage}_{model}_{dtype}"
             if steps:
                 cells = {key: fixed(value[0], 3) for key, value in steps.items()}
-                notes = (
-                    [say("Elapsed time over steps, not a measured step.")] if any(v[1] for v in steps.values()) else []
-                )
+                elapsed = [value[1] for value in steps.values()]
+                notes = [say("Elapsed time over steps where no step was measured.")] if any(elapsed) else []
+                notes = [say("Elapsed time over steps, not a measured step.")] if all(elapsed) else notes
                 parts = [*notes, wide_table(f"step_{name}", cells)]
                 blocks.append(Section(say("{what}, step time (ms)", what=title), parts))
             columns = [column for column in STEP_EXTRAS if any(row.values.get(column) is not None for row in rows)]

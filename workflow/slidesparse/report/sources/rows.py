@@ -165,7 +165,14 @@ class Source:
         asked = self.announced.get(stage)
         if not asked:
             return planned
-        return {name: asked.get(name, set()) | planned.get(name, set()) for name in {**asked, **planned}}
+        there = {}
+        for row in [] if self.plan else self.stage(stage):  # without a plan, what was measured was asked for
+            there.setdefault(row.configuration, set()).add(row.M)
+        empty = set()
+        return {
+            name: asked.get(name, empty) | planned.get(name, empty) | there.get(name, empty)
+            for name in {**asked, **planned}
+        }
 
     def shape_of(self, model):
         """The model under whose name a model's tuning tables and kernel points lie."""
