@@ -79,6 +79,13 @@ def test_protocols_are_held_against_one_another_M_by_M():
     assert "A100 1.25 (protocol 6; protocol 9), L40S 1.25 (protocol 6; protocol 9)" in text
 
 
+def test_the_first_table_of_the_comparison_says_how_each_gpu_was_measured():
+    text = compared((A100, engines((1024, 2048), A100)), (L40S, engines((1024, 2048), L40S, "6")))
+    table = [line for line in text.partition("## Conclusions")[0].splitlines() if line.startswith("|")]
+    assert any(line.startswith("| A100 | BitNet-2B | protocol 9 |") for line in table)
+    assert any(line.startswith("| L40S | BitNet-2B | protocol 6 |") for line in table)
+
+
 def test_a_ratio_has_the_protocol_of_its_own_sides():
     more = on([step("prefill", EIGHTH, M, M / 90) for M in (1024, 2048)], A100, protocol="6")
     text = compared((A100, engines((1024, 2048), A100) + more), (L40S, engines((1024, 2048), L40S)))

@@ -15,8 +15,8 @@ MEANING = say(
     "Over the fastest dense engine of each GPU; the column names its libraries. Cells: median of the ratios that count,"
     " and what they say at the largest M that counts. Pays, even, loses: the interval lies above 1, holds 1, lies below"
     " 1. Unknown: no ratio counts, or that one has no interval, or two GPUs measured its sides (⇄). †: some ratios do"
-    " not count, because the host bounds them, or a check disqualifies them. Models differ between"
-    " rows as the table says. Ways to measure may differ, too: “Speed-up” below says where."
+    " not count, because the host bounds them, or a check disqualifies them. Ways to measure,"
+    " and models, differ between rows as the table says."
 )
 
 
@@ -25,7 +25,7 @@ def answer_blocks(summaries, labels):
     sentences, tables = [], {}
     for dtype in DTYPES:
         found = [
-            (label, model, stages)
+            (label, model, stages, item.ways)
             for item, label in zip(summaries, labels, strict=True)
             for (model, of), stages in item.answers.items()
             if of == dtype and any(stages.values())
@@ -33,8 +33,8 @@ def answer_blocks(summaries, labels):
         if found:
             labels_seen = [label for label, *_ in found]
             found = [
-                (f"{label} {model}" if labels_seen.count(label) > 1 else label, model, stages)
-                for label, model, stages in found
+                (f"{label} {model}" if labels_seen.count(label) > 1 else label, model, stages, ways)
+                for label, model, stages, ways in found
             ]
             words = {stage: words_of(found, stage) for stage in STAGES}
             by = {stage: figures_of(found, stage) for stage in STAGES}
@@ -56,14 +56,14 @@ def answer_blocks(summaries, labels):
 
 def figures_of(found, stage):
     """Label -> by which figure its patterns are judged, as text before the M, where rows differ in that."""
-    figures = {label: FIGURES[stages[stage].metric] for label, _, stages in found if stages[stage]}
+    figures = {label: FIGURES[stages[stage].metric] for label, _, stages, _ in found if stages[stage]}
     return figures if len({str(each) for each in figures.values()}) > 1 else {}
 
 
 def words_of(found, stage):
     """Pattern -> [(GPU and model, Verdict)] of one stage, the shortest patterns first."""
     patterns = {}
-    for label, model, stages in found:
+    for label, model, stages, _ in found:
         comparison = stages[stage]
         for name, text in row_names(comparison.sparse_names() if comparison else []).items():
             patterns.setdefault(text, []).append(
@@ -127,16 +127,17 @@ def on(word, names, gpus, several):
 def table(dtype, stage, found, words):
     """The table of one type and stage: for each GPU the figure that decides, and ratio and word of each pattern."""
     shown = list(words)[:MOST_PATTERNS]
-    heads = (f"{dtype} {stage}", say("model"), say("figure"), say("over"), *shown)
+    heads = (f"{dtype} {stage}", say("model"), say("measured by"), say("figure"), say("over"), *shown)
     rows = [
         [
             label,
             model,
+            ways[stage, model, dtype],
             FIGURES[stages[stage].metric],
             ", ".join(sorted({base.backend for base in stages[stage].bases.values()})),
             *(cell(words[text].get((label, model))) for text in shown),
         ]
-        for label, model, stages in found
+        for label, model, stages, ways in found
         if stages[stage]
     ]
     return Table(f"answer_{dtype}_{stage}", heads, rows, "l" * len(heads))

@@ -56,12 +56,10 @@ def answer_blocks(key, source, comparisons, prefix):
     blocks.append(Bullets([*sentences, *out_of_memory(source), *unknown(source)]))
     tables = {(label[each],): table(source, comparisons, *each, label[each], prefix) for each in types}
     tables = {chosen: each for chosen, each in tables.items() if each.rows}
-    if tables:
-        blocks += [Choice(("type",), tables), rule(source, types)]
     drawn = figure_choices(comparisons, types, label, prefix)
-    if drawn:
-        blocks.append(Choice(("type", "graph", "graph over"), drawn, first_only=True))
-    return blocks
+    blocks += [Choice(("type",), tables)] if tables else []
+    blocks += [Choice(("type", "graph", "graph over"), drawn, first_only=True)] if drawn else []
+    return [*blocks, rule(source, types)] if tables else blocks
 
 
 def head(source):

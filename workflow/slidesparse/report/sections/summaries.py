@@ -27,6 +27,7 @@ class Summary:
     the figures that count.
     protocols: as `ratios` -> (Configuration, M) -> how its sides were measured, as text.
     answers: (model, dtype) -> stage -> the Comparison that decides there, or None.
+    ways: (stage, model, dtype) -> how its engines were measured, as text: protocol 9, published.
     foreign: whether others published all of it.
     shapes: model -> shapes of its linears, as `sources.shapes` has them.
     """
@@ -45,6 +46,7 @@ class Summary:
     dense: dict = field(default_factory=dict)
     protocols: dict = field(default_factory=dict)
     answers: dict = field(default_factory=dict)
+    ways: dict = field(default_factory=dict)
     foreign: bool = False
     shapes: dict = field(default_factory=dict)
 
@@ -68,6 +70,8 @@ def summary(key, source, compared, anomalies):
     for stage in ("prefill", "decode"):
         for (model, dtype), rows in grouped(source.stage(stage)).items():
             good = [row for row in rows if row.status == "ok"]
+            ways = {str(each): each for each in (way(source, row) for row in good)}
+            kept.ways[stage, model, dtype] = joined([ways[text] for text in sorted(ways)], ", ")
             tokens = {
                 (r.configuration, r.M): r.values["tokens_per_s"]
                 for r in good
@@ -102,8 +106,7 @@ def protocols(source, comparison):
     words = {}
     for row in source.stage(comparison.stage):
         if row.status == "ok" and row.configuration[:2] == (comparison.model, comparison.dtype):
-            ours = source.layouts.get(row.point) == OURS
-            said = [say("protocol {n}", n=row.provenance.protocol) if ours else say("published")]
+            said = [way(source, row)]
             if comparison.metric == "tokens_per_s" and workload(row):
                 said.append(say("{n} tokens a request", n=workload(row)))
             words[row.configuration, row.M] = {str(each): each for each in said}
@@ -112,6 +115,12 @@ def protocols(source, comparison):
         sides = words.get((name, M), {}) | words.get((comparison.bases.get((name, M)), M), {})
         found[name, M] = joined([sides[text] for text in sorted(sides)], ", ")
     return found
+
+
+def way(source, row):
+    """How a row was measured: by which protocol of ours, or by others."""
+    ours = source.layouts.get(row.point) == OURS
+    return say("protocol {n}", n=row.provenance.protocol) if ours else say("published")
 
 
 def protocol(row, column):
