@@ -110,7 +110,7 @@ def test_library_reads_files_of_others_in_one_way_only():
     left = {line for line in found if line.partition(":")[0] not in own}
     assert left == {
         "models/store.py: open(item, 'rb')",
-        "program.py: Path(f'/proc/{int(pid)}/stat').read_text()",
+        "program.py: Path(f'/proc/{int(pid)}/stat').read_text(encoding='utf-8')",
         "program.py: (entry / 'cmdline').read_bytes()",
         "report/tables/gather.py: path.read_bytes()",
     }, left
