@@ -179,6 +179,7 @@ def test_a_table_that_was_edited_is_used_by_nobody(clone, change, seal, sentence
     assert "Traceback" not in call.output
     name = path.relative_to(clone.directory).as_posix()
     assert {one for one, content in contents(clone).items() if before[one] != content} == {name}
+    assert "0 failed" not in call.output and "no table has this name" not in call.output
     path.write_bytes(true)
     clone.run("all", config=[TINY])
     assert contents(clone) == before

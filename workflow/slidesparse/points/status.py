@@ -15,6 +15,7 @@ from statistics import median
 from slidesparse.errors import RecordError, SlideSparseError
 from slidesparse.files import everything_below, inside, is_sealed, printable, read_json, read_text
 from slidesparse.plan.backends import deciding
+from slidesparse.plan.key import Key
 from slidesparse.points import records
 from slidesparse.points.plan import what
 from slidesparse.points.request import expected_digests, variant_paths
@@ -171,11 +172,15 @@ def _outputs(record):
 
 
 def _digests(paths, parameters):
-    """{M: digest that a point must have today, or None if it is not known}."""
+    """{M: digest that a point must have today, or None if it is not known}.
+
+    None has it if a file that points are made from is damaged or was changed: a plan makes them again, too.
+    """
+    there = [path for path in paths if path.exists()]
     try:
-        return expected_digests([path for path in paths if path.exists()], parameters)
+        return expected_digests(there, parameters)
     except SlideSparseError:
-        return {}
+        return {Key.of(path).M: "" for path in there}
 
 
 def _look(path, state, parameters, digest):
