@@ -86,6 +86,21 @@ def test_the_first_table_of_the_comparison_says_how_each_gpu_was_measured():
     assert any(line.startswith("| L40S | BitNet-2B | protocol 6 |") for line in table)
 
 
+def test_the_first_table_of_the_comparison_has_costs_where_they_are_known():
+    def costs(rows):
+        known = {DENSE: (3e9, 0.01), HALF: (2e9, 0.008)}
+        named = ("weight_bytes", "energy_j_per_token")
+        for row in rows:
+            row.values.update(zip(named, known[row.configuration], strict=True))
+        return rows
+
+    text = compared((A100, costs(engines((1024, 2048), A100))), (L40S, engines((1024, 2048), L40S)))
+    first = [line for line in text.partition("## Conclusions")[0].splitlines() if line.startswith("| ")]
+    assert any(line.endswith("| 2:4 | memory, energy |") for line in first)
+    assert any(line.startswith("| A100") and line.endswith("| 2:4: 0.67, 0.80 |") for line in first)
+    assert any(line.startswith("| L40S") and line.endswith("| — |") for line in first)
+
+
 def test_a_ratio_has_the_protocol_of_its_own_sides():
     more = on([step("prefill", EIGHTH, M, M / 90) for M in (1024, 2048)], A100, protocol="6")
     text = compared((A100, engines((1024, 2048), A100) + more), (L40S, engines((1024, 2048), L40S)))

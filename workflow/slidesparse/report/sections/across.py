@@ -15,7 +15,8 @@ MEANING = say(
     "Over the fastest dense engine of each GPU; the column names its libraries. Cells: median of the ratios that count,"
     " and what they say at the largest M that counts. Pays, even, loses: the interval lies above 1, holds 1, lies below"
     " 1. Unknown: no ratio counts, or that one has no interval, or two GPUs measured its sides (⇄). †: some ratios do"
-    " not count, because the host bounds them, or a check disqualifies them. Ways to measure,"
+    " not count, because the host bounds them, or a check disqualifies them. Memory, energy: a pattern's weights, and a"
+    " token's energy in prefill, over dense. Ways to measure,"
     " and models, differ between rows as the table says."
 )
 
@@ -25,7 +26,7 @@ def answer_blocks(summaries, labels):
     sentences, tables = [], {}
     for dtype in DTYPES:
         found = [
-            (label, model, stages, item.ways)
+            (label, model, stages, (item.ways, item.costs[model, of]))
             for item, label in zip(summaries, labels, strict=True)
             for (model, of), stages in item.answers.items()
             if of == dtype and any(stages.values())
@@ -33,8 +34,8 @@ def answer_blocks(summaries, labels):
         if found:
             labels_seen = [label for label, *_ in found]
             found = [
-                (f"{label} {model}" if labels_seen.count(label) > 1 else label, model, stages, ways)
-                for label, model, stages, ways in found
+                (f"{label} {model}" if labels_seen.count(label) > 1 else label, model, stages, more)
+                for label, model, stages, more in found
             ]
             words = {stage: words_of(found, stage) for stage in STAGES}
             by = {stage: figures_of(found, stage) for stage in STAGES}
@@ -128,6 +129,8 @@ def table(dtype, stage, found, words):
     """The table of one type and stage: for each GPU the figure that decides, and ratio and word of each pattern."""
     shown = list(words)[:MOST_PATTERNS]
     heads = (f"{dtype} {stage}", say("model"), say("measured by"), say("figure"), say("over"), *shown)
+    costs = stage == "prefill" and any(cost[1] != NONE for *_, (_, cost) in found)
+    heads += (say("memory, energy"),) if costs else ()
     rows = [
         [
             label,
@@ -136,8 +139,9 @@ def table(dtype, stage, found, words):
             FIGURES[stages[stage].metric],
             ", ".join(sorted({base.backend for base in stages[stage].bases.values()})),
             *(cell(words[text].get((label, model))) for text in shown),
+            *([f"{cost[0]}: {cost[1]}, {cost[2]}" if cost[1] != NONE else NONE] if costs else []),
         ]
-        for label, model, stages, ways in found
+        for label, model, stages, (ways, cost) in found
         if stages[stage]
     ]
     return Table(f"answer_{dtype}_{stage}", heads, rows, "l" * len(heads))

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from slidesparse.report.document.model import joined, say
+from slidesparse.report.document.model import NONE, joined, say
 from slidesparse.report.sections import checks, overview, verdict
+from slidesparse.report.sections.answer_table import costs_over_dense
 from slidesparse.report.sections.ratios import of_layers, of_points
 from slidesparse.report.sources import shapes
 from slidesparse.report.sources.rows import OURS, caches_of, grouped, step_value, workload
@@ -28,6 +29,7 @@ class Summary:
     protocols: as `ratios` -> (Configuration, M) -> how its sides were measured, as text.
     answers: (model, dtype) -> stage -> the Comparison that decides there, or None.
     ways: (stage, model, dtype) -> how its engines were measured, as text: protocol 9, published.
+    costs: (model, dtype) -> (the shortest pattern, its memory of weights and energy of a token in prefill, over dense).
     foreign: whether others published all of it.
     shapes: model -> shapes of its linears, as `sources.shapes` has them.
     """
@@ -47,6 +49,7 @@ class Summary:
     protocols: dict = field(default_factory=dict)
     answers: dict = field(default_factory=dict)
     ways: dict = field(default_factory=dict)
+    costs: dict = field(default_factory=dict)
     foreign: bool = False
     shapes: dict = field(default_factory=dict)
 
@@ -96,9 +99,20 @@ def summary(key, source, compared, anomalies):
         kept.answers[model, dtype] = {
             stage: verdict.deciding(compared, stage, model, dtype) for stage in verdict.STAGES
         }
+        kept.costs[model, dtype] = cost(source, kept.answers[model, dtype]["prefill"])
     kept.foreign = verdict.foreign(source)
     kept.shapes = shapes.of_models(source)
     return kept
+
+
+def cost(source, comparison):
+    """(the shortest pattern that is not chosen, memory, energy) in prefill over dense; dashes where unknown."""
+    names = verdict.row_names(comparison.sparse_names()) if comparison else {}
+    name = next((each for each in names if each.backend != "auto"), None)
+    if not name:
+        return NONE, NONE, NONE
+    memory, energy, _ = costs_over_dense(source, comparison, name)
+    return names[name], memory or NONE, energy
 
 
 def protocols(source, comparison):
