@@ -79,6 +79,19 @@ def test_protocols_are_held_against_one_another_M_by_M():
     assert "A100 1.25 (protocol 6; protocol 9), L40S 1.25 (protocol 6; protocol 9)" in text
 
 
+def test_the_comparison_begins_with_where_the_shortest_pattern_pays():
+    other = on(
+        [replace(row, configuration=row.configuration._replace(dtype="FP8")) for row in engines((1024,), L40S)], L40S
+    )
+    for row in other:
+        if row.configuration.sparsity == "2_4":
+            row.values.update(step_ms=20.0, step_ms_ci_low=19.9, step_ms_ci_high=20.1)
+    text = compared((A100, engines((1024, 2048), A100)), (L40S, engines((1024, 2048), L40S) + other))
+    assert "Prefill: 2:4 pays on A100; 2:4 differs between types on L40S." in text
+    text = compared((A100, engines((1024, 2048), A100)), (L40S, engines((1024, 2048), L40S)))
+    assert "Prefill: 2:4 pays on A100, L40S." in text
+
+
 def test_the_first_table_of_the_comparison_says_how_each_gpu_was_measured():
     text = compared((A100, engines((1024, 2048), A100)), (L40S, engines((1024, 2048), L40S, "6")))
     table = [line for line in text.partition("## Conclusions")[0].splitlines() if line.startswith("|")]

@@ -23,7 +23,7 @@ MEANING = say(
 
 def answer_blocks(summaries, labels):
     """For each type sentences on which pattern pays where, and a table with a row for each GPU and model."""
-    sentences, tables = [], {}
+    sentences, tables, seen = [], {}, []
     for dtype in DTYPES:
         found = [
             (label, model, stages, (item.ways, item.costs[model, of]))
@@ -38,6 +38,7 @@ def answer_blocks(summaries, labels):
                 for label, model, stages, more in found
             ]
             words = {stage: words_of(found, stage) for stage in STAGES}
+            seen.append(words)
             by = {stage: figures_of(found, stage) for stage in STAGES}
             sentences += [s for stage in STAGES for s in where(stage, dtype, words[stage], by[stage])]
             tables |= {(dtype, stage): table(dtype, stage, found, words[stage]) for stage in STAGES if words[stage]}
@@ -52,7 +53,30 @@ def answer_blocks(summaries, labels):
         sentences.insert(0, say("CPUs are rehearsals: they say nothing of GPUs."))
     if not tables:
         return [Bullets(sentences)] if absent else []
-    return [Bullets(sentences), Choice(("type", "stage"), tables), MEANING]
+    return [*in_short(seen), Bullets(sentences), Choice(("type", "stage"), tables), MEANING]
+
+
+def in_short(seen):
+    """A list with the answer in one sentence: on which GPUs the shortest pattern does what, in all types.
+
+    seen: for each type what `words_of` gives, by stage.
+    """
+    parts = []
+    for stage in STAGES:
+        text = next((next(iter(words[stage])) for words in seen if words[stage]), None)
+        if not text:
+            continue
+        found, groups = {}, {}
+        for words in seen:
+            for (label, _), each in words[stage].get(text, {}).items():
+                found.setdefault(label, set()).add(str(each.word))
+        for label, said in found.items():
+            groups.setdefault(next(iter(said)) if len(said) == 1 else "", []).append(label)
+        each = [on(word, text, ", ".join(groups[word]), False) for word in map(str, WORDS.values()) if word in groups]
+        if "" in groups:
+            each.append(say("{names} differs between types on {gpus}", names=text, gpus=", ".join(groups[""])))
+        parts.append(say("{stage}: {found}.", stage=say(stage.capitalize()), found=joined(each)))
+    return [joined(parts, " ")] if parts else []
 
 
 def figures_of(found, stage):
