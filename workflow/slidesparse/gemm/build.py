@@ -137,9 +137,6 @@ def _nvcc_version(nvcc):
 
 def _header_version(header):
     """Version that a header states, such as 13.1.0, or None."""
-    parts = dict(
-        re.findall(
-            r"#define CU\w+_VER_(MAJOR|MINOR|PATCH)\s+(\d+)", header.read_text(encoding="utf-8", errors="replace")
-        )
-    )
+    text = header.read_text(encoding="utf-8", errors="replace")
+    parts = dict(re.findall(r"#define CU\w+_VER_(MAJOR|MINOR|PATCH)\s+(\d+)", text))
     return ".".join(parts[name] for name in ("MAJOR", "MINOR", "PATCH")) if len(parts) == 3 else None

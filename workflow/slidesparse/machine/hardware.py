@@ -330,7 +330,7 @@ def _order(library, devices):
     names = {library.nvmlDeviceGetName(gpu) for _, gpu, _ in devices}
     if os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len(names) < 2 or any(part for *_, part in devices):
         return None
-    buses = [(nvml.ask(library, "nvmlDeviceGetPciInfo", gpu)) for _, gpu, _ in devices]
+    buses = [nvml.ask(library, "nvmlDeviceGetPciInfo", gpu) for _, gpu, _ in devices]
     places = {pci.bus << 8 | pci.device: i for i, pci in enumerate(buses) if pci}
     try:
         order = [places[int(line)] for line in _counted_by_cuda(os.environ.get("CUDA_DEVICE_ORDER"))]

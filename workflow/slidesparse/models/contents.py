@@ -11,6 +11,7 @@ OTHER_WEIGHTS = re.compile(r"consolidated|adapter_model|adapter\b|optimizer|trai
 """How the names of weights begin that are another form of a model's, or none of a model."""
 
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+"""How the names of a sharded model's files end."""
 
 OTHERS = (
     "generation_config.json",

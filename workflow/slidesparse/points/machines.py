@@ -50,6 +50,7 @@ def differ(one, other):
 
 
 def sentence(key, here, other):
+    """What a user is told of results of a key that another GPU measured; here, other: facts."""
     return (
         f"{key} has results of {described(*other)}, and this machine has {described(*here)}: one report would take them"
         " for one GPU. To keep them apart set hardware_suffix"

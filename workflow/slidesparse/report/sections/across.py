@@ -16,8 +16,7 @@ MEANING = say(
     " and what they say at the largest M that counts. Pays, even, loses: the interval lies above 1, holds 1, lies below"
     " 1. Unknown: no ratio counts, or that one has no interval, or two GPUs measured its sides (⇄). †: some ratios do"
     " not count, because the host bounds them, or a check disqualifies them. Memory, energy: a pattern's weights, and a"
-    " token's energy in prefill, over dense. Ways to measure,"
-    " and models, differ between rows as the table says."
+    " token's energy in prefill, over dense. Ways to measure, and models, differ between rows as the table says."
 )
 
 

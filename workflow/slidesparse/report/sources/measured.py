@@ -84,7 +84,7 @@ def read(source, hardware):
                 if path != expected:
                     raise RecordError(f"{path} does not belong there: the CSV of this folder is {expected.name}")
                 rows = read_configuration(path, hardware, stage, configuration)
-                rows = of_plan(source.plan, root, rows)
+                rows = of_plan(source, root, rows)
                 source.refused += longer_on_gpu(path, [row.values for row in rows if row.status == "ok"])
             except RecordError as error:
                 source.refused.append(str(error))
@@ -193,8 +193,12 @@ def to_row(hardware, stage, configuration, row):
     )
 
 
-def of_plan(plan, root, rows):
-    """The rows without those whose points are there, are planned, and answer another request than the plan's."""
+def of_plan(source, root, rows):
+    """The rows without those whose points are there, are planned, and answer another request than the plan's.
+
+    If a file that points were made from was changed, nothing can be checked: the source says so, and all rows stay.
+    """
+    plan = source.plan
     if not plan or not rows or rows[0].stage not in plan.parameters:
         return rows
     first = rows[0]
@@ -203,7 +207,8 @@ def of_plan(plan, root, rows):
     there = [path for path in (key.path(root) for key in keys) if Path(path).is_file()]
     try:
         digests = expected_digests(there, plan.parameters[first.stage])
-    except RecordError:  # a file that points were made from was changed, as gathering says: nothing can be checked
+    except RecordError as error:
+        source.refused.append(str(error))
         return rows
     return [row for row in rows if digests.get(row.M) in (None, row.values.get("request_digest"))]
 
