@@ -1,13 +1,15 @@
 """What is said of sides that are not alike, of GPUs that share few M, and of figures that are not known."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import synthetic
 from foreign import KERNEL, THROUGHPUT, run_row, search_row, tidy
 from reports import H200, HARDWARE, MACHINE, SPARSE, markdown, step, text_of, unfolded
-from slidesparse.plan.key import Configuration
+from slidesparse.files import sealed, write_json
+from slidesparse.plan.key import Configuration, Key
 from slidesparse.report.document.render import to_markdown
 from slidesparse.report.sections import comparison
 from slidesparse.report.sources.read import read_source
@@ -314,3 +316,18 @@ def test_our_points_beside_others_count_as_asked_for(tmp_path):
     text, _ = markdown(tmp_path)
     assert "Elapsed time over steps where no step was measured." in text
     assert "8 points of engines" in text and "prefill: BitNet-2B INT8 8/8" in text
+
+
+def test_a_table_that_was_changed_is_named_and_its_points_stay(tmp_path):
+    """In a source that is not gathered nobody else looks at it."""
+    (path,) = synthetic.write(tmp_path, "prefill", [512])
+    gather_all(tmp_path, HARDWARE)
+    asked = [("prefill", "BitNet-2B", "INT8", "cublaslt", "dense", 512)]
+    synthetic.plan(tmp_path, asked, parameters={"prefill": {"steps": 1}})
+    key = Key.of(path)
+    write_json(Path(key.basis(tmp_path)), {"weights": 1})
+    table = Path(key.tuning(tmp_path))
+    write_json(table, sealed({"entries": []}) | {"entries": [1]})
+    source = read_source(tmp_path, HARDWARE)
+    assert [row.M for row in source.stage("prefill")] == [512]
+    assert source.refused == [f"{table} was changed after it was written: put it back, or delete it to tune again"]
