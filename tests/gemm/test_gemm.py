@@ -38,8 +38,16 @@ def compiled(tmp_path_factory):
         version = version or COMPILED[name]
         vendor = directory / f"{name}-{version}.so"
         if not vendor.exists():
-            command = [build.find_nvcc(), *build.FLAGS, f"-DSTAND_IN_VERSION={version}", FILES[name], "-o", vendor]
-            command += ["-Xcompiler", "-fvisibility=default", "-I", VENDOR / "include", "-I", VENDOR]
+            command = [build.find_nvcc(), *build.FLAGS, *build.LINKED, FILES[name], "-o", vendor]
+            command += [
+                f"-DSTAND_IN_VERSION={version}",
+                "-Xcompiler",
+                "-fvisibility=default",
+                "-I",
+                VENDOR / "include",
+                "-I",
+                VENDOR,
+            ]
             subprocess.run(list(map(str, command)), check=True)
         if name not in ours:
             ours[name] = directory / "resources" / f"libslidesparse_{name}.so"

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from gpus import need
 from slidesparse import gemm
 from slidesparse.errors import MeasurementError
 from slidesparse.kernel import point
@@ -18,6 +19,7 @@ from slidesparse.tuning import search
 pytestmark = pytest.mark.gpu
 
 RUNS = [("cublaslt", "dense"), ("cutlass", "dense"), ("torch", "dense"), ("cusparselt", "2_4"), ("cusparselt", "2_8")]
+RUNS += [("ternary", "dense"), ("cutlass_sparse", "2_4"), ("cutlass_sparse", "2_8")]
 PARAMETERS = {"warmup_s": 0.01, "min_samples": 10, "max_samples": 50, "relative_ci": 0.01, "time_limit_s": 0.1}
 LINEARS = [{"name": "o", "N": 2560, "K": 2560}]
 
@@ -48,6 +50,7 @@ def test_codes_are_pruned_slid_and_lifted_on_the_gpu_as_on_the_cpu(sparsity, dty
 def test_every_algorithm_is_right(name, sparsity, dtype, M):
     if name == "torch" and dtype == "INT8":
         M = max(M, 32)  # torch._int_mm takes no fewer
+    need(name, dtype)
     backend = gemm.backend(name)
     for output in backend.outputs(dtype):
         done = product(backend, sparsity, dtype, output, M)
@@ -76,16 +79,18 @@ def test_torchs_own_binding_agrees(dtype):
     assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["cublaslt", "cusparselt"])
+@pytest.mark.parametrize("name", ["cublaslt", "cusparselt", "cutlass_sparse", "ternary"])
 def test_rows_that_tensor_cores_do_not_take_are_added(name):
+    need(name)
     backend = gemm.backend(name)
     done = product(backend, "2_8" if backend.sparse else "dense", "INT8", "INT32", M=5)
     out = backend.matmul(done.operand, done.inputs[0], output="INT32")
     assert torch.equal(out.double(), done.problem.reference)
 
 
-@pytest.mark.parametrize("name", ["cublaslt", "cusparselt"])
+@pytest.mark.parametrize("name", ["cublaslt", "cusparselt", "cutlass_sparse", "ternary"])
 def test_products_can_be_captured_and_compiled(name):
+    need(name)
     backend = gemm.backend(name)
     done = product(backend, "2_8" if backend.sparse else "dense", "INT8", "INT32")
     x = done.inputs[0].clone()
@@ -157,9 +162,16 @@ def test_kernels_have_names():
 
 @pytest.mark.parametrize(
     ("name", "dtype", "sparsity"),
-    [("cublaslt", "FP8", "dense"), ("cusparselt", "INT8", "2_8"), ("torch", "FP8", "2_8")],
+    [
+        ("cublaslt", "FP8", "dense"),
+        ("cusparselt", "INT8", "2_8"),
+        ("cutlass_sparse", "FP8", "2_8"),
+        ("torch", "FP8", "2_8"),
+        ("ternary", "INT8", "dense"),
+    ],
 )
 def test_a_search_and_a_point(name, dtype, sparsity, tmp_path):
+    need(name, dtype)
     request = {"backend": name, "dtype": dtype, "sparsity": sparsity, "linears": LINEARS, "parameters": PARAMETERS}
     table = point.tune(request | {"M": [64, 128]})
     assert not any(entry["wrong"] for entry in table["entries"])

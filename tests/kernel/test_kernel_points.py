@@ -1,6 +1,8 @@
 """Tuning and measuring a kernel point on the CPU backends, with dense rivals in turn."""
 
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -105,10 +107,15 @@ def made(dtype="INT8", name="onednn", M=16):
 
 
 def test_linears_that_do_not_fit_together_are_measured_one_by_one(tmp_path, monkeypatch):
-    measured = point._measured
+    """What was begun for all of them must be gone by then."""
+    measured, begun = point._measured, []
 
     def small(request, linears, *rest):
+        gc.collect()
+        assert not [held for held in begun if held()]
         if len(linears) > 1:
+            operands = torch.nn.Module()
+            begun.append(weakref.ref(operands))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return measured(request, linears, *rest)
 

@@ -58,6 +58,17 @@ def test_a_step_is_the_share_of_one_in_the_window():
     assert not breakdown.of_step(profile, 0.0026)["host_bound"]
 
 
+def test_a_point_has_the_breakdown_of_its_median_window_and_all_times():
+    windows = [
+        {"clock_mhz": clock, "steps": 2, "launches": 2, "gpu_ns": ns, "kernels": [["nvjet", 2, ns]]}
+        for clock, ns in ((1900.0, 6_000_000), (1500.0, 5_000_000), (1700.0, 9_000_000))
+    ]
+    step = breakdown.of_windows(windows, 0.004)
+    assert step["gpu_steps_ms"] == [3.0, 2.5, 4.5]
+    assert step["gpu_step_ms"] == step["gemm_ms"] == 3.0
+    assert step["clock_mhz"] == 1700.0
+
+
 @pytest.mark.parametrize(
     ("before", "after", "whose"),
     [

@@ -1,6 +1,7 @@
 """The kernels that the backend auto runs: chosen by what whole linears cost, and looked up by shape and M."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def measured(wholes):
     rows, peers = [], []
     for name, us in wholes.items():
         us, folded = us if isinstance(us, tuple) else (us, None)
-        scales = "in the epilogue" if name in ("cutlass", "torch") else "a pass of their own"
+        scales = "in the epilogue" if name in ("cutlass", "torch", "cutlass_sparse") else "a pass of their own"
         taken = {"cold": synthetic.seconds_of(us / 1e6, "_s"), "samples_us": synthetic.samples_of(us)}
         row = {"backend": name, "output": "BF16", "scales": scales, **taken}
         rows.append(row | ({"folded": synthetic.seconds_of(folded / 1e6, "_s")} if folded else {}))
@@ -91,6 +92,20 @@ def test_each_linear_gets_the_fastest_kernel_of_each_M(results):
     assert (entry["N"], entry["K"]) == QKV
     assert list(entry["us"].items()) == [("cutlass", 29.0), ("cusparselt", 30.0), ("cublaslt", 40.0)]
     assert entry["algorithm"] == "cutlass's"  # which has no table
+
+
+def test_choices_are_written_again_for_another_content_alone(results):
+    """Not for a point or a table that an editor wrote again, nor for the digest that earlier choices lack."""
+    results.point(64, {"qkv": {"cusparselt": 20, "cublaslt": 30}})
+    made = results.chosen()
+    bare = {name: value for name, value in made.items() if name != "sha256"}
+    write_json(results.output, bare)
+    for path in [*results.points, *filter(None, results.candidates.values())]:
+        Path(path).write_bytes(Path(path).read_bytes().replace(b"\n", b"\r\n"))
+    assert results.chosen() == bare
+    assert Choices(results.output).tables
+    write_json(results.output, bare | {"sparse_gain": 9.0})
+    assert results.chosen() == made
 
 
 def test_a_dense_checkpoint_gets_the_fastest_dense_kernels(tmp_path):
@@ -145,10 +160,34 @@ def test_what_an_engine_cannot_run_is_not_chosen(tmp_path):
 def test_without_peers_dense_points_of_their_own_are_compared(tmp_path):
     results = Results(tmp_path, hardware=CPU)
     assert list(results.candidates) == ["reference", "onednn"]
-    assert matrix.compared(CPU, "2_8") == [("reference", "2_8"), ("onednn", "dense")]
+    assert matrix.compared(CPU, "INT8", "2_8", []) == [("reference", "2_8"), ("onednn", "dense")]
     results.point(16, {"qkv": {"reference": 30}, "o": {"reference": 3}}, "reference", "2_8")
     results.point(16, {"qkv": {"onednn": 20}, "o": {"onednn": 20}}, "onednn", "dense")
     assert results.backends() == {("qkv", 16): "onednn", ("o", 16): "reference"}
+
+
+@pytest.mark.parametrize("sparsity", ["2_8", "dense"])
+def test_ternary_weights_are_chosen_where_they_win_if_they_are_measured(tmp_path, monkeypatch, sparsity):
+    monkeypatch.setattr(sys.modules[__name__], "DENSE", [*DENSE, "ternary"])
+    results, rival = Results(tmp_path, sparsity=sparsity), "cublaslt" if sparsity == "dense" else "cusparselt"
+    assert "ternary" in results.candidates
+    assert "ternary" not in matrix.auto_backends("r", synthetic.HARDWARE, MODEL, "FP8", sparsity, DENSE)
+    for M, us in ((16, 5), (512, 50)):
+        results.point(M, {"qkv": {rival: 30}}, rival, sparsity)
+        results.point(M, {"qkv": {"ternary": us}}, "ternary", "dense")
+    assert results.backends() == {("qkv", 16): "ternary", ("qkv", 512): rival}
+    assert results.chosen()["tables"]["ternary"] == "../ternary/dense.json"
+
+
+def test_a_second_sparse_backend_is_chosen_where_it_wins_over_folded_scales(tmp_path, monkeypatch):
+    assert "cutlass_sparse" not in Results(tmp_path).candidates
+    monkeypatch.setattr(sys.modules[__name__], "DENSE", [*DENSE, "cutlass_sparse"])
+    results = Results(tmp_path, hardware="H100_cc90_py312_cu130_x86_64")
+    for M, us in ((512, 27), (2048, 24)):
+        results.point(M, {"qkv": {"cusparselt": (30, 25), "cublaslt": 40}})
+        results.point(M, {"qkv": {"cutlass_sparse": us, "cublaslt": 40}}, "cutlass_sparse")
+    assert results.backends() == {("qkv", 512): "cusparselt", ("qkv", 2048): "cutlass_sparse"}
+    assert results.chosen()["tables"]["cutlass_sparse"] == "../cutlass_sparse/2_8.json"
 
 
 def test_a_candidate_that_is_missing_at_an_M_is_chosen_at_others(results):

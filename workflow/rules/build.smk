@@ -10,9 +10,9 @@ rule build_library:
     wildcard_constraints:
         cuda=r"\d+",
         cc=r"\d+",
-        library="cublaslt|cusparselt",
+        library="cublaslt|cusparselt|cutlass_sparse",
     resources:
         **cluster.resources(config),
     shell:
-        "python3 workflow/scripts/build_library.py --library {wildcards.library} --cc {wildcards.cc}"
+        'python3 "$programs"/build_library.py --library {wildcards.library} --cc {wildcards.cc}'
         " --cuda {wildcards.cuda} --output {output.library} --log {log} --owner $owner 2> {log}"

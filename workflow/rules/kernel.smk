@@ -11,7 +11,7 @@ rule measure_kernel:
         update("results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.json"),
     log:
         "results/{hardware}/kernel/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
-    priority: lambda w: table.count + 1 + (w.sparsity == "dense")  # dense first, in a process without sparse products
+    priority: lambda w: table.first + (w.sparsity == "dense")  # dense first, in a process without sparse products
     resources:
         **table.resources(kernel=True),
     params:

@@ -29,7 +29,9 @@ class Algorithm(NamedTuple):
 class Backend:
     """What tuning, measuring and the vLLM plugin ask of a GEMM library.
 
-    A subclass must have the attributes and methods in REQUIRED. Otherwise its module cannot be imported.
+    A subclass must have the attributes and methods in REQUIRED. Otherwise its module cannot be imported. On a GPU a
+    product without `out` is a torch operator (`torch.library.custom_op`), which engines can capture and compile. The
+    names of its kernels hold `gemm`, by which a step's parts are told apart (`timing.breakdown`).
     """
 
     REQUIRED = ("name", "sparse", "device", "version", "outputs", "prepare", "algorithms", "matmul")
@@ -71,6 +73,12 @@ class Backend:
 
     def algorithms(self, operand, M, output=None) -> list[Algorithm]:
         """Every algorithm that can multiply `operand` with M rows; the first is the library's default."""
+
+    def compile_ahead(self, products, processes=None):
+        """Compile what all algorithms of `products`, [(N, K, M)], need, if that takes long. Called before a search.
+
+        processes: how many compile, or None for some.
+        """
 
     def workspace(self, operand, M, algorithm, output=None) -> int:
         """Bytes of workspace that an algorithm needs at M. Raises MeasurementError if it cannot do the product."""

@@ -9,6 +9,7 @@ from functools import cache, lru_cache
 
 import torch
 
+from slidesparse import program
 from slidesparse.errors import HardwareError, MeasurementError
 from slidesparse.files import noted, sha256_file
 from slidesparse.gemm import build
@@ -19,8 +20,11 @@ TYPES = {torch.int8: 3, torch.float8_e4m3fn: 28, "INT32": 10, "BF16": 14}
 VENDORS = {
     "cublaslt": ("cuBLASLt", "libcublasLt.so.{cuda}", "nvidia-cublas"),
     "cusparselt": ("cuSPARSELt", "libcusparseLt.so.0", "nvidia-cusparselt"),
+    "cutlass_sparse": ("CUTLASS", "libcudart.so.{cuda}", "nvidia-cuda-runtime"),
 }
-"""library of csrc/ -> name of the vendor's library that it calls, its file, and the package that has the file."""
+"""library of csrc/ -> name of the vendor's library that it calls, its file, and the package that has the file.
+
+CUTLASS has no file but headers; what it calls is the CUDA runtime."""
 
 
 class Problem(ctypes.Structure):
@@ -99,7 +103,9 @@ def load(name, signatures):
     major, minor = torch.cuda.get_device_capability()
     path = build.library_path(name, cuda, major * 10 + minor)
     if not _is_current(name, path):
-        build.build(name, major * 10 + minor, path, cuda)
+        with program.locked(path.with_suffix(".lock")):  # so that workers of several GPUs compile it once
+            if not _is_current(name, path):
+                build.build(name, major * 10 + minor, path, cuda)
     return Library(name, path, find_vendor(name, cuda), dict(signatures))
 
 

@@ -13,7 +13,7 @@ import torch
 from slidesparse.errors import MeasurementError, OutOfMemoryError, SlideSparseError
 from slidesparse.gemm import backend as find_backend
 from slidesparse.kernel.products import ZERO_RATE, Linear, Problem, Product, Weight
-from slidesparse.machine import hardware, provenance
+from slidesparse.machine import hardware, memory, provenance
 from slidesparse.operators import launches
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.timing import protocol
@@ -46,6 +46,7 @@ def tune(request):
     with _memory():
         backend = find_backend(request["backend"])
         with _tuned_quantisers(request, backend) as quantisers:
+            backend.compile_ahead([(each["N"], each["K"], M) for each in request["linears"] for M in request["M"]])
             table = search.search(backend, products(request), stopping)
             return table | {"quantize_lift": quantisers(), "capacity": provenance.capacity(hardware.detect())}
 
@@ -86,12 +87,17 @@ def measure(request):
     machine = hardware.detect()
     before = provenance.state(machine)
     with _memory():
+        together = True
         try:
-            together, gemms = True, _measured(request, request["linears"], contenders, missing, machine)
-        except torch.OutOfMemoryError:
+            gemms = _measured(request, request["linears"], contenders, missing, machine)
+        except Exception as error:
+            if not memory.is_full(error):
+                raise
+            together = False
+        if not together:  # here the error is gone, and with it its frames, which hold the products
             torch.cuda.empty_cache()
             each = [_measured(request, [linear], contenders, missing, machine) for linear in request["linears"]]
-            together, gemms = False, sum(each, [])
+            gemms = sum(each, [])
     return {
         "zero_rate": ZERO_RATE,
         "library": backend.version(),
@@ -142,7 +148,7 @@ class _Contest:
                     product = Product(problem, backend, output, machine.cache_bytes, _most_sets(backend, request))
                     self.runs.append(_Run(product, table, backend is own))
                 except (RuntimeError, SlideSparseError) as error:  # torch and vLLM refuse with a RuntimeError
-                    if backend is own or isinstance(error, torch.OutOfMemoryError):
+                    if backend is own or memory.is_full(error):
                         raise
                     missing[backend.name] = str(error).partition("\n")[0]
         self.wholes = [Linear(run.product, run.algorithm) for run in self.runs if run.product.main]
@@ -264,11 +270,13 @@ def _ratio(samples, own):
 
 @contextmanager
 def _memory():
-    """Free the GPU's cached memory at the end. A torch.OutOfMemoryError becomes an OutOfMemoryError of ours."""
+    """Free the GPU's cached memory at the end. An error that says it is full becomes an OutOfMemoryError of ours."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(str(error).partition(". ")[0]) from None
+    except Exception as error:
+        if not memory.is_full(error):
+            raise
+        raise OutOfMemoryError(memory.told(error)) from None
     finally:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -213,7 +213,8 @@ class Linear:
         self.epilogue = product.backend.scales(weight.dtype) if product.output == "BF16" else ()
         self._pattern = weight.pattern.name if product.backend.sparse else "dense"
         for i, codes in enumerate(product.inputs):
-            codes.view(torch.int8).fill_(0x55)
+            if codes.is_cuda:  # on a CPU new codes take their place, and other products may share these
+                codes.view(torch.int8).fill_(0x55)
             self.outputs[i].fill_(POISON)
             self.whole(i)
         self.check()

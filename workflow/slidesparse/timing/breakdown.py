@@ -1,6 +1,7 @@
 """What a GPU did in an interval: its kernels by name, and the parts of a step that they belong to."""
 
 import re
+from statistics import median, median_low
 
 PARTS = {
     "fused": r"^_(norm|rope|quantize_lift|scale)\b|reshape_and_cache|triton_(poi|red|per)\w*_fused|rms_norm|"
@@ -53,6 +54,18 @@ def _served(before, after):
 def part(name):
     """The part of a step that a kernel belongs to: fused, attention, gemm or rest."""
     return next((part for part, pattern in PARTS.items() if re.search(pattern, name, re.IGNORECASE)), "rest")
+
+
+def of_windows(profiles, wall_s):
+    """Breakdown of one step from the profiles of an odd number of windows, and its wall time in seconds.
+
+    `of_step` of the window of the median GPU time, and {gpu_steps_ms: GPU time of a step in each window, clock_mhz: the
+    median of the clocks}.
+    """
+    times = [profile["gpu_ns"] / profile["steps"] / 1e6 for profile in profiles]
+    typical = profiles[times.index(median_low(times))]
+    clock = median(profile["clock_mhz"] for profile in profiles)
+    return of_step(typical, wall_s) | {"gpu_steps_ms": times, "clock_mhz": clock}
 
 
 def of_step(profile, wall_s):

@@ -11,6 +11,8 @@ import cupy
 import torch
 
 SOURCE = r"""
+#define CUDART_INF __longlong_as_double(0x7ff0000000000000ULL)
+
 // Sum of squares and largest value of |out - reference|; NaN counts as infinity.
 template <class Out>
 __device__ void compared(const Out* out, const double* reference, long long n, double* sum, unsigned long long* most) {
@@ -61,13 +63,12 @@ extern "C" __global__ void wait_ns(unsigned long long ns, unsigned long long* pa
 
 @cache
 def _kernel(name):
-    source = "#define CUDART_INF __longlong_as_double(0x7ff0000000000000ULL)\n" + SOURCE
-    return _module(source).get_function(name)
+    return _module().get_function(name)
 
 
 @cache
-def _module(source):
-    return cupy.RawModule(code=source, options=("-std=c++17",))
+def _module():
+    return cupy.RawModule(code=SOURCE, options=("-std=c++17",))
 
 
 def _launch(name, blocks, threads, arguments):

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.files import read_json, sha256_file, within
+from slidesparse.files import read_json, sha256_json, within
 
 SCHEMA = 2
 """Version of the file and of how kernels are chosen. It is raised when one of them changes, so that the file is made
@@ -35,7 +35,7 @@ class Choices:
         place = Path(path).parent
         for table, digest in digests.items():
             within(place.parent, place / table)
-            if not (place / table).is_file() or sha256_file(place / table) != digest:
+            if not (place / table).is_file() or sha256_json(place / table) != digest:
                 raise RecordError(f"{path} was made from another {place / table}; delete it to choose again")
         self.tables = {name: table and place / table for name, table in tables.items()}
 

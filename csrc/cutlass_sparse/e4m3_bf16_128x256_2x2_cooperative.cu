@@ -1,0 +1,3 @@
+#include "product.cuh"
+
+SLIDESPARSE_PRODUCT(E4m3, Bf16, 128, 256, 2, 2, Cooperative)

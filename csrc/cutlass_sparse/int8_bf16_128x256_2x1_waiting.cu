@@ -1,0 +1,3 @@
+#include "product.cuh"
+
+SLIDESPARSE_PRODUCT(int8_t, Bf16, 128, 256, 2, 1, Waiting)
