@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# bash envs/install.sh [cpu | gpu-cu12 | gpu-cu13]
+# bash envs/install.sh [cpu | gpu-cu12 | gpu-cu13 | quality]
 #
 # Creates .venv in the repository with that environment (cpu unless told) and this project in it; called again, it repairs or
 # updates them. PYTHON=/path/to/python3 names the interpreter, otherwise the first on PATH for which the pins are made.
+# quality is a second environment, in .venv/quality, which sees what .venv holds. The key quality.tasks needs it.
 set -euo pipefail
 
 fail() {
@@ -15,8 +16,26 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case $environment in
 cpu) oldest=11 ;;
 gpu-cu12 | gpu-cu13) oldest=12 ;;
-*) fail "there is no environment '$environment'; use cpu, gpu-cu12 or gpu-cu13." ;;
+quality) ;;
+*) fail "there is no environment '$environment'; use cpu, gpu-cu12, gpu-cu13 or quality." ;;
 esac
+
+if [ "$environment" = quality ]; then
+    [ -x .venv/bin/python ] || fail "quality stands beside another environment in .venv; install that first (bash envs/install.sh)."
+    echo "envs/install.sh: installing the environment 'quality' into .venv/quality, which takes minutes the first time"
+    .venv/bin/python -m venv --without-pip .venv/quality
+    .venv/bin/python - <<'END'
+import sysconfig
+from pathlib import Path
+
+own = sysconfig.get_path("purelib", "venv", vars={"base": ".venv/quality", "platbase": ".venv/quality"})
+Path(own, "main.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n", encoding="utf-8")
+END
+    # What .venv holds already is not installed again. Three packages have no wheel; setuptools of .venv builds them.
+    .venv/bin/python -m pip --python .venv/quality/bin/python install --quiet --disable-pip-version-check --no-input \
+        --no-deps --no-build-isolation --require-hashes --requirement envs/quality.txt
+    exit
+fi
 
 for python in ${PYTHON:-python3 python3.12 python3.11 python3.13} none; do
     "$python" -c "import sys; sys.exit(not (3, $oldest) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null && break

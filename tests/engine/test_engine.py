@@ -230,3 +230,17 @@ def test_an_untested_vllm_is_refused(monkeypatch):
     monkeypatch.setattr(vllm, "version", lambda: "0.19.1")
     with pytest.raises(HardwareError, match=r"0\.26 to 0\.33 and this is 0\.19\.1"):
         vllm_plugin.register()
+
+
+@pytest.mark.parametrize(("capability", "asked"), [(90, None), (89, None), (100, "FLASH_ATTN")])
+def test_where_vllm_would_take_flashinfer_our_engines_ask_for_flash_attention(capability, asked, monkeypatch):
+    """FlashInfer has no full graphs of prefill."""
+    from vllm.config import AttentionConfig
+
+    from slidesparse.engine import engine as engines
+
+    monkeypatch.setattr(engines, "_capability", lambda: capability)
+    made = object.__new__(engines.Engine)
+    made.device, made.backend, made.variant, made.graphs = "cuda", "cublaslt", engines.OURS["cuda"], [(512, 2)]
+    chosen = AttentionConfig(**made._running(None)["attention_config"]).backend
+    assert (chosen and chosen.name) == asked

@@ -20,9 +20,9 @@ class Limited:
     device, size = "cuda", SimpleNamespace(sequences=64)
 
     def __init__(self, late=0.0, pace=lambda run: 1.0):
-        self.late, self.pace, self.runs = late, pace, []
+        self.late, self.pace, self.runs, self.windows = late, pace, [], []
 
-    def run(self, lengths, output_len, limits, deadline, profile=None):
+    def run(self, lengths, output_len, limits, deadline, windows=()):
         count = len(lengths) * sum(lengths[:1]) // limits[0] if output_len == 1 else output_len
         ends, pace = [0.0], self.pace(len(self.runs))
         for _ in range(count):
@@ -32,10 +32,14 @@ class Limited:
         tokens = limits if output_len == 1 else (limits[1], limits[1])
         steps = [(limits[0], limits[1] if output_len > 1 else 8)] + [(tokens[0], tokens[1])] * (count - 1)
         self.runs.append(count)
-        return Run(seconds, steps, ["FULL"] * count, told[-1], None)
+        return Run(seconds, steps, ["FULL"] * count, told[-1], [self.profile(count, *window) for window in windows])
 
-    def ask(self, name):
-        return {}
+    def profile(self, steps, begin, recorded):
+        """Each window finds a GPU that is slower than before, at a lower clock."""
+        self.windows.append((steps, begin, recorded))
+        times = 10**6 * (len(self.windows) + 20)
+        kernels = [["nvjet", 1, times]]
+        return {"clock_mhz": 2000.0 - times / 10**5, "steps": 1, "launches": 1, "gpu_ns": times, "kernels": kernels}
 
     def describe(self, M):
         return {}
@@ -79,3 +83,17 @@ def test_repeats_are_added_until_they_agree():
     assert len(point["repeats_s"]) == 6
     point = throughput.decode(Limited(pace=lambda run: 2.0), 64, DECODE | {"output_len": 9})
     assert len(point["repeats_s"]) == 5 and point["num_prompts"] == 5 * 64
+
+
+def test_on_a_gpu_a_step_has_an_interval_of_five_windows():
+    """GPU time, parts and clock are of the median window; no window is in the steps of the clock's figure."""
+    for stage, M, parameters in (("prefill", 8192, PARAMETERS), ("decode", 64, DECODE | {"output_len": 40})):
+        engine = Limited()
+        point = getattr(throughput, stage)(engine, M, parameters)
+        assert len(point["gpu_steps_ms"]) == 5 <= len(engine.windows)
+        assert point["gpu_step_ms"] == sorted(point["gpu_steps_ms"])[2] == point["gemm_ms"]
+        for steps, begin, count in engine.windows:
+            assert count == throughput.PROFILED[stage] and 0 < begin < begin + count < steps
+        assert point["clock_mhz"] == 2000 - 10 * point["gpu_step_ms"]
+    spans = [range(begin, begin + count) for _, begin, count in engine.windows]
+    assert all(span == spans[0] for span in spans)  # a decode's windows see caches of one length

@@ -296,6 +296,46 @@ def index(directory, *shards):
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(enumerate(shards))}))
 
 
+def sharded(directory, *names):
+    """Split the weights into two files of `names`, of which the first has one tensor, with their index."""
+    whole = directory / "model.safetensors"
+    header = safetensors_io.read_header(whole)
+    tensors = [
+        (name, tensor.dtype, tensor.shape, lambda name=name: safetensors_io.read(whole, header, name))
+        for name, tensor in header.tensors.items()
+    ]
+    parts = {names[0]: tensors[:1], names[1]: tensors[1:]}
+    table = {name: file for file, entries in parts.items() for name, *_ in entries}
+    written = {file: directory / f"{file}.new" for file in parts}
+    for file, entries in parts.items():
+        safetensors_io.write(written[file], entries)
+    for file, path in written.items():
+        path.rename(directory / file)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+    return table
+
+
+def without_a_head(directory):
+    edit_config(directory, tie_word_embeddings=False)
+
+
+def index_without_a_head(directory):
+    sharded(directory, *SHARDS)
+    without_a_head(directory)
+    for shard in SHARDS:
+        (directory / shard).write_bytes(b"not looked at")
+
+
+def marked(encoding):
+    def mark(directory):
+        path = directory / "config.json"
+        path.write_text(path.read_text(), encoding=encoding)
+
+    return mark
+
+
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+
 BROKEN = {
     "no directory": (shutil.rmtree, "cannot be read"),
     "no config": (lambda d: (d / "config.json").unlink(), "no config.json"),
@@ -306,10 +346,24 @@ BROKEN = {
         "'llama' model, but only BitNet",
     ),
     "another shape": (lambda d: edit_config(d, num_hidden_layers=24), "num_hidden_layers 24, but the registry says 1"),
+    "another activation": (lambda d: edit_config(d, hidden_act="silu"), "hidden_act 'silu', but BitNet's is 'relu2'"),
+    "biases": (lambda d: edit_config(d, attention_bias=True), "attention_bias True, but linears with a bias"),
+    "no head size": (lambda d: edit_config(d, head_dim=None), "head_dim null: remove it, or write 64"),
+    "no head": (without_a_head, "lacks the tensor lm_head.weight, and config.json does not tie it to the embedding"),
+    "an index without a head": (index_without_a_head, r"index\.json lacks the tensor lm_head\.weight, and"),
+    "a byte order mark": (marked("utf-8-sig"), "begins with a byte order mark, of UTF-8; save it .*: correct it"),
+    "another encoding": (marked("utf-16"), "begins with a byte order mark, of UTF-16"),
+    "a pointer instead of its configuration": (
+        lambda d: (d / "config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        "config.json is not JSON .*pointer of git LFS .*git lfs pull",
+    ),
     "another head size": (lambda d: edit_config(d, head_dim=128), "head_dim 128, but the registry says 64"),
     "pickled weights": (pickled, "only pickled weights"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "no weights"),
-    "a pointer instead of weights": (pointer, "no valid safetensors|not a valid safetensors"),
+    "a pointer instead of weights": (
+        pointer,
+        "not a valid safetensors file but a pointer of git LFS",
+    ),
     "a shard missing": (
         lambda d: index(d, "model.safetensors", "model-2.safetensors"),
         "model-2.safetensors, but there",
@@ -325,8 +379,40 @@ def test_a_local_directory_that_cannot_serve_is_named_with_the_cause(smallest, t
     breaking, cause = BROKEN[case]
     entry = copy_as_local(smallest[2], tmp_path / "mine")
     breaking(tmp_path / "mine")
-    with pytest.raises(CheckpointError, match=cause):
+    with pytest.raises(CheckpointError, match=cause) as error:
         models.fetch("mine", entry, tmp_path / "other")
+    assert "delete" not in str(error.value)
+
+
+@pytest.mark.parametrize(("hidden", "size"), [(66, 33), (640, 320)])
+def test_heads_that_no_attention_runs_are_refused_before_anything_is_made(tmp_path, hidden, size):
+    shape = SMALLEST["shape"] | {"hidden_size": hidden, "num_attention_heads": 2}
+    with pytest.raises(ConfigurationError, match=f"heads of {size} channels"):
+        models.fetch("small", SMALLEST | {"shape": shape}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("names", [SHARDS, ["a.safetensors", "consolidated.safetensors"]])
+def test_the_index_decides_which_weights_are_the_models(smallest, tmp_path, names):
+    entry = copy_as_local(smallest[2], tmp_path / "mine")
+    sharded(tmp_path / "mine", *names)
+    for other in ("model.safetensors", "model-00003-of-00003.safetensors", "consolidated.00.safetensors"):
+        (tmp_path / "mine" / other).write_bytes(b"of another form")
+    manifest = models.fetch("mine", entry, tmp_path / "other")
+    assert sorted(name for name in manifest["files"] if name.endswith(".safetensors")) == sorted(names)
+
+
+def test_a_model_with_an_output_head_of_its_own_is_taken(smallest, tmp_path):
+    entry, weights = copy_as_local(smallest[2], tmp_path / "mine"), tmp_path / "mine" / "model.safetensors"
+    header, old = safetensors_io.read_header(weights), weights.rename(tmp_path / "old")
+    tensors = {"lm_head.weight": "model.embed_tokens.weight"} | {name: name for name in header.tensors}
+    entries = [
+        (name, header.tensors[of].dtype, header.tensors[of].shape, lambda of=of: safetensors_io.read(old, header, of))
+        for name, of in tensors.items()
+    ]
+    safetensors_io.write(weights, entries)
+    without_a_head(tmp_path / "mine")
+    assert models.fetch("mine", entry, tmp_path / "other")["files"]
 
 
 def test_the_programs_write_shape_and_manifest(tmp_path):
@@ -377,9 +463,6 @@ def test_a_program_ends_with_one_sentence(tmp_path):
     assert not (tmp_path / "manifest.json").exists()
 
 
-SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-
-
 @pytest.mark.parametrize(
     ("names", "weights"),
     [
@@ -388,6 +471,7 @@ SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
         ([*SHARDS, "model.safetensors", "model.safetensors.index.json"], SHARDS),
         ([*SHARDS, "consolidated.00.safetensors", "model.safetensors.index.json"], SHARDS),
         (SHARDS, SHARDS),
+        ([*SHARDS, "model.safetensors"], ["model.safetensors"]),
         (["consolidated.safetensors"], ["consolidated.safetensors"]),
         (["a.safetensors", "b.safetensors", "model.safetensors.index.json"], ["a.safetensors", "b.safetensors"]),
     ],

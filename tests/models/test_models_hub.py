@@ -1,9 +1,11 @@
 """Models from a hub: pinned, verified, resumed; every failure one sentence; nothing visible before it is whole."""
 
+import importlib.util
 import json
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -12,8 +14,9 @@ import pytest
 from local_hub import Hub, serving
 from places import LIBRARY
 from slidesparse import models
+from slidesparse.errors import DownloadError
 from slidesparse.files import OWN, sha256_file
-from slidesparse.models import generate
+from slidesparse.models import environment, generate, safetensors_io
 
 WORKFLOW = LIBRARY.parent
 NAME, REPOSITORY, WEIGHTS, TOKEN = "BitNet", "owner/bitnet", "model.safetensors", "hf_never_to_be_seen"
@@ -246,6 +249,16 @@ def test_what_is_no_such_model_ends_before_the_weights_are_fetched(hub, user, pu
     config = {**json.loads(published["config.json"]), "model_type": "llama", "architectures": []}
     hub.add(REPOSITORY, published | {"config.json": json.dumps(config).encode()})
     assert "only BitNet" in user.fail()
+    for change, cause in (
+        ({"quantization_config": {"quant_method": "gptq"}}, "weights quantised by 'gptq', which cannot be read"),
+        ({"hidden_act": "silu"}, "hidden_act 'silu'"),
+    ):
+        config = json.loads(published["config.json"]) | change
+        hub.add(REPOSITORY, published | {"config.json": json.dumps(config).encode()})
+        assert cause in user.fail()
+    index = json.dumps({"weight_map": {"model.norm.weight": WEIGHTS}}).encode()
+    hub.add(REPOSITORY, published | {"model.safetensors.index.json": index})
+    assert "lacks the tensor" in user.fail()
     index = json.dumps({"weight_map": {"a": "../../escaped.safetensors"}}).encode()
     hub.add(REPOSITORY, published | {"model.safetensors.index.json": index, "../../escaped.safetensors": b"x"})
     assert "outside the model's directory" in user.fail()
@@ -254,6 +267,19 @@ def test_what_is_no_such_model_ends_before_the_weights_are_fetched(hub, user, pu
     assert "only pickled weights" in user.fail()
     assert hub.seen(WEIGHTS) == []
     assert not list(user.path.rglob("*escaped*"))
+
+
+def test_only_the_weights_of_the_index_are_fetched(hub, user, published, tmp_path):
+    (tmp_path / WEIGHTS).write_bytes(published[WEIGHTS])
+    names = safetensors_io.read_header(tmp_path / WEIGHTS).tensors
+    index = json.dumps({"weight_map": dict.fromkeys(names, "part.safetensors")}).encode()
+    shards = {f"model-0000{part}-of-00002.safetensors": b"of another form" for part in (1, 2)}
+    needed = {name: data for name, data in published.items() if name != WEIGHTS}
+    needed |= {"part.safetensors": published[WEIGHTS], "model.safetensors.index.json": index}
+    hub.add(REPOSITORY, needed | shards | {WEIGHTS: b"of another form"})
+    assert_whole(user, user.fetch(), needed)
+    assert not any(hub.seen(name) for name in (*shards, WEIGHTS))
+    assert_whole(user, user.fetch(), needed)
 
 
 def test_no_network_and_no_hub(hub, user):
@@ -289,6 +315,25 @@ def test_offline_serves_what_is_in_place_or_in_the_cache(hub, user, published):
     assert "neither" in done.stderr
     assert user.ensure().returncode == 0
     assert_whole(user, manifest, published)
+
+
+def test_weights_that_are_all_gone_are_fetched_before_a_worker_without_network_needs_them(hub, user, published):
+    hub.add(REPOSITORY, published)
+    user.fetch()
+    code = (
+        "import json, shutil, sys\n"
+        "from slidesparse.models import checkpoints\n"
+        "from slidesparse.points import measure\n"
+        "manifest, root, path = sys.argv[1:]\n"
+        "made = checkpoints.convert(json.load(open(manifest)), 'INT8', 'dense', root, progress=False)\n"
+        "json.dump(made, open(path, 'w'))\n"
+        "shutil.rmtree(root)\n"
+        "measure.make_weights(path, root)\n"
+    )
+    command = [sys.executable, "-c", code, user.output, user.root, user.path / "checkpoint.json"]
+    done = user.run(command, user.environment())
+    assert done.returncode == 0, done.stderr
+    assert (user.root / "checkpoints" / NAME / "INT8" / "dense" / WEIGHTS).is_file()
 
 
 def test_ensure_is_held_to_the_manifest(hub, user, published):
@@ -337,3 +382,60 @@ def test_a_damaged_lock_is_named(user, content, cause):
     with pytest.raises(models.store.CheckpointError, match=cause) as error:
         models.fetch(NAME, entry, user.root, user.lock)
     assert str(user.lock) in str(error.value)
+
+
+SURROUNDINGS = {
+    "a certificate file that is gone": ({"SSL_CERT_FILE": "/no/such/file.pem"}, "SSL_CERT_FILE is '/no/such/file.pem'"),
+    "a time that is a word": (
+        {"HF_HUB_ETAG_TIMEOUT": "ten"},
+        "HF_HUB_ETAG_TIMEOUT is 'ten', but must be a whole number",
+    ),
+    "a proxy of no kind": ({"ALL_PROXY": "socks4://u:hidden@h:1"}, "ALL_PROXY names a proxy that is not of a kind"),
+    "offline by the name of another library": ({"TRANSFORMERS_OFFLINE": "1"}, "TRANSFORMERS_OFFLINE is set, and"),
+}
+
+
+@pytest.mark.parametrize("case", SURROUNDINGS)
+def test_a_setting_of_the_environment_that_cannot_be_used_is_named(hub, user, published, case):
+    settings, sentence = SURROUNDINGS[case]
+    hub.add(REPOSITORY, published)
+    said = user.fail(settings)
+    assert sentence in said
+    assert "hidden" not in said and not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "cause"),
+    [
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "1.5", "whole number of seconds"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "-1", "whole number of seconds"),
+        ("HF_HUB_ETAG_TIMEOUT", "", "whole number of seconds"),
+        ("SSL_CERT_FILE", __file__, "holds no certificate"),
+        ("HF_TOKEN", "hf_ä", "the token of HF_TOKEN has a character that no token has"),
+        ("HF_TOKEN", "hf_a b", "the token of HF_TOKEN has a character that no token has"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused(monkeypatch, name, value, cause):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(DownloadError, match=cause) as error:
+        environment.check.__wrapped__()
+    assert "hf_" not in str(error.value)
+
+
+def test_a_token_file_with_other_characters_is_named(hub, user, published):
+    hub.add(REPOSITORY, published)
+    (user.path / "token").write_text("hf_ä\n")
+    assert "has a character" in (said := user.fail({"HF_TOKEN": "", "HF_TOKEN_PATH": str(user.path / "token")}))
+    assert str(user.path / "token") in said
+
+
+def test_a_socks_proxy_is_used_or_what_it_needs_is_named(hub, user, published):
+    hub.add(REPOSITORY, published)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        said = user.fail({"ALL_PROXY": f"socks5://127.0.0.1:{nobody.getsockname()[1]}"})
+    if importlib.util.find_spec("socksio"):
+        assert "127.0.0.1 cannot be reached" in said
+    else:
+        assert "ALL_PROXY names a SOCKS proxy, which needs the package socksio" in said
+    assert not hub.requests

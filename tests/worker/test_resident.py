@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,7 @@ def test_a_request_for_a_worker_of_another_sort_replaces_it(place, monkeypatch, 
 
 def test_the_callers_environment_does_not_reach_the_handler(place, monkeypatch):
     kept = {"HF_HOME": "/hub", "CUDA_VISIBLE_DEVICES": "0", "LD_LIBRARY_PATH": "/lib", "XDG_CACHE_HOME": "/cache"}
+    kept |= {"TRITON_CACHE_DIR": "/triton", "TORCHINDUCTOR_CACHE_DIR": "/inductor", "CUDA_CACHE_PATH": "/cuda"}
     dropped = {"OMP_NUM_THREADS": "7", "VLLM_USE_V1": "0", "TORCH_LOGS": "all", "CUBLAS_WORKSPACE_CONFIG": ":8:8"}
     for name, value in (kept | dropped).items():
         monkeypatch.setenv(name, value)
@@ -299,6 +301,20 @@ def test_a_killed_worker_fails_the_request_in_flight_only(place, killed, prefix)
     assert again["pid"] not in pids
 
 
+@pytest.mark.parametrize("killed", [0, 1], ids=["worker", "guard"])
+def test_without_terminals_nothing_is_left_either(place, killed):
+    hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev/pts && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*hidden, "true"], capture_output=True).returncode:
+        pytest.skip("no name space with mounts can be made here")
+    client, pids = place.in_flight(prefix=hidden)
+    os.kill(pids[killed], signal.SIGKILL)
+    output, error = client.communicate(timeout=DEADLINE)
+    assert (client.returncode, output) == (1, "")
+    assert "the resident worker was lost during the measurement" in error
+    wait_gone(*pids)
+    assert place.ask("gated")["served"] == 1
+
+
 @pytest.mark.parametrize("then", ["wait for the gate", "hold the interpreter lock"])
 @pytest.mark.parametrize("reaped", [True, False])
 def test_when_the_owner_is_killed_all_end(place, then, reaped):
@@ -351,6 +367,20 @@ def test_stopped_processes_end_with_their_owner_when_nobody_else_is_left(place):
     assert place.sockets() == []
 
 
+def test_a_guard_that_is_stopped_while_it_starts_ends_with_its_owner(place, tmp_path, monkeypatch):
+    """With a client that is killed, too. It has not run a line of ours yet."""
+    stop = "import os, signal, sys\nif '--socket=' in ''.join(sys.orig_argv): os.kill(os.getpid(), signal.SIGSTOP)\n"
+    (tmp_path / "sitecustomize.py").write_text(stop)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    client = place.client()
+    wait_until(lambda: any(state_of(pid) == "T" for pid in place.processes()))
+    client.kill()
+    client.wait()
+    place.end_owner()
+    wait_until(lambda: not place.processes())
+    assert place.sockets() == []
+
+
 def test_a_stopped_client_does_not_outlive_its_owner(place):
     """It may hold the lock of a device, for which the next run would wait."""
     client, pids = place.in_flight(follows=True)
@@ -364,7 +394,7 @@ def test_changed_code_counts_for_nothing(place, monkeypatch):
     """What this process has loaded is no longer what a new worker would load."""
     assert place.ask()["served"] == 1
     monkeypatch.setattr(resident, "CODE", [])
-    with pytest.raises(MeasurementError, match="the library was changed during the measurement"):
+    with pytest.raises(MeasurementError, match="slidesparse was changed during the measurement"):
         place.ask()
 
 

@@ -13,14 +13,14 @@ rule gather_points:
     params:
         parameters=lambda w: table.measuring(w.hardware, w.stage),
     shell:
-        "rm -rf .snakemake/backups/{output}; python3 workflow/scripts/gather_points.py --points {input.points}"
+        'rm -rf .snakemake/backups/{output}; python3 "$programs"/gather_points.py --points {input.points}'
         " --parameters {params.parameters:q} --output {output} --owner $owner 2> {log}"
 
 
 # Programs write these files only where their content changes. contents.csv stands for the folder of tables and figures.
 rule write_report:
     input:
-        csvs=lambda w: table.csvs(w.hardware),
+        csvs=lambda w: table.csvs(w.hardware) + table.task_csvs(w.hardware),
         stale=stale.plan,
     output:
         *[update(f"results/{{hardware}}/report.{language}.md") for language in LANGUAGES],
@@ -39,12 +39,12 @@ rule write_report:
         "results/{hardware}/report.log",
     localrule: True
     params:
-        csvs=lambda w: table.csvs(w.hardware),
+        csvs=lambda w: table.csvs(w.hardware) + table.task_csvs(w.hardware),
         sources=config["report"]["sources"],
         languages=LANGUAGES,
         left_out=lambda w: table.left_out[w.hardware],
     shell:
-        "python3 workflow/scripts/write_reports.py --hardware {wildcards.hardware} --sources {params.sources:q}"
+        'python3 "$programs"/write_reports.py --hardware {wildcards.hardware} --sources {params.sources:q}'
         " --languages {params.languages:q} --owner $owner 2> {log}"
 
 
@@ -72,7 +72,7 @@ rule write_comparison:
         sources=config["report"]["sources"],
         languages=LANGUAGES,
     shell:
-        "python3 workflow/scripts/write_comparison.py --sources {params.sources:q} --languages {params.languages:q}"
+        'python3 "$programs"/write_comparison.py --sources {params.sources:q} --languages {params.languages:q}'
         " --owner $owner 2> {log}"
 
 
@@ -86,15 +86,18 @@ rule report:
         sources=config["report"]["sources"],
         languages=LANGUAGES,
     shell:
-        "python3 workflow/scripts/write_reports.py --sources {params.sources:q} --languages {params.languages:q}"
+        'python3 "$programs"/write_reports.py --sources {params.sources:q} --languages {params.languages:q}'
         " --owner $owner 2> {log}"
 
 
-# After a failure, the report is made from the points that exist.
+# After a failure, the report is made from the points that exist, unless the results were moved away with their lock.
 onerror:
-    display.failed = True
-    for key in filter(lambda key: os.path.isdir(f"results/{key}"), table.plans):
-        shell(
-            "python3 workflow/scripts/write_reports.py --hardware {key} --sources {config[report][sources]:q}"
-            " --languages {LANGUAGES:q} --owner $owner"
-        )
+    display.reported = []
+    for key in table.plans if os.path.exists("results/.lock") else []:
+        with suppress(CalledProcessError):  # it has said why
+            if os.path.isdir(f"results/{key}"):
+                shell(
+                    'python3 "$programs"/write_reports.py --hardware {key} --sources {config[report][sources]:q}'
+                    " --languages {LANGUAGES:q} --owner $owner"
+                )
+                display.reported.append(key)

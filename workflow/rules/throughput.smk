@@ -11,13 +11,13 @@ rule measure_prefill:
     log:
         "results/{hardware}/prefill/{model}/{dtype}/{backend}/{sparsity}/M{m}.log",
     wildcard_constraints:
-        backend=f"(?!{stock.BACKEND}/)[a-z0-9]+",
+        backend=f"(?!{stock.BACKEND}/)[a-z0-9_]+",
     priority: table.priority
     resources:
         **table.resources(kernel=False),
     params:
         protocol=request.PROTOCOL["prefill"],
-        parameters=inspected(lambda w: table.measuring(w.hardware, "prefill")),
+        parameters=inspected(lambda w: table.measuring(w.hardware, "prefill", w.m)),
         peers=[],
     shell:
         MEASURE
@@ -57,7 +57,7 @@ rule measure_stock:
         **table.resources(kernel=False),
     params:
         protocol=inspected(lambda w: request.PROTOCOL[w.stage]),
-        parameters=inspected(lambda w: table.measuring(w.hardware, w.stage)),
+        parameters=inspected(lambda w: table.measuring(w.hardware, w.stage, w.m)),
         peers=[],
     shell:
         MEASURE
@@ -75,11 +75,11 @@ rule choose_stock:
         f"results/{{hardware}}/{{stage}}/{{model}}/{{dtype}}/{stock.BACKEND}/dense/M{{m}}.log",
     wildcard_constraints:
         stage="prefill|decode",
-    priority: table.count + 1
+    priority: table.first
     localrule: True
     params:
         protocol=inspected(lambda w: request.PROTOCOL[w.stage]),
-        parameters=inspected(lambda w: table.measuring(w.hardware, w.stage)),
+        parameters=inspected(lambda w: table.measuring(w.hardware, w.stage, w.m)),
     shell:
-        "rm -rf .snakemake/backups/{output}; python3 workflow/scripts/choose_stock.py --output {output} --basis {input.basis}"
+        'rm -rf .snakemake/backups/{output}; python3 "$programs"/choose_stock.py --output {output} --basis {input.basis}'
         " --parameters {params.parameters:q} --log {log} --owner $owner 2> {log}"

@@ -11,7 +11,8 @@ rule tune_backend:
     log:
         "results/{hardware}/tuning/{model}/{dtype}/{backend}/{sparsity}.log",
     wildcard_constraints:
-        backend="(?!auto/)[a-z0-9]+",
+        backend="(?!auto/)[a-z0-9_]+",
+    priority: lambda w: table.first * (w.sparsity == "dense")  # as of conversions
     resources:
         **table.resources(kernel=True),
     params:
@@ -21,7 +22,7 @@ rule tune_backend:
         parameters=lambda w: table.measuring(w.hardware, "tune"),
     shell:
         "rm -rf .snakemake/backups/{output.json} .snakemake/backups/{output.csv};"
-        " python3 workflow/scripts/tune_backend.py --output {output.json} --basis {input.shape} --M {params.M}"
+        ' python3 "$programs"/tune_backend.py --output {output.json} --basis {input.shape} --M {params.M}'
         " --parameters {params.parameters:q} --plan results/{wildcards.hardware}/plan.json --log {log} --owner $owner"
         " --seat {resources.seat} --took {params.took} 2> {log}"
 
@@ -44,6 +45,6 @@ rule choose_kernels:
         candidates=lambda w: options(table.auto_backends(w)),
         parameters=lambda w: table.measuring(w.hardware, "kernel"),
     shell:
-        "rm -rf .snakemake/backups/{output}; python3 workflow/scripts/choose_kernels.py --output {output} --points {input.points}"
+        'rm -rf .snakemake/backups/{output}; python3 "$programs"/choose_kernels.py --output {output} --points {input.points}'
         " --candidates {params.candidates:q} --parameters {params.parameters:q} --log {log} --owner $owner"
         " --took {params.took} 2> {log}"

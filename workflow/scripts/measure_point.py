@@ -14,7 +14,7 @@ parser.add_argument(
     nargs="*",
     default=[],
     metavar="BACKEND[=TABLE]",
-    help="dense backends to measure in turn with a kernel point, with their tuning tables",
+    help="dense backends to measure in turn with a kernel point, or to compare a quality point with, and their tables",
 )
 parser.add_argument("--parameters", required=True, type=program.json_object, metavar="JSON", help="how to measure")
 parser.add_argument("--resources", default="resources", help="where models and checkpoints lie")

@@ -6,13 +6,17 @@ M is the number of tokens of a prefill step, or of sequences of a decode step.
 import gc
 import math
 import time
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from slidesparse.engine import throughput
+from slidesparse.engine.quality import states
+from slidesparse.engine.size import Size
 from slidesparse.errors import MeasurementError, OutOfMemoryError, SlideSparseError
 from slidesparse.files import read_json, sha256_file
+from slidesparse.machine import families, memory
 from slidesparse.models import checkpoints
 from slidesparse.plan import stock
 from slidesparse.plan.backends import BACKENDS
@@ -36,8 +40,8 @@ class Run(NamedTuple):
     """CUDA graph mode of each; empty on a CPU"""
     elapsed_s: float
     """from the first request to the last token"""
-    profile: dict | None
-    """of the steps that were to be recorded (vllm_plugin.probe)"""
+    profiles: list
+    """of the windows of steps that were to be recorded (vllm_plugin.probe)"""
 
 
 class Engine:
@@ -58,7 +62,7 @@ class Engine:
         self.size, self.backend = size, backend
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.device == "cpu":
-            _attend_without_tiles()
+            attend_without_tiles()
         self.variant = stock.VARIANTS.get(backend, OURS[self.device])
         largest = math.inf if backend not in stock.VARIANTS else stock.LARGEST_STOCK_GRAPH
         self.graphs = [] if self.variant.graphs == "NONE" else [step for step in size.graphs if step[0] <= largest]
@@ -67,7 +71,6 @@ class Engine:
         head_dim = config["hidden_size"] // config["num_attention_heads"]
         token_bytes = 2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim
         block = BLOCK[self.device]
-        blocks = max(steps * (model_len // block + 1) for steps, model_len in size.cached) + size.model_len // block + 2
         default = torch.get_default_dtype()
         begin = time.monotonic()
         try:
@@ -81,7 +84,7 @@ class Engine:
                     max_model_len=size.model_len,
                     max_num_batched_tokens=max(size.tokens, size.model_len),
                     max_num_seqs=size.sequences,
-                    kv_cache_memory_bytes=blocks * block * token_bytes,
+                    kv_cache_memory_bytes=size.blocks(block) * block * token_bytes,
                     disable_log_stats=True,
                     worker_extension_cls="slidesparse.vllm_plugin.probe.Probe",
                     **self._running(tuning),
@@ -116,8 +119,11 @@ class Engine:
             return running
         if "compilation_config" in running:
             running["compilation_config"]["mode"] = 0
+            if families.attention(_capability()) == 4:
+                running["attention_config"]["backend"] = "FLASH_ATTN"  # FlashInfer has no full graphs of prefill
         chosen = {"backend": self.backend, "tuning": str(tuning) if tuning else None, "graphs": self.graphs}
-        return running | {"quantization": "slidesparse", "additional_config": {"slidesparse": chosen}}
+        method = states.UNQUANTISED if self.backend == states.UNQUANTISED else "slidesparse"
+        return running | {"quantization": method, "additional_config": {"slidesparse": chosen}}
 
     @property
     def model(self):
@@ -143,12 +149,12 @@ class Engine:
         del self.llm
         _free()
 
-    def run(self, lengths, output_len, limits, deadline, profile=None):
-        """Run one request per prompt length, each for `output_len` tokens, until all are done; returns a Run.
+    def run(self, prompts, output_len, limits, deadline, windows=()):
+        """Run one request per prompt, each for `output_len` tokens, until all are done; returns a Run.
 
-        Prompts are fixed pseudo-random tokens.
+        prompts: lists of tokens, or lengths of prompts of fixed pseudo-random tokens.
         limits: most (tokens, sequences) of a step.
-        profile: (steps before the recording, recorded steps).
+        windows: (steps before the window, its steps) of each window to be recorded, ascending and apart.
         Raises MeasurementError at the deadline (time.monotonic), and if a step did not run as planned.
         """
         from vllm import SamplingParams, TokensPrompt
@@ -157,8 +163,8 @@ class Engine:
         sampling = SamplingParams(max_tokens=output_len, ignore_eos=True, detokenize=False, temperature=0.0)
         sampling.output_kind = RequestOutputKind.FINAL_ONLY  # as vLLM's own LLM.generate
         prompts = [
-            TokensPrompt(prompt_token_ids=prompt(number, length, self.vocabulary))
-            for number, length in enumerate(lengths, self._prompts)
+            TokensPrompt(prompt_token_ids=each if isinstance(each, list) else prompt(number, each, self.vocabulary))
+            for number, each in enumerate(prompts, self._prompts)
         ]
         self.ask("limit", 0, 0)
         self.ask("taken")
@@ -166,15 +172,16 @@ class Engine:
         for tokens in prompts:
             self.llm.add_request(str(self._prompts), tokens, sampling)
             self._prompts += 1
-        ends, recorded = [time.perf_counter()], None
+        ends, profiles = [time.perf_counter()], []
+        first, last = {begin for begin, _ in windows}, {begin + count for begin, count in windows}
         self.ask("limit", *limits)
         while self.llm.has_unfinished_requests():
             if self._step():
                 ends.append(time.perf_counter())
-                if profile and len(ends) - 1 == profile[0]:
+                if len(ends) - 1 in first:
                     self.ask("profile", True)
-                elif profile and len(ends) - 1 == sum(profile):
-                    recorded = self.ask("profile", False)
+                elif len(ends) - 1 in last:
+                    profiles.append(self.ask("profile", False))
             if time.monotonic() > deadline:
                 self.llm.abort_request(list(self.llm.output_processor.request_states), internal=True)
                 raise MeasurementError(f"the time limit ended the measurement after {len(ends) - 1} steps; raise it")
@@ -187,7 +194,7 @@ class Engine:
                 f"{len(steps)} engine steps told {len(modes)} CUDA graph modes: how they ran is unknown"
             )
         self._check(steps, modes)
-        return Run(seconds, steps, modes, ends[-1] - begin, recorded)
+        return Run(seconds, steps, modes, ends[-1] - begin, profiles)
 
     def _step(self):
         """Like LLMEngine.step, but returns whether a batch has ended.
@@ -221,7 +228,7 @@ class Engine:
         return self.ask("model", M) | {
             "own_process": self.variant.own_process,
             "num_splits": self.variant.num_splits if self.device == "cuda" else None,
-            "peak_memory_bytes": self.ask("state").get("peak_memory_bytes"),
+            "peak_memory_bytes": self.ask("memory"),
             "engine_start_s": self.start_s,
         }
 
@@ -235,39 +242,10 @@ def prompt(number, length, vocabulary):
     return tokens
 
 
-class Size(NamedTuple):
-    """What an engine must hold."""
-
-    tokens: int
-    """of a step"""
-    sequences: int
-    """that run at once"""
-    model_len: int
-    """tokens of a sequence"""
-    cached: tuple
-    """pairs of sequences and their length that the KV cache must hold, one pair at a time"""
-    graphs: tuple
-    """pairs of tokens and sequences of the steps that are measured"""
-
-    @classmethod
-    def of(cls, stage, M, parameters):
-        """The smallest engine that can measure M in `stage`."""
-        if stage == "prefill":
-            lengths = throughput.split(M, parameters["prompt_cap"])
-            tokens, sequences, model_len = M, 2 * len(lengths), lengths[0] + 1
-            graph = (M, len(lengths))
-        else:
-            tokens, sequences = M * parameters["prompt_len"], M
-            model_len, graph = parameters["prompt_len"] + parameters["output_len"], (M, M)
-        return cls(tokens, sequences, model_len, ((sequences, model_len),), (graph,))
-
-    def union(self, other):
-        """The smallest engine that can do what both can."""
-        pairs = (tuple(sorted({*mine, *theirs})) for mine, theirs in zip(self[3:], other[3:], strict=True))
-        return Size(*map(max, self[:3], other[:3]), *pairs)
-
-
 _kept = {"key": None, "engine": None}
+
+_too_large = {}
+"""key: the sizes whose engines did not fit into the memory of this process' GPU."""
 
 
 def is_sparse(request):
@@ -280,56 +258,88 @@ def is_sparse(request):
 def measure(request):
     """Results of one prefill or decode point; keeps its engine for the next point of the same configuration.
 
-    request: stage, M, parameters, manifest (path), tuning (path or None), backend, root; perhaps others.
-    others: [[stage, M, parameters], …], further points that the same engine should be able to serve, if it fits.
-    Raises OutOfMemoryError if an engine for this point alone does not fit.
-    """
-    import torch
+    For a quality point, the hidden states of its windows (quality.states.of).
 
+    request: stage, M, parameters, manifest (path), tuning (path or None), backend, root; perhaps others. A quality
+    point also has its windows.
+    others: [[stage, M, parameters], …], further points that the same engine should be able to serve, if it fits
+    (`_sizes`). Raises OutOfMemoryError if an engine for this point alone does not fit.
+    """
     manifest = read_json(request["manifest"])
-    alone = Size.of(request["stage"], request["M"], request["parameters"])
-    together = alone
-    for point in request.get("others", ()):
-        together = together.union(Size.of(*point))
-    for size in dict.fromkeys((together, alone)):
+    *larger, alone = _sizes(request)
+    key = _key(request, manifest)
+    for size in (*larger, alone):
+        if size != alone and any(size.union(other) == size for other in _too_large.get(key, ())):
+            continue
         try:
             return _measure(request, manifest, alone, size)
-        except torch.OutOfMemoryError as error:
-            reason = error
         except Exception as error:
-            reason = _in_this_process(request, manifest, alone, size, error)
+            reason = _full(request, manifest, alone, size, error)
+        # Here the error is gone, and with it the frames of what was begun, which hold memory.
         _discard()
-    raise OutOfMemoryError(str(reason).partition(". ")[0])
+        _too_large.setdefault(key, []).append(size)
+    raise OutOfMemoryError(reason)
 
 
-def _in_this_process(request, manifest, alone, size, error):
-    """The torch.OutOfMemoryError that ended an engine in its own process. Raises `error` if there was none.
+def _sizes(request):
+    """Sizes of engines that measure a point, in the order in which they are tried.
 
-    Such a process reports only that it has ended. So the same engine measures the point again in this process.
+    The first is for all other points, too. Then come engines for points of this stage, each without the largest M of
+    the one before. The last is for the point alone.
     """
-    import torch
+    alone = together = Size.of(request["stage"], request["M"], request["parameters"])
+    of_stage = {}
+    for stage, M, parameters in request.get("others", ()):
+        size = Size.of(stage, M, parameters)
+        together = together.union(size)
+        if stage == request["stage"]:
+            of_stage[M] = size
+    sizes = [together]
+    for most in sorted(of_stage, reverse=True):
+        if most >= request["M"]:
+            within = (size for M, size in of_stage.items() if most >= M)
+            sizes.append(reduce(Size.union, within, alone))
+    return list(dict.fromkeys([*sizes, alone]))
 
+
+def _full(request, manifest, alone, size, error):
+    """What was short of memory when an engine ended with `error`. Raises `error` if it was something else.
+
+    An engine in a process of its own reports only that it has ended. So the same engine measures the point again in
+    this process.
+    """
+    if memory.is_full(error):
+        return memory.told(error)
     twin = stock.in_process(request["backend"])
     if twin is None or isinstance(error, SlideSparseError):
         raise error
     _discard()
     try:
         _measure(request | {"backend": twin}, manifest, alone, size)
-    except torch.OutOfMemoryError as out_of_memory:
-        return out_of_memory
+    except Exception as again:
+        if not memory.is_full(again):
+            raise
+        return memory.told(again)
     _discard()
     raise error
 
 
+def _key(request, manifest):
+    """What engines of one configuration share."""
+    tuning = request["tuning"]
+    return checkpoints.content_digest(manifest), request["backend"], tuning and sha256_file(tuning)
+
+
 def _measure(request, manifest, needed, size):
     """Results of a point that needs an engine of size `needed`. If the kept one does not serve, makes one of `size`."""
-    tuning = request["tuning"]
-    key = (checkpoints.content_digest(manifest), request["backend"], tuning and sha256_file(tuning))
+    key = _key(request, manifest)
     if _kept["key"] != key or _kept["engine"].size.union(needed) != _kept["engine"].size:
         close()
         directory = checkpoints.ensure(manifest, request["root"])
-        _kept["engine"] = Engine(directory, request["backend"], tuning, size)
+        _kept["engine"] = Engine(directory, request["backend"], request["tuning"], size)
         _kept["key"] = key
+    if request["stage"] == "quality":
+        return states.of(_kept["engine"], request["windows"], request["parameters"]["time_limit_s"])
     stages = {"prefill": throughput.prefill, "decode": throughput.decode}
     return stages[request["stage"]](_kept["engine"], request["M"], request["parameters"])
 
@@ -347,7 +357,15 @@ def _discard():
     _free()
 
 
-def _attend_without_tiles():
+def _capability():
+    """Compute capability of the GPU, times ten."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
+
+
+def attend_without_tiles():
     """Let vLLM's attention on CPUs use vectors where it would use tiles (AMX).
 
     That of 0.32 dies of SIGILL on some CPUs, at a tile that is not configured; why it is not is unknown. It asks torch

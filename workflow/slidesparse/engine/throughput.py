@@ -1,9 +1,9 @@
 """The protocol of a prefill or decode point, and its columns: repeats of steps of exactly M, until they agree.
 
 A run queues its requests while the engine holds still. Then the engine runs until they are done. The time between the
-ends of steps is taken. A repeat is a part of a run, and its figure is the mean of its steps. The clock is read after
-each run, and the energy counter before the first run and after the last. A further run records what the GPU does in a
-step.
+ends of steps is taken. A repeat is a part of a run, and its figure is the mean of its steps. The energy counter is read
+before the first run and after the last. Further runs record, in several windows, what the GPU does in a step, and its
+clock.
 """
 
 import time
@@ -35,7 +35,10 @@ FILLING, EMPTYING = 2, 2
 because it prepares others meanwhile. It reports the last ones in time."""
 
 PROFILED = {"prefill": 4, "decode": 8}
-"""Number of steps whose kernels are recorded."""
+"""Number of steps of a window, whose kernels are recorded."""
+
+WINDOWS = 5
+"""Number of windows: the fewest, and odd, so that one of them is the median."""
 
 
 def split(M, cap):
@@ -54,8 +57,8 @@ def prefill(engine, M, parameters):
     limits = (M, engine.size.sequences)  # the sequences of the step before are still there
     deadline = time.monotonic() + parameters["time_limit_s"]
 
-    def run(count, **profile):
-        return engine.run(lengths * count, 1, limits, deadline, **profile)
+    def run(count, windows=()):
+        return engine.run(lengths * count, 1, limits, deadline, windows)
 
     step = median(run(max(2, parameters["warmup_steps"])).seconds)
     steps = min(parameters["steps"], max(FEWEST, ceil(LONG_S / step)))
@@ -77,7 +80,9 @@ def prefill(engine, M, parameters):
         return taken, [taken.seconds[start : start + steps] for start in range(settling, end, steps)]
 
     def profiled():
-        return run(settling + PROFILED["prefill"] + EMPTYING, profile=(settling, PROFILED["prefill"]))
+        apart = PROFILED["prefill"] + max(FILLING, ceil(SHORT_S / step))  # reading a record lets the GPU stand still
+        windows = [(settling + number * apart, PROFILED["prefill"]) for number in range(WINDOWS)]
+        return run(sum(windows[-1]) + EMPTYING, windows=windows).profiles
 
     results = _measured(engine, M, parameters, repeats, profiled)
     requests, tokens = len(lengths) * sum(made), (M + len(lengths)) * sum(made)
@@ -112,9 +117,10 @@ def decode(engine, M, parameters):
 
     def profiled():
         middle = max(2, output_len // 2)  # the cache is then as full as in the median step
-        return engine.run(
-            lengths, middle + PROFILED["decode"] + 2, limits, deadline, profile=(middle, PROFILED["decode"])
-        )
+        window, end = (middle, PROFILED["decode"]), middle + PROFILED["decode"] + 2
+        return [
+            profile for _ in range(WINDOWS) for profile in engine.run(lengths, end, limits, deadline, [window]).profiles
+        ]
 
     results = _measured(engine, M, parameters, repeats, profiled)
     requests, elapsed = M * len(results["repeats_s"]), results["elapsed_s"]
@@ -130,15 +136,15 @@ def decode(engine, M, parameters):
 
 
 def _measured(engine, M, parameters, repeats, profiled):
-    """What both stages report: repeats until their means agree, then the profile of a step.
+    """What both stages report: repeats until their means agree, then profiles of a step.
 
     repeats(n): makes a run of at most n repeats. Returns the run, and for each repeat the seconds of its steps.
-    profiled(): makes the run whose steps are recorded.
+    profiled(): makes the runs whose steps are recorded, and returns the profile of each window.
 
     The columns of the published protocol are of all runs together. Their tokens are prompts and outputs.
     """
     machine = hardware.detect()
-    before, energy, clocks = provenance.state(machine), provenance.energy_j(machine), []
+    before, energy = provenance.state(machine), provenance.energy_j(machine)
     seconds, means, elapsed, steps, modes = [], [], 0.0, [], set()
     while len(means) < parameters["max_repeats"]:
         taken, times = repeats(min(parameters["min_repeats"], parameters["max_repeats"] - len(means)))
@@ -147,7 +153,6 @@ def _measured(engine, M, parameters, repeats, profiled):
         elapsed += taken.elapsed_s
         steps += taken.steps
         modes |= set(taken.modes)
-        clocks.append(engine.ask("state").get("clock_mhz"))
         tight = summarize(means).relative_ci <= parameters["relative_ci"] and sum(seconds) >= LEAST_S
         if len(means) >= parameters["min_repeats"] and tight:
             break
@@ -164,11 +169,10 @@ def _measured(engine, M, parameters, repeats, profiled):
         "tokens": [min(tokens for tokens, _ in steps), max(tokens for tokens, _ in steps)],
         "sequences": [min(sequences for _, sequences in steps), max(sequences for _, sequences in steps)],
         "graph_mode": "+".join(sorted(modes)) or "eager",
-        "clock_mhz": None if None in clocks else sum(clocks) / len(clocks),
         "energy_j_per_token": None if energy_reason else (after - energy) / sum(tokens for tokens, _ in steps),
         "energy_reason": energy_reason,
         "state": {"before": before, "after": provenance.state(machine)},
-        **_profile(engine, machine, profiled, step["median_s"]),
+        **_profile(engine, profiled, step["median_s"]),
         **engine.describe(M),
     }
 
@@ -180,11 +184,11 @@ def _no_energy(machine, before, after, seconds):
     return None if seconds >= LEAST_S else f"the timed steps took {seconds:.2f} s, too short for the energy counter"
 
 
-def _profile(engine, machine, profiled, wall_s):
-    """The result of `breakdown.of_step`, or why there is none."""
-    if not machine.gpu:
+def _profile(engine, profiled, wall_s):
+    """The result of `breakdown.of_windows`, or why there is none."""
+    if engine.device == "cpu":
         return {"breakdown_reason": "no GPU"}
-    profile = profiled().profile
-    if not profile["steps"] or not profile["launches"]:
+    profiles = profiled()
+    if not all(profile["steps"] and profile["launches"] for profile in profiles):
         return {"breakdown_reason": "the profiler recorded no kernels"}
-    return breakdown.of_step(profile, wall_s)
+    return breakdown.of_windows(profiles, wall_s)

@@ -1,6 +1,7 @@
 """Whether a point does not fit into the GPU's memory at all, or only because other processes hold some of it."""
 
 import os
+import re
 from contextlib import contextmanager
 
 from slidesparse.errors import MeasurementError, OutOfMemoryError
@@ -11,6 +12,43 @@ TOLERATED = 1 << 30
 
 CONTEXT = 1 << 30
 """Bytes that this process may hold outside torch: the CUDA context, kernels, workspaces of libraries."""
+
+FULL = re.compile(
+    r"out of memory|OUT_OF_MEMORY|ErrorMemoryAllocation|ALLOC_FAILED|No available memory for the cache blocks"
+)
+"""What CUDA, its libraries, torch, Triton and vLLM say where a GPU has no memory left."""
+
+
+def is_full(error):
+    """Whether an error, or one behind it, says that the GPU's memory is full."""
+    return _of_memory(error) is not None
+
+
+def told(error):
+    """The first sentence of what says that the memory is full, of an error for which `is_full` is true."""
+    return str(_of_memory(error)).partition("\n")[0].partition(". ")[0]
+
+
+def _of_memory(error):
+    """The error itself or the first one behind it that is about full memory; else None."""
+    seen = []
+    while error is not None and error not in seen:
+        if type(error).__name__ == "OutOfMemoryError" or FULL.search(str(error)):
+            return error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def cannot_share():
+    """Why processes here cannot share memory, which takes a writable /dev/shm with some room; None if they can."""
+    from multiprocessing import get_context
+
+    try:
+        get_context("spawn").Lock()
+    except (OSError, ImportError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""W8A8 checkpoints: quantises, prunes and slides a BF16 model tensor by tensor, and remakes it from its manifest.
+"""W8A8 checkpoints: quantises, prunes and slides a model tensor by tensor, and remakes it from its manifest.
 
 A checkpoint is a directory `<root>/checkpoints/<model>/<dtype>/<sparsity>` with config.json, model.safetensors, the
 tokenizer and manifest.json. It is complete or absent. There are two kinds:
@@ -8,7 +8,6 @@ tokenizer and manifest.json. It is complete or absent. There are two kinds:
 - A slid one has weights [N, K']. The block `slidesparse` in its quantization_config says all that a reader needs.
 """
 
-import fcntl
 import os
 import re
 import shutil
@@ -31,27 +30,29 @@ from slidesparse.files import (
     directory_at_once,
     inside,
     leads_out,
-    open_lock,
-    read_json,
     sha256_file,
     write_json,
 )
 from slidesparse.models import bitnet, safetensors_io
+from slidesparse.models.shape import read_config
+from slidesparse.models.ternary import TORCH, check_stored, from_latent, from_scaled
 from slidesparse.plan.key import is_pattern
+from slidesparse.program import locked
 from slidesparse.sparsity.patterns import ALIGNMENT, WINDOW, Pattern
 from slidesparse.sparsity.prune import prune
-from slidesparse.sparsity.quantize import absmean_scale, store_as, ternary
+from slidesparse.sparsity.quantize import store_as
 from slidesparse.sparsity.slide import slide
 
 CONVERTER = 1
 """Version of all code that decides the bytes of a checkpoint. If it changes, every checkpoint is made anew."""
 
 WEIGHTS = "model.safetensors"
-USUAL_ZEROS = (0.2, 0.7)
-"""Shares of zeros that ternary weights of BitNet models have."""
-
 STORED = {"INT8": "I8", "FP8": "F8_E4M3"}
-TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+TYPES = TORCH | {"U8": torch.uint8, "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn}
+POSITIONS = (
+    "the linears are ternary already: pruning goes by position, because the latent weights by whose magnitude it would"
+    " go are not there"
+)
 COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -83,13 +84,15 @@ def convert(model_manifest, dtype, sparsity, root="resources", progress=True):
         with directory_at_once(target) as temporary:
             files = [inside(source, name, error=CheckpointError) for name in sorted(model_manifest["files"])]
             try:
-                weights, layers = _convert_weights(files, temporary / WEIGHTS, dtype, pattern, progress)
+                said = read_config(source / "config.json")
+                divides = bitnet.scale_of(said) == "divides"
+                weights, layers = _convert_weights(files, temporary / WEIGHTS, dtype, pattern, progress, divides)
             except CheckpointError as error:
                 raise CheckpointError(f"{error}{_origin(model_manifest['source'])}") from None
             except (ValueError, RuntimeError) as error:  # tensors that do not fit each other or the format
                 cause = " ".join(str(error).split())
                 raise CheckpointError(f"model {manifest['model']} cannot be converted: {cause:.300}") from None
-            config = _config(source, dtype, pattern, layers)
+            config = _config(said, dtype, pattern, layers)
             write_json(temporary / "config.json", config)
             for path in files:
                 if path.name in COPIED:
@@ -201,28 +204,27 @@ def content_digest(manifest):
 
 def read_tensor(directory, name):
     """One tensor from the directory of a checkpoint or model, e.g. `model.layers.0.self_attn.q_proj.weight`."""
-    types = TORCH | {"I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn}
     for file in sorted(Path(directory).glob("*.safetensors")):
         header = safetensors_io.read_header(file)
         if name in header.tensors:
-            stored = header.tensors[name]
-            flat = torch.from_numpy(safetensors_io.read(file, header, name))
-            return flat.view(types[stored.dtype]).view(stored.shape)
+            return _typed(safetensors_io.read(file, header, name), header.tensors[name])
     raise CheckpointError(f"{directory} has no tensor {name}; it is not complete, delete it to make it anew")
 
 
 @contextmanager
 def _only_writer(target):
-    """Hold a checkpoint's lock, so that one process at a time makes it. The kernel frees it when the holder dies."""
+    """Hold a checkpoint's lock, so that one process at a time makes it. It is free when the holder dies."""
     if leads_out(target.parents[2], target.parent):
         raise CheckpointError(f"{target.parent} is a link out of {target.parents[2]}, through which nothing is written")
-    with open_lock(target.parent / f".{target.name}.lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(target.parent / f".{target.name}.lock"):
         yield
 
 
-def _convert_weights(files, path, dtype, pattern, progress):
-    """Write the converted tensors of a model's `files` to `path`; returns (size and sha256, a report per linear)."""
+def _convert_weights(files, path, dtype, pattern, progress, divides=False):
+    """Write the converted tensors of a model's `files` to `path`; returns (size and sha256, a report per linear).
+
+    divides: whether the scales of ternary matrices divide (`bitnet.scale_of`).
+    """
     headers = {file: safetensors_io.read_header(file) for file in files if file.suffix == ".safetensors"}
     where = {name: (file, header) for file, header in headers.items() for name in header.tensors}
     names = sorted(where, key=_natural)
@@ -245,72 +247,55 @@ def _convert_weights(files, path, dtype, pattern, progress):
 
     def weight_scale(name, N):
         # The scale of the original matrix, once for each output channel, so that merged projections stay ternary.
-        return torch.full((N, 1), 1.0 / scales.pop(name), dtype=torch.float32).numpy()
+        return torch.full((N, 1), scales.pop(name), dtype=torch.float32).numpy()
 
-    jobs = []
-    for name in names:
+    jobs, scaled = [], {f"{name}_scale" for name in names if bitnet.LINEAR.fullmatch(name)} & set(names)
+    for name in [name for name in names if name not in scaled]:
         file, header = where[name]
         stored = header.tensors[name]
         if not bitnet.LINEAR.fullmatch(name):
             jobs.append(partial(copied, name))
             entries.append((name, stored.dtype, stored.shape, lambda: converted.next()))
             continue
-        if stored.dtype not in TORCH or len(stored.shape) != 2:
-            raise CheckpointError(
-                f"{file}: {name} is {stored.dtype} {list(stored.shape)}, not a matrix of BF16, F16 or F32 weights"
-            )
-        N, K = stored.shape
-        jobs.append(partial(_convert, read, name, stored, dtype, pattern, file))
+        beside = where[f"{name}_scale"][1].tensors[f"{name}_scale"] if f"{name}_scale" in scaled else None
+        check_stored(file, name, stored, beside)
+        N, K = bitnet.held_shape(name, stored.dtype, stored.shape)
+        how = (beside, divides) if beside else None
+        jobs.append(partial(_convert, read, name, stored, dtype, pattern, f"{file}, tensor {name}", how))
         entries.append((name, STORED[dtype], (N, pattern.K_slid(K)), partial(weight, name)))
         entries.append((f"{name}_scale", "F32", (N, 1), partial(weight_scale, name, N)))
     quiet = None if progress else True  # None: only if standard error is no terminal
+    if scaled and pattern.Z:
+        print(f"note: {files[0].parent}: {POSITIONS}", file=sys.stderr)
     bar = tqdm(total=len(jobs), unit="tensor", desc=f"{dtype} {pattern.title}", disable=quiet)
     with bar, _Ahead(jobs, bar.update) as converted:
         written = safetensors_io.write(path, entries, {"format": "pt"})
     return written, layers
 
 
-def _convert(read, name, stored, dtype, pattern, file):
-    """(codes as bytes [N, K'], a report, absmean scale) of one linear's latent weight."""
-    N, K = stored.shape
-    latent = torch.from_numpy(read(name)).view(TORCH[stored.dtype]).view(N, K)
-    try:
-        scale = absmean_scale(latent)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}, tensor {name}: {error}") from None
-    codes = ternary(latent, scale)
-    zeros = codes.numel() - int(codes.count_nonzero())
-    _look_at(latent, zeros / codes.numel(), f"{file}, tensor {name}")
-    codes, changed = prune(codes, latent, pattern)
-    layer = {"name": name.removesuffix(".weight"), "N": N, "K": K, "K_slid": pattern.K_slid(K)}
-    stored_codes = slide(store_as(codes, dtype).view(torch.int8), pattern)
-    return stored_codes.view(torch.uint8).numpy(), layer | {"zeros_before": zeros, "changed": changed}, scale
+def _convert(read, name, tensor, dtype, pattern, where, scaled=None):
+    """(codes as bytes [N, K'], a report, scale) of one linear's stored matrix.
 
-
-def _look_at(latent, zeros, where):
-    """Refuse a matrix of zeros, and warn of one that does not look like the latent weights of a BitNet model.
-
-    zeros: share of zeros among the ternary weights.
+    scaled: (the stored scale, whether it divides), of a matrix that is ternary already; else None.
     """
-    if zeros == 1:
-        raise CheckpointError(f"{where}: all its weights are zero, so the model computes nothing: use another revision")
-    found = f"warning: {where}: {100 * zeros:.0f} % of its ternary weights are zero"
-    if not USUAL_ZEROS[0] <= zeros <= USUAL_ZEROS[1]:
-        print(f"{found}, usual is {' to '.join(f'{100 * share:.0f}' for share in USUAL_ZEROS)}", file=sys.stderr)
-    if _one_magnitude(latent):
-        why = "its weights have one magnitude, as if they were ternary already"
-        print(f"warning: {where}: {why}: pruning goes by their positions alone", file=sys.stderr)
+    stored = _typed(read(name), tensor)
+    if scaled:
+        scale, divides = scaled
+        weight = from_scaled(stored, _typed(read(f"{name}_scale"), scale), divides, where)
+    else:
+        weight = from_latent(stored, where)
+    N, K = weight.codes.shape
+    codes, changed = prune(weight.codes, weight.latent, pattern)
+    layer = {"name": name.removesuffix(".weight"), "N": N, "K": K, "K_slid": pattern.K_slid(K)}
+    if scaled and pattern.Z:
+        layer["pruned_by"] = "position"
+    stored_codes = slide(store_as(codes, dtype).view(torch.int8), pattern).view(torch.uint8).numpy()
+    return stored_codes, layer | {"zeros_before": weight.zeros, "changed": changed}, weight.scale
 
 
-def _one_magnitude(latent):
-    """Whether all weights but zeros have one magnitude. Mostly the first few tell."""
-    seen = set()
-    for piece in latent.reshape(-1).split(1 << 12):
-        sizes = piece.abs().unique()
-        seen |= set(sizes[sizes > 0][:2].tolist())
-        if len(seen) > 1:
-            return False
-    return True
+def _typed(data, tensor):
+    """The bytes `data` as the tensor that they are, by a file's header."""
+    return torch.from_numpy(data).view(TYPES[tensor.dtype]).view(tensor.shape)
 
 
 class _Ahead:
@@ -351,12 +336,9 @@ def _natural(name):
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def _config(source, dtype, pattern, layers):
-    """config.json of the checkpoint: the model's own, and a description of how its linears are quantised and slid."""
-    config = read_json(source / "config.json")
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{source / 'config.json'} is no model's config.json")
-    config.pop("auto_map", None)
+def _config(model, dtype, pattern, layers):
+    """config.json of the checkpoint: the `model`'s own (a dict), and how its linears are quantised and slid."""
+    config = {name: value for name, value in model.items() if name != "auto_map"}
     number = "int" if dtype == "INT8" else "float"
     common = {"num_bits": 8, "type": number, "symmetric": True}
     quantization = {

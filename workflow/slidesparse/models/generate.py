@@ -11,13 +11,13 @@ from slidesparse.files import write_json
 from slidesparse.models import safetensors_io
 from slidesparse.models.bitnet import config, tensors
 from slidesparse.models.verified import measure
+from slidesparse.plan.prompts import POSITIONS
 
 GENERATOR = 2
 """Version of all code that decides the bytes. If it changes, every generated model is made anew."""
 
 BYTES = 256
 BOS, EOS = BYTES, BYTES + 1  # token ids behind the 256 bytes
-POSITIONS = 4096
 
 # value = offset + k / 2^exponent, where k is the sum of eight random bytes minus its mean (standard deviation 209).
 # Embeddings have a standard deviation of 0.10, so tied logits spread by 0.1 * sqrt(hidden_size). Norms scatter about 1.
@@ -29,19 +29,20 @@ MEAN = 8 * 255 // 2
 CHUNK = 1 << 16  # values made at a time; their words fit into a core's cache
 
 
-def generate(directory, seed, shape):
+def generate(directory, seed, shape, positions=POSITIONS):
     """Write a complete BitNet checkpoint into the existing `directory`; returns {file: {"size", "sha256"}}.
 
-    The same seed and shape (the six numbers of slidesparse.models.shape) give the same bytes. It needs memory for the
-    largest tensor. ConfigurationError if the vocabulary is smaller than the tokens; OSError if the disk fails.
+    The same seed and shape (the six numbers of slidesparse.models.shape) give the same weights, for sequences of up to
+    `positions` tokens. It needs memory for the largest tensor. ConfigurationError if the vocabulary is smaller than the
+    tokens; OSError if the disk fails.
     """
     if shape["vocab_size"] <= EOS:
         raise ConfigurationError(f"a generated model needs a vocab_size of at least {EOS + 1} (256 bytes, bos, eos)")
     texts = {
-        "config.json": config(shape, POSITIONS, BOS, EOS),
+        "config.json": config(shape, positions, BOS, EOS),
         "generation_config.json": {"bos_token_id": BOS, "eos_token_id": EOS, "do_sample": False},
         "tokenizer.json": tokenizer(),
-        "tokenizer_config.json": tokenizer_config(),
+        "tokenizer_config.json": tokenizer_config(positions),
     }
     for file, content in texts.items():
         write_json(directory / file, content)
@@ -128,12 +129,12 @@ def tokenizer():
     }
 
 
-def tokenizer_config():
+def tokenizer_config(positions=POSITIONS):
     """tokenizer_config.json, for transformers' AutoTokenizer."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<|begin_of_text|>",
         "eos_token": "<|end_of_text|>",
-        "model_max_length": POSITIONS,
+        "model_max_length": positions,
         "clean_up_tokenization_spaces": False,
     }

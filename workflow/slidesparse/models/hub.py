@@ -1,4 +1,4 @@
-"""Downloads a model from a Hugging Face hub: files are pinned to a commit, checked, and resumed.
+"""Downloads files of a Hugging Face hub, of models and data sets: pinned to a commit, checked, and resumed.
 
 Settings of huggingface_hub decide all else: HF_ENDPOINT (mirrors), HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, proxies.
 
@@ -16,11 +16,13 @@ import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from slidesparse.errors import DownloadError
 from slidesparse.files import open_own, open_regular, parse_json
-from slidesparse.models.contents import check_commit, is_size, wanted
+from slidesparse.models import environment
+from slidesparse.models.contents import INDEX, check_commit, is_size, plain_weights, wanted
 from slidesparse.models.verified import measure
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -59,44 +61,71 @@ class Expected:
         )
 
 
+class Repository(NamedTuple):
+    """A repository of a hub.
+
+    what: is fetched from it, for sentences. keys: of the configuration, which have its name and its revision. kind:
+    model or dataset.
+    """
+
+    name: str
+    what: str
+    keys: tuple
+    kind: str = "model"
+
+    def __str__(self):
+        return self.name
+
+
 def git_blob(path):
     """The sha1 (hex) under which git stores the content of `path`."""
     with open_regular(path) as stream:
         return hashlib.file_digest(stream, lambda: hashlib.sha1(b"blob %d\0" % os.path.getsize(path))).hexdigest()
 
 
-def resolve(model, repository, revision):
-    """The commit that `revision` names now, and {file: Expected} of the wanted files; DownloadError if there is none.
+def resolve(repository, revision, choose=None):
+    """The commit that `revision` of a Repository names now, and {file: Expected} of files; or DownloadError.
 
-    Offline (HF_HUB_OFFLINE), both come from the snapshot of that revision in huggingface_hub's cache.
+    choose: gives the wanted names of those that are there; without it they are those that a model may need. Offline
+    (HF_HUB_OFFLINE), both come from the snapshot of that revision in huggingface_hub's cache.
     """
+    environment.check()
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers, validate_repo_id
 
-    with _explained(model, repository, revision):
+    with _explained(repository, revision):
         if is_offline():
-            commit, expected = _cached_snapshot(repository, revision)
+            commit, expected = _cached_snapshot(repository, revision, choose)
             check_commit(commit, f"the cache of {repository}", DownloadError)
             return commit, expected
-        validate_repo_id(repository)
-        url = f"{constants.ENDPOINT}/api/models/{repository}/revision/{quote(revision, safe='')}?blobs=true"
+        validate_repo_id(repository.name)
+        where = f"api/{repository.kind}s/{repository}/revision/{quote(revision, safe='')}"
+        url = f"{constants.ENDPOINT}/{where}?blobs=true"
         pieces = _received(url, build_hf_headers(), constants.HF_HUB_ETAG_TIMEOUT, ANSWER_LIMIT, _Pace())
         next(pieces)
         try:
             info = parse_json(b"".join(pieces).decode())
             siblings = {sibling["rfilename"]: sibling for sibling in info["siblings"]}
-            names = wanted(siblings, f"model {model}: repository {repository}")
+            names = choose(siblings) if choose else _candidates(siblings, f"{repository.what}: repository {repository}")
             commit, expected = info["sha"], {name: _announced(siblings[name]) for name in names}
         except (ValueError, TypeError, KeyError, AttributeError):
             raise DownloadError(
-                f"model {model}: {_host()} does not answer like a Hugging Face hub: check the network and HF_ENDPOINT"
+                f"{repository.what}: {_host()} does not answer like a Hugging Face hub: check the network and"
+                " HF_ENDPOINT"
             ) from None
-    check_commit(commit, f"model {model}: the answer of {_host()}", DownloadError)
+    check_commit(commit, f"{repository.what}: the answer of {_host()}", DownloadError)
     return commit, expected
 
 
+def _candidates(names, where):
+    """The files of a repository that may be wanted. If it has an index, this decides about the weights later."""
+    found = wanted(names, where)
+    return found + [name for name in plain_weights(names) if INDEX in names and name not in found]
+
+
 def is_offline():
-    """Whether HF_HUB_OFFLINE forbids the network."""
+    """Whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids the network."""
+    environment.check()
     from huggingface_hub import constants
 
     return constants.HF_HUB_OFFLINE
@@ -120,29 +149,31 @@ def _announced(sibling):
     return Expected(size, **{kind: known})
 
 
-def _cached_snapshot(repository, revision):
+def _cached_snapshot(repository, revision, choose):
     """`resolve` from the cache, where the name of a file is its sha256 if LFS held it, else git's sha1."""
     from huggingface_hub import snapshot_download
 
-    snapshot = Path(snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns="*.json"))
-    expected = {}
-    for name in wanted(os.listdir(snapshot), f"the cached snapshot {snapshot}"):
+    only = {"local_files_only": True, "allow_patterns": "*.json", "repo_type": repository.kind}
+    snapshot = Path(snapshot_download(repository.name, revision=revision, **only))
+    expected, there = {}, [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*")]
+    for name in choose(there) if choose else _candidates(there, f"the cached snapshot {snapshot}"):
         blob = os.path.basename(os.readlink(snapshot / name)) if (snapshot / name).is_symlink() else ""
         expected[name] = Expected(None, blob if len(blob) == 64 else None, blob if len(blob) == 40 else None)
     return snapshot.name, expected
 
 
-def obtain(model, repository, commit, name, expected, staging, nearby, authority):
+def obtain(repository, commit, name, expected, staging, nearby, authority):
     """Put file `name` of `commit` into the directory `staging` and check it; returns its {"size", "sha256"}.
 
     It is downloaded unless `staging`, the path `nearby` or huggingface_hub's cache has it with the right hash.
     `authority`: the source of `expected`, named in the DownloadError for a wrong file.
     """
+    environment.check()
     from huggingface_hub import try_to_load_from_cache
 
     target, partial = staging / name, staging / f"{name}.part"
-    with _explained(model, repository, commit, name):
-        cached = try_to_load_from_cache(repository, name, revision=commit)
+    with _explained(repository, commit, name):
+        cached = try_to_load_from_cache(repository.name, name, revision=commit, repo_type=repository.kind)
         for candidate in (target, nearby, Path(cached) if isinstance(cached, str) else None):
             if candidate is None or not candidate.exists():
                 continue
@@ -153,12 +184,12 @@ def obtain(model, repository, commit, name, expected, staging, nearby, authority
                     _link(candidate, partial)
                     os.replace(partial, target)
                 return facts
-        _download(model, repository, commit, name, expected.size, partial)
+        _download(repository, commit, name, expected.size, partial)
         facts = measure(partial)
         if not expected.agrees(partial, facts):
             partial.unlink()
             raise DownloadError(
-                f"model {model}: {name} of {repository} at {commit} arrived with size {facts['size']} and sha256 "
+                f"{repository.what}: {name} of {repository} at {commit} arrived with size {facts['size']} and sha256 "
                 f"{facts['sha256']}, which is not what {authority} says; it was deleted, run again to fetch it anew"
             )
         os.replace(partial, target)
@@ -175,7 +206,7 @@ def _link(source, partial):
         shutil.copyfile(source, partial)
 
 
-def _download(model, repository, commit, name, size, partial):
+def _download(repository, commit, name, size, partial):
     """Append the missing rest of the file to `partial`, up to `size` bytes; broken connections are tried again.
 
     huggingface_hub's own download is not used, for two reasons. Its temporary file has another name at each call, so it
@@ -186,18 +217,19 @@ def _download(model, repository, commit, name, size, partial):
     from tqdm import tqdm
 
     if size is None:
-        raise DownloadError(f"model {model}: nobody says how large {name} of {repository} is: fetch the model again")
+        raise DownloadError(f"{repository.what}: nobody says how large {name} of {repository} is: fetch it again")
     if partial.is_symlink() or partial.exists() and (not partial.is_file() or partial.stat().st_size > size):
         partial.unlink()
     done = partial.stat().st_size if partial.exists() else 0
     free = shutil.disk_usage(partial.parent).free
     if free < size - done:
         raise DownloadError(
-            f"model {model}: {name} needs {(size - done) / 1e9:.3f} GB under {partial.parent}, but only "
+            f"{repository.what}: {name} needs {(size - done) / 1e9:.3f} GB under {partial.parent}, but only "
             f"{free / 1e9:.3f} GB are free; make room and run again, what has arrived is kept"
         )
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # a compressed answer cannot be resumed
-    url, pace, failed = hf_hub_url(repository, name, revision=commit), _Pace(), 0
+    url = hf_hub_url(repository.name, name, revision=commit, repo_type=repository.kind)
+    pace, failed = _Pace(), 0
     with open_own(partial) as stream, tqdm(total=size, initial=done, unit="B", unit_scale=True, desc=name) as bar:
         while True:
             before = stream.tell()
@@ -347,11 +379,11 @@ def _final(url, headers, timeout):
 
 
 @contextmanager
-def _explained(model, repository, revision, name=None):
+def _explained(repository, revision, name=None):
     """Turn errors of huggingface_hub into one sentence without addresses and headers, which may hold secrets."""
     from huggingface_hub import constants, errors
 
-    host = _host()
+    host, off = _host(), environment.offline_by()
     what = f"{name} of {repository}" if name else repository
     again = "what has arrived is kept, and the next run resumes"
     try:
@@ -360,20 +392,20 @@ def _explained(model, repository, revision, name=None):
     except errors.GatedRepoError:
         cause = f"access to it is gated: accept its terms on {host}, then set HF_TOKEN or run `hf auth login`"
     except errors.RepositoryNotFoundError:
-        cause = f"{host} has no such repository, or it is private: check registry.{model}.repository, or set HF_TOKEN"
+        cause = f"{host} has no such repository, or it is private: check {repository.keys[0]}, or set HF_TOKEN"
     except errors.RevisionNotFoundError:
-        cause = f"{host} has no revision {revision!r} of it: check registry.{model}.revision and the lock file"
+        cause = f"{host} has no revision {revision!r} of it: check {repository.keys[1]} and the lock file"
     except errors.LocalEntryNotFoundError:
-        cause = f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} holds no snapshot of revision {revision!r}"
+        cause = f"{off} is set, and {constants.HF_HUB_CACHE} holds no snapshot of revision {revision!r}"
     except errors.EntryNotFoundError:
         cause = f"{host} has no such file at {revision}"
     except errors.OfflineModeIsEnabled:
         cause = (
-            f"HF_HUB_OFFLINE is set, and neither resources nor {constants.HF_HUB_CACHE} holds it at {revision} with "
-            f"the right hash; unset HF_HUB_OFFLINE or fill the cache"
+            f"{off} is set, and neither resources nor {constants.HF_HUB_CACHE} holds it at {revision} with "
+            f"the right hash; unset {off} or fill the cache"
         )
     except errors.HFValidationError:
-        cause = f"this is no repository name: registry.{model}.repository must be owner/name"
+        cause = f"this is no repository name: {repository.keys[0]} must be owner/name"
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         forbidden = "it does not exist, or HF_TOKEN does not allow to read it"
@@ -390,4 +422,4 @@ def _explained(model, repository, revision, name=None):
             cause = f"{host} sent a file of another size than it announced; {again}"
         else:
             cause = f"{error.strerror} ({error.filename})"
-    raise DownloadError(f"model {model}: cannot fetch {what}: {cause}")
+    raise DownloadError(f"{repository.what}: cannot fetch {what}: {cause}")

@@ -6,7 +6,6 @@ resources/models/.fetch/{model}/           files that are not complete yet, and 
 resources/models.lock.json                 the commit and hashes that hub models must have
 """
 
-import fcntl
 import os
 import shutil
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from slidesparse.files import (
     inside,
     is_own,
     mark_own,
-    open_lock,
     own_folders,
     read_json,
     remove_own,
@@ -29,6 +27,7 @@ from slidesparse.models import bitnet, generate, hub, verified
 from slidesparse.models.contents import (
     CONFIG,
     INDEX,
+    WEIGHTS,
     check_commit,
     check_files,
     check_index,
@@ -37,10 +36,12 @@ from slidesparse.models.contents import (
     wanted,
 )
 from slidesparse.models.hub import Expected
-from slidesparse.models.shape import FIELDS, check_config, shape_of
+from slidesparse.models.shape import FIELDS, check_config, check_heads, shape_of
+from slidesparse.plan.prompts import POSITIONS
+from slidesparse.program import locked
 
 SOURCES = {"hub": {"repository", "revision"}, "local": {"path"}, "generated": {"seed", *FIELDS}}
-"""kind of a source: its keys in a manifest."""
+"""kind of a source: its keys in a manifest. A generated one also has its positions, if they are not the usual ones."""
 
 BOUNDS = {"seed": (0, 1 << 63), "num_hidden_layers": (1, 4000)}
 """Smallest and largest value of a number in a source, if not 1 and 2^24."""
@@ -58,11 +59,12 @@ def fetch(name, entry, root="resources", lock="resources/models.lock.json"):
     A second call resumes.
     """
     shape = shape_of(name, entry)
+    check_heads(name, shape)
     authority, resolved = str(lock), False
     if entry["source"] == "hub":
-        known = _pinned(lock, name, entry)
+        known = pinned(lock, name, entry)
         if known is None:
-            known = hub.resolve(name, entry["repository"], entry["revision"])
+            known = hub.resolve(_repository(name, entry["repository"]), entry["revision"])
             authority, resolved = "the hub", not hub.is_offline()
         commit, expected = known
         source = {"kind": "hub", "repository": entry["repository"], "revision": commit}
@@ -70,17 +72,19 @@ def fetch(name, entry, root="resources", lock="resources/models.lock.json"):
         source = {"kind": "local", "path": entry["path"]}
     else:
         source = {"kind": "generated", "generator": generate.GENERATOR, "seed": entry["seed"], **shape}
+        if (positions := entry.get("positions", POSITIONS)) != POSITIONS:
+            source["positions"] = positions
     _check_source(name, source)
     place = _Place(name, source, root)
     with place.alone():
         if source["kind"] == "local":
-            expected = dict.fromkeys(wanted(place.listing(), f"model {name}: {place.directory}"), Expected())
+            expected = dict.fromkeys(_own_files(place, shape), Expected())
         elif source["kind"] == "generated":
             expected = place.last_verified()
         files = _hold(place, expected, authority, shape)
         _check(place, place.directory, files, shape)
         if resolved:
-            _pin(lock, name, {**entry, "commit": commit, "files": files}, root)
+            pin(lock, name, {**entry, "commit": commit, "files": files}, root)
     return {"schema": 1, "model": name, "source": source, "files": dict(sorted(files.items()))}
 
 
@@ -117,7 +121,7 @@ def _check_source(name, source):
     """Raise CheckpointError unless the values of a manifest's source are plausible."""
     texts = {field: source[field] for field in ("repository", "path") if field in source}
     wrong = [field for field, text in texts.items() if not isinstance(text, str) or not text.isprintable()]
-    numbers = {field: source[field] for field in ("seed", *FIELDS) if field in source}
+    numbers = {field: source[field] for field in ("seed", "positions", *FIELDS) if field in source}
     for field, number in numbers.items():
         least, most = BOUNDS.get(field, (1, 1 << 24))
         if type(number) is not int or not least <= number <= most:
@@ -151,18 +155,28 @@ def _hold(place, expected, authority, shape=None):
     raise CheckpointError(f"model {place.name}: {place.directory / file} is missing: restore it and run again")
 
 
+def _repository(name, repository):
+    """The hub.Repository of a model."""
+    return hub.Repository(repository, f"model {name}", (f"registry.{name}.repository", f"registry.{name}.revision"))
+
+
 def _download(place, expected, authority, shape):
-    """Stage every file of a hub model and make them visible. Small files come first, so a wrong model ends early."""
-    repository, commit = place.source["repository"], place.source["revision"]
+    """Stage every file of a hub model and make them visible.
+
+    Small files come first, so a wrong model ends early. With a `shape` the index decides which weights follow.
+    """
+    repository, commit = _repository(place.name, place.source["repository"]), place.source["revision"]
     staging = place.staging(commit)
-    files = {}
-    for file in sorted(expected, key=lambda file: (file.endswith(".safetensors"), file)):
+    files, needed, listed = {}, {}, None
+    for file in sorted(expected, key=lambda file: (file.endswith(WEIGHTS), file not in (CONFIG, INDEX), file)):
+        if listed is not None and file.endswith(WEIGHTS) and file not in listed:
+            continue
         nearby = place.directory / file
-        files[file] = hub.obtain(place.name, repository, commit, file, expected[file], staging, nearby, authority)
+        files[file] = hub.obtain(repository, commit, file, expected[file], staging, nearby, authority)
         if file == CONFIG and shape:
-            check_config(place.name, staging / file, shape)
+            needed = _needed(check_config(place.name, staging / file, shape), shape)
         if file == INDEX:
-            check_index(staging, expected)
+            listed = check_index(staging, expected, needed) if shape else None
     _check(place, staging, files, shape)
     place.publish(staging, files)
     return files
@@ -178,7 +192,7 @@ def _generate(place, expected, authority):
             f"model {place.name}: it has {needed / 1e9:.3f} GB, but only {free / 1e9:.3f} GB are free under {staging};"
             f" make room and run again"
         )
-    files = generate.generate(staging, place.source["seed"], shape)
+    files = generate.generate(staging, place.source["seed"], shape, place.source.get("positions", POSITIONS))
     for file, facts in expected.items():
         if file not in files or not facts.agrees(staging / file, files[file]):
             raise CheckpointError(
@@ -189,12 +203,26 @@ def _generate(place, expected, authority):
     return files
 
 
+def _own_files(place, shape):
+    """Names of the files of a local model. CheckpointError if it cannot be read or run."""
+    names, where = place.listing(), f"model {place.name}: {place.directory}"
+    found = wanted(names, where)
+    config = check_config(place.name, place.directory / CONFIG, shape)
+    listed = check_index(place.directory, names, _needed(config, shape))
+    return found if listed is None else wanted(names, where, listed)
+
+
+def _needed(config, shape):
+    """{name: shape} of the tensors that a model of this `shape` has by its config.json (a dict)."""
+    return {tensor: size for tensor, size, _ in bitnet.tensors(shape, bitnet.is_tied(config))}
+
+
 def _check(place, directory, files, shape):
     """Raise CheckpointError unless the files in `directory` are readable and, if given, a BitNet of this `shape`."""
-    if shape:
-        check_config(place.name, directory / CONFIG, shape)
-    check_index(directory, files)
-    check_weights(directory, files, {tensor: size for tensor, size, _ in bitnet.tensors(shape)} if shape else {})
+    config = check_config(place.name, directory / CONFIG, shape) if shape else {}
+    needed = _needed(config, shape) if shape else {}
+    check_index(directory, files, needed)
+    check_weights(directory, files, needed, bitnet.scale_of(config))
 
 
 class _Place:
@@ -210,11 +238,10 @@ class _Place:
 
     @contextmanager
     def alone(self):
-        """Hold the model's lock, which the kernel frees when the process ends; CheckpointError if the disk fails."""
+        """Hold the model's lock, which is free when the process ends; CheckpointError if the disk fails."""
         try:
             own_folders(self.models, ".fetch", self.name)
-            with open_lock(self.ways / "lock") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)
+            with locked(self.ways / "lock"):
                 yield
         except OSError as error:
             raise CheckpointError(
@@ -311,8 +338,8 @@ def _read_lock(lock):
     return table
 
 
-def _pinned(lock, name, entry):
-    """(commit, {file: Expected}) that the hub model must have by `lock`; None if the lock lacks this revision."""
+def pinned(lock, name, entry):
+    """(commit, {file: Expected}) that a hub's model, or text, must have by `lock`; None if it lacks this revision."""
     table, where = _read_lock(lock), f"entry {name!r} of {lock}"
     if name not in table:
         return None
@@ -328,10 +355,9 @@ def _pinned(lock, name, entry):
     return commit, {file: Expected(**facts) for file, facts in files.items()}
 
 
-def _pin(lock, name, entry, root):
-    """Add model `name` to the lock file. Entries of other models stay, even if they are added at the same time."""
+def pin(lock, name, entry, root):
+    """Add the model, or text, `name` to the lock file. Other entries stay, even if they are added at the same time."""
     pinned = {key: entry[key] for key in ("repository", "revision", "commit")}
     pinned["files"] = dict(sorted(entry["files"].items()))
-    with open_lock(own_folders(Path(root, "models"), ".fetch") / ".lock") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with locked(own_folders(Path(root, "models"), ".fetch") / ".lock"):
         write_json(lock, dict(sorted({**_read_lock(lock), name: pinned}.items())))

@@ -25,4 +25,4 @@ def register():
 
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, f"slidesparse.vllm_plugin.bitnet:{ARCHITECTURE}")
-    from slidesparse.vllm_plugin import quantization  # noqa: F401  (registers itself)
+    from slidesparse.vllm_plugin import quantization, unquantised  # noqa: F401  (they register themselves)

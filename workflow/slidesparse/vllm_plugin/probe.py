@@ -34,41 +34,64 @@ class Probe:
     def _slidesparse_modes(self):
         return getattr(getattr(self.model_runner, "cudagraph_manager", None), "dispatched", [])
 
-    def slidesparse_profile(self, begin):
-        """Start to record what the GPU does, or stop and return {steps, launches, gpu_ns, kernels}.
+    def slidesparse_states(self, begin):
+        """Start to keep what the model returns before its head, or stop and return it, one step after the other.
 
+        A step is (token ids [rows], hidden states [rows, hidden]) on the CPU. Rows beyond its tokens are padding. A
+        step that replays a whole CUDA graph does not call the model, so nothing is kept of it.
+        """
+        if begin:
+            self._slidesparse_kept, model = [], self.model_runner.get_model()
+            self._slidesparse_keeping = model.register_forward_hook(self._slidesparse_keep, with_kwargs=True)
+            return None
+        self._slidesparse_keeping.remove()
+        kept, self._slidesparse_kept = self._slidesparse_kept, []
+        return kept
+
+    def _slidesparse_keep(self, model, arguments, keywords, states):
+        tokens = keywords["input_ids"] if "input_ids" in keywords else arguments[0]
+        self._slidesparse_kept.append((tokens.to("cpu", copy=True), states.to("cpu", copy=True)))
+
+    def slidesparse_profile(self, begin):
+        """Start to record what the GPU does, or stop and return {clock_mhz, steps, launches, gpu_ns, kernels}.
+
+        clock_mhz: mean of the multiprocessors over a fifth of a millisecond, right behind the step before the record.
         gpu_ns: nanoseconds in which at least one kernel ran.
         kernels: [[name, count, nanoseconds]]. Time in which several ran is counted once.
         Both calls wait for the steps in flight.
         """
-        torch.cuda.synchronize()
         if begin:
+            clock = self._slidesparse_clock()
+            clock.reset()
+            clock(200_000)  # the GPU runs it when the steps in flight end, with no pause
+            torch.cuda.synchronize()
             self._slidesparse_before = len(self._slidesparse_modes())
             self._slidesparse_profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
             self._slidesparse_profiler.start()
             return None
+        torch.cuda.synchronize()
         steps = len(self._slidesparse_modes()) - self._slidesparse_before
         self._slidesparse_profiler.stop()
         events = self._slidesparse_profiler.profiler.kineto_results.events()
         del self._slidesparse_profiler
         cuda = torch.autograd.DeviceType.CUDA
         ran = [event for event in events if event.device_type() == cuda and not event.is_user_annotation()]
-        return {"steps": steps} | breakdown.attributed([(e.start_ns(), e.duration_ns(), e.name()) for e in ran])
-
-    def slidesparse_state(self):
-        """{clock_mhz: mean of the multiprocessors over a fifth of a millisecond, peak_memory_bytes}; empty on a CPU."""
-        if not torch.cuda.is_available():
-            return {}
-        from slidesparse.timing.cuda_tools import Wait
-
-        if not hasattr(self, "_slidesparse_wait"):
-            self._slidesparse_wait = Wait()
-        self._slidesparse_wait.reset()
-        self._slidesparse_wait(200_000)
         return {
-            "clock_mhz": self._slidesparse_wait.clock_mhz,
-            "peak_memory_bytes": torch.cuda.max_memory_reserved(),
+            "clock_mhz": self._slidesparse_clock().clock_mhz,
+            "steps": steps,
+            **breakdown.attributed([(e.start_ns(), e.duration_ns(), e.name()) for e in ran]),
         }
+
+    def _slidesparse_clock(self):
+        if not hasattr(self, "_slidesparse_wait"):
+            from slidesparse.timing.cuda_tools import Wait
+
+            self._slidesparse_wait = Wait()
+        return self._slidesparse_wait
+
+    def slidesparse_memory(self):
+        """Most bytes of GPU memory that were reserved; None on a CPU."""
+        return torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
 
     def slidesparse_model(self, M):
         """What runs at M: {linears: {name: choice}, weight_bytes, graph_sizes}.

@@ -16,6 +16,7 @@ from vllm.model_executor.parameter import ChannelQuantScaleParameter, ModelWeigh
 
 from slidesparse import gemm
 from slidesparse.errors import CheckpointError, ConfigurationError
+from slidesparse.machine import families
 from slidesparse.models import checkpoints
 from slidesparse.operators import launches
 from slidesparse.sparsity import slide
@@ -47,7 +48,7 @@ class SlideSparseConfig(QuantizationConfig):
 
     @classmethod
     def get_min_capability(cls):
-        return 80
+        return min(families.FIRST.values())
 
     @staticmethod
     def get_config_filenames():

@@ -1,9 +1,8 @@
 """Locks for measurements: one measurement on a GPU at a time, and the host alone or shared.
 
-They are flocks on files, which the kernel frees whatever ends the process.
+They are locks of files (`program.hold`), which are free whatever ends the process.
 """
 
-import fcntl
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from slidesparse.files import open_lock
+from slidesparse.program import hold
 
 WAITING = "another program of this user is measuring on this device: waiting until it has finished its point"
 
@@ -43,24 +43,25 @@ def taken(devices, owner=None, seat=None, share_host=False):
 @contextmanager
 def host(shared):
     """Hold this host until the block ends, alone or together with others that share it."""
-    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    with _open("host") as stream:
+    path = _path("host")
+    with _open(path) as stream, ExitStack() as stack:
         try:
-            fcntl.flock(stream, how | fcntl.LOCK_NB)
+            stack.enter_context(hold(stream, path, shared, wait=False))
         except BlockingIOError:
             print(WAITING, file=sys.stderr, flush=True)
-            fcntl.flock(stream, how)
+            stack.enter_context(hold(stream, path, shared))
         yield
 
 
 def _free(devices, name, stack):
     """A free GPU, locked: the first one in the order of `_order`. Waits until one is free."""
-    locks = [(stack.enter_context(_open(f"gpu-{device.uuid}")), device) for device in devices]
+    places = [(_path(f"gpu-{device.uuid}"), device) for device in devices]
+    locks = [(stack.enter_context(_open(path)), path, device) for path, device in places]
     told = False
     while True:
-        for lock, device in sorted(locks, key=lambda pair: _order(pair[0], name)):
+        for lock, path, device in sorted(locks, key=lambda each: _order(each[0], name)):
             with suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(hold(lock, path, wait=False))
                 _sign(lock, name)
                 return device
         if not told:
@@ -92,9 +93,12 @@ def lock_directory():
     return Path(own) if own else next(path for path in map(Path, LOCKS) if os.access(path, os.W_OK) or path == TMP)
 
 
-def _open(name):
+def _path(name):
+    return lock_directory() / f"slidesparse-{name}.lock"
+
+
+def _open(path):
     """A stream of a lock that every user of this host may lock; anything but a regular file is refused."""
-    path = lock_directory() / f"slidesparse-{name}.lock"
     stream = open_lock(path)
     with suppress(PermissionError):  # it is another user's
         os.fchmod(stream.fileno(), 0o666)

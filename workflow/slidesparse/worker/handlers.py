@@ -1,4 +1,4 @@
-"""What the resident workers serve: requests of the kernel stage, and of the engine stages prefill and decode.
+"""What the resident workers serve: requests of the kernel stage, and of the engine stages prefill, decode and quality.
 
 It is light to import. The first request imports the libraries, after `prepare_environment`.
 """
@@ -31,12 +31,13 @@ def kernel(request):
 
 
 def engine(request):
-    """The results of a prefill or decode point."""
+    """The results of a prefill, decode or quality point."""
     from slidesparse.engine import engine
+    from slidesparse.engine.quality import point
 
     _keep_apart(engine.is_sparse(request))
     with memory.ours():
-        return engine.measure(request)
+        return (point if request["stage"] == "quality" else engine).measure(request)
 
 
 def _keep_apart(sparse, search=False):

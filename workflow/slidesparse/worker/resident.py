@@ -13,6 +13,7 @@ process ends in good order. A handler that needs a new process raises `Replace`.
 
 import argparse
 import contextlib
+import ctypes
 import faulthandler
 import fcntl
 import functools
@@ -34,12 +35,15 @@ from pathlib import Path
 
 from slidesparse import errors
 from slidesparse.errors import MeasurementError, SlideSparseError
-from slidesparse.files import digest
-from slidesparse.program import end_left_over, resume_at_end_of, start_time, wait_for_end
+from slidesparse.files import digest, open_lock
+from slidesparse.program import end_left_over, end_of, hold, resume_at_end_of, resume_by, start_time, wait_for_end
 
-# Variables that a worker keeps of the caller's environment, with XDG_* and HF_*: devices, paths, proxies.
+# Variables that a worker keeps of the caller's environment, with XDG_* and HF_*: devices, paths, caches, proxies.
 KEPT = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR"}
 KEPT |= {"HOME", "USER", "LOGNAME", "LANG", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE"}
+KEPT |= {"TRITON_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "VLLM_CACHE_ROOT"}
+KEPT |= {"VLLM_CONFIG_ROOT", "FLASHINFER_WORKSPACE_BASE", "NUMBA_CACHE_DIR", "CUDA_CACHE_PATH", "CUDA_CACHE_MAXSIZE"}
+KEPT |= {"CUDA_HOME", "CUDA_PATH", "CC"}
 
 GRACE_SECONDS = 2  # after a time limit, in which the worker logs where it was stuck
 LOOK_SECONDS = 5  # between two looks at a worker that measures
@@ -129,21 +133,40 @@ def refuse_changed_code():
     A worker imports its modules late, so nobody knows which code has measured.
     """
     if code_state() != CODE:
-        raise MeasurementError("the library was changed during the measurement, which counts for nothing: run again")
+        library = Path(__file__).resolve().parents[1]
+        raise MeasurementError(f"{library} was changed during the measurement, which counts for nothing: run again")
 
 
 def user_directory():
     """The directory for sockets and locks on this host, which belongs to this user alone."""
     directory = Path(tempfile.gettempdir(), f"slidesparse-{os.getuid()}")
-    with contextlib.suppress(KeyError, OSError):  # on cluster nodes it is often set, without the directory
+    with contextlib.suppress(KeyError, OSError):  # on cluster nodes it is often set, without a directory to write to
         if os.stat(os.environ["XDG_RUNTIME_DIR"]).st_uid == os.getuid():
-            directory = Path(os.environ["XDG_RUNTIME_DIR"], "slidesparse")
-    with contextlib.suppress(FileExistsError):
-        directory.mkdir(mode=0o700)
+            directory = _made(Path(os.environ["XDG_RUNTIME_DIR"], "slidesparse"))
+    _made(directory)
     status = directory.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o170077 != 0o040000:  # a directory without rights for others
         raise MeasurementError(f"{directory} must be a directory of user {os.getuid()} with mode 0700; remove it")
     return directory
+
+
+def _made(directory):
+    """The directory, which is made if nothing lies there. OSError if it cannot be made."""
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    return directory
+
+
+@contextlib.contextmanager
+def _locked(directory):
+    """Hold the lock of the directory of sockets. MeasurementError if what lies in its place is no file of its own."""
+    path = directory / "lock"
+    try:
+        stream = open_lock(path)
+    except OSError as error:
+        raise MeasurementError(f"{path} cannot be locked ({error.strerror}): remove it") from None
+    with stream, hold(stream, path):
+        yield
 
 
 def _connect(name, options, environment):
@@ -158,12 +181,13 @@ def _connect(name, options, environment):
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         stack.callback(os.close, folder)
         address = f"/proc/self/fd/{folder}/{name}"  # at most 107 characters, which the directory's path may exceed
-        fcntl.flock(stack.enter_context(open(directory / "lock", "wb")), fcntl.LOCK_EX)
+        stack.enter_context(_locked(directory))
         try:
             connection.connect(address)
         except (FileNotFoundError, ConnectionRefusedError):
             fresh = True
             (directory / name).unlink(missing_ok=True)
+            _remove_unused(directory, folder)
             listener = stack.enter_context(socket.socket(socket.AF_UNIX))
             listener.bind(address)
             listener.listen(128)
@@ -173,32 +197,43 @@ def _connect(name, options, environment):
     return connection, fresh
 
 
-def _remove_dead(name, guard):
-    """Remove the socket `name` once its guard has ended, which leaves it if it was killed, unless it is in use."""
-    deadline = time.monotonic() + GRACE_SECONDS
-    while start_time(guard) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    directory = user_directory()
-    with open(directory / "lock", "wb") as lock, socket.socket(socket.AF_UNIX) as probe:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            probe.connect(f"/proc/self/fd/{folder}/{name}")
-        except ConnectionRefusedError:
-            (directory / name).unlink(missing_ok=True)
-        except OSError:
-            pass  # it is gone, or its queue is full
-        finally:
-            os.close(folder)
+def _remove_dead(name):
+    """Remove the socket `name` of a guard that was killed, once its processes have ended, which may take a moment."""
+    directory, deadline = user_directory(), time.monotonic() + GRACE_SECONDS
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        while (directory / name).exists() and time.monotonic() < deadline:
+            with _locked(directory):
+                _remove_unused(directory, folder)
+            time.sleep(0.02)
+    finally:
+        os.close(folder)
+
+
+def _remove_unused(directory, folder):
+    """Remove the sockets in `directory`, which is open as `folder`, that refuse; the caller holds the lock."""
+    for path in directory.glob("*.sock"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:  # it is gone, or its queue is full
+            probe.setblocking(False)
+            try:
+                probe.connect(f"/proc/self/fd/{folder}/{path.name}")
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
 
 
 def _start(listener, options, environment):
     """Start a worker on `listener`, in its own session and without our open files."""
     command = [sys.executable, "-m", __name__, *(f"--{option}={value}" for option, value in options.items())]
     Path(options["log"]).parent.mkdir(parents=True, exist_ok=True)
-    with open(options["log"], "ab") as log:
+    with open(options["log"], "ab") as log, contextlib.ExitStack() as stack:
+        ends = []  # the guard may be stopped before it can ask to be resumed itself
+        with contextlib.suppress(OSError):
+            ends.append(end_of(options["owner"]))
+            stack.callback(os.close, ends[0])
         streams = {"stdin": listener, "stdout": log, "stderr": log}
-        worker = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
+        worker = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=ends, **streams)
+        for end in ends:
+            resume_by(end, worker.pid)
     threading.Thread(target=worker.wait, daemon=True).start()  # no zombie while this process lives
 
 
@@ -222,7 +257,9 @@ def _outcome(connection, timeout, name, accepted, begun, log):
             os.killpg(accepted, signal.SIGKILL)
         finally:
             ended.set()
-    _remove_dead(name, accepted)
+    with contextlib.suppress(ProcessLookupError):  # a child of the worker, on a host without terminals
+        os.killpg(accepted, signal.SIGKILL)
+    _remove_dead(name)
     if stopped.is_set():
         return _failure(f"the resident worker was stopped (SIGSTOP) during the measurement; see {log} and run again")
     if timeout and time.monotonic() - begun >= timeout:
@@ -351,23 +388,40 @@ def _serve(listener, arguments):
                 connection.sendall(_encode(reply))
 
 
+def _take_terminal():
+    """Give the session of this process a terminal; returns whether there is one, which needs /dev/pts."""
+    try:
+        fcntl.ioctl(os.openpty()[1], termios.TIOCSCTTY, 0)
+        return True
+    except OSError:
+        return False
+
+
+def _end_with(parent):
+    """Let the kernel kill this process when its parent ends (prctl(2): PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def main():
     """Guard a worker whose listening socket is standard input.
 
     The guard forks the worker and waits. If the worker is killed or stuck in foreign code, the guard ends it and its
     children and removes its socket. If the guard is killed, the kernel ends them: the session has a terminal, and the
-    end of its leader hangs up its group. A death signal (PR_SET_PDEATHSIG) would not reach the worker's children. A
-    child that moves to a process group or session of its own must look after itself.
+    end of its leader hangs up its group. A death signal would not reach the worker's children, so it serves only where
+    no terminal is to be had, and the client ends those. A child that moves to a process group or session of its own
+    must look after itself.
     """
     parser = argparse.ArgumentParser(description="Serve requests on standard input, a listening socket (see ask).")
     for option in ("kind", "owner", "idle", "socket", "log", "identity"):
         parser.add_argument(f"--{option}", required=True)
     arguments = parser.parse_args()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
-    fcntl.ioctl(os.openpty()[1], termios.TIOCSCTTY, 0)
+    terminal = _take_terminal()
     listener = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what the worker starts must not hold the socket
-    worker = os.fork()
+    guard, worker = os.getpid(), os.fork()
     resume_at_end_of(arguments.owner)  # in both: neither sees the end of its owner while it is stopped
 
     def end(*_):
@@ -382,6 +436,8 @@ def main():
         end()
 
     if not worker:
+        if not terminal:
+            _end_with(guard)
         # The guard ends all. It may have been stopped, though, and then the worker does.
         threading.Thread(target=follow, args=(GRACE_SECONDS,), daemon=True).start()
         try:
