@@ -7,7 +7,7 @@ min_version("9.20")
 include: "workflow/rules/check.smk"
 
 
-configfile: "config/config.yaml"
+configfile: CONFIGURATION
 
 
 # For --software-deployment-method apptainer; made with: apptainer build envs/container.sif envs/container.def
@@ -15,24 +15,13 @@ container: "envs/container.sif"
 
 
 include: "workflow/rules/common.smk"
-
-
-wildcard_constraints:
-    hardware=KEY_PATTERN,
-    stage="kernel|prefill|decode",
-    model=r"[A-Za-z0-9][A-Za-z0-9._-]*",
-    dtype="INT8|FP8",
-    backend="[a-z0-9]+",
-    sparsity=r"dense|2_\d+|2_inf",
-    m=r"[1-9]\d*",
-
-
 include: "workflow/rules/models.smk"
 include: "workflow/rules/checkpoints.smk"
 include: "workflow/rules/build.smk"
 include: "workflow/rules/tuning.smk"
 include: "workflow/rules/kernel.smk"
 include: "workflow/rules/throughput.smk"
+include: "workflow/rules/quality.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -43,6 +32,7 @@ rule all:
         REPORTS,
         f"results/comparison.{LANGUAGES[0]}.md",
         table.planned(),
+        table.planned_tasks(),
 
 
 rule kernel:
@@ -58,3 +48,12 @@ rule prefill:
 rule decode:
     input:
         table.planned("decode"),
+
+
+rule quality:
+    input:
+        table.planned("quality"),
+        table.planned_tasks(),
+
+
+include: "workflow/rules/targets.smk"

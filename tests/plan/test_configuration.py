@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 from configured import CPU, RTX4090, overlaid, read, with_change
 from places import ROOT
 from slidesparse.errors import ConfigurationError
-from slidesparse.machine import hardware
+from slidesparse.machine import naming
 from slidesparse.plan.backends import BACKENDS
 from slidesparse.plan.matrix import planned, validated
 from slidesparse.plan.schema import SCHEMA, checked
@@ -67,7 +67,7 @@ def test_other_files_are_valid_on_top(name):
 def test_partial_section_keeps_the_other_defaults():
     config = validated({"measure": {"prefill": {"steps": 4}}, "cpu": {"decode": {"M": [2]}}})
     assert config["measure"]["prefill"] == validated({})["measure"]["prefill"] | {"steps": 4}
-    assert config["cpu"]["models"] == ["BitNet-tiny"]
+    assert config["cpu"]["models"] == ["BitNet-small"]
     assert config["cpu"]["decode"] == {"M": [2]}
 
 
@@ -96,7 +96,12 @@ def test_partial_section_keeps_the_other_defaults():
             f"cluster: {{hardware: {{{CPU}: {{gpu: a100}}}}}}",
             f'cluster.hardware.{CPU}.gpu is "a100", but this needs no GPU: leave it out',
         ),
-        ("share_host: [prefil]", 'share_host[0] is "prefil", but allowed are tune, kernel, prefill, decode; did you'),
+        ("share_host: [prefil]", 'share_host[0] is "prefil", but allowed are tune, kernel, prefill, decode, quality;'),
+        ("quality: {tokens: 1000}", "quality.tokens is 1000, but it must be a multiple of quality.context, which is"),
+        ("cpu: {quality: {context: 7}}", "cpu.quality.tokens is 20480, but it must be a multiple of cpu.quality.co"),
+        ("quality: {acceptable: -1}", "quality.acceptable is -1, but must be a number of percent, 0 or more"),
+        ("quality: {text: 'hf://datasets/a/b@main/c'}", "quality.text is 'hf://datasets/a/b@main/c', but a text of"),
+        ("cpu: {quality: {text: 'hf://a/b'}}", "cpu.quality.text is 'hf://a/b', but a text of a hub is hf://datasets/"),
         ("registry: {28: {}}", "registry.28 is not a key, because YAML does not read it as text"),
         # patterns
         (
@@ -139,32 +144,51 @@ def test_partial_section_keeps_the_other_defaults():
         ("decode: {M: ['64']}", 'decode.M[0] is "64", but must be a positive whole number; write 64 without quotes'),
         (
             "decode: {M: 64}",
-            "decode.M is the number 64, but must be a list of at least one M, such as [64, 128]; write [64]",
+            "decode.M is the number 64, but must be a list of M, such as [64, 128], which may be empty; write [64]",
         ),
-        ("decode: {M: []}", "decode.M is an empty list, but must be a list of at least one M"),
+        ("tune: {M: []}", "tune.M is an empty list, but must be a list of at least one M"),
         ("tune: {M: [64, 128, 64]}", "tune.M[2] is 64, but tune.M[0] is too: name it once"),
         (
             "prefill: {M: [1536]}",
-            "prefill.M[0] is 1536, but an M above measure.prefill.prompt_cap must be a multiple of it",
+            "prefill.M[0] is 1536, but an M above prefill.prompt[0] must be a multiple of it, which is 1024, or no",
         ),
         ("cpu: {prefill: {M: [1536]}}", "cpu.prefill.M[0] is 1536, but an M above"),
+        ("prefill: {M: [1024, 3072], prompt: [1024, 2048]}", "prefill.M[1] is 3072, but an M above prefill.prompt[1]"),
+        (
+            "prefill: {prompt: []}",
+            "prefill.prompt is an empty list, but must be a list of at least one length, such as [1024, 2048]",
+        ),
+        ("prefill: {prompt: [1024, 1024]}", "prefill.prompt[1] is 1024, but prefill.prompt[0] is too: name it once"),
+        (
+            "prefill: {M: [8192], prompt: [8192]}",
+            "prefill.prompt[0] is 8192, but BitNet-2B has 4096 positions, and a prompt needs one more than its tokens:"
+            " leave it out, or take a model with more (registry.BitNet-2B.positions)",
+        ),
+        ("prefill: {M: [4096], prompt: [4096]}", "prefill.prompt[0] is 4096, but BitNet-2B has 4096 positions"),
+        (
+            "cpu: {prefill: {M: [8192], prompt: [1024, 4096]}}",
+            "cpu.prefill.prompt[1] is 4096, but BitNet-small has 4096 positions",
+        ),
+        ("measure: {prefill: {prompt_cap: 512}}", "measure.prefill.prompt_cap (with the value 512) is not a key"),
+        ("registry: {BitNet-tiny: {positions: 0}}", "registry.BitNet-tiny.positions is 0, but must be a positive"),
+        ("registry: {BitNet-2B-prompt2048: {}}", "registry.BitNet-2B-prompt2048 is not a usable name for a model"),
         ("cpu: {kernel: {M: [0]}}", "cpu.kernel.M[0] is 0, but must be a positive whole number"),
-        ("prefill:", "prefill is empty, but must be a section with M and sparsity"),
+        ("prefill:", "prefill is empty, but must be a section with M, prompt and sparsity"),
         # names
         ("dtypes: [int8]", 'dtypes[0] is "int8", but allowed are INT8, FP8; did you mean INT8?'),
         ("dtypes: [INT8, FP16]", 'dtypes[1] is "FP16", but allowed are INT8, FP8; did you mean FP8?'),
         ("dtypes: []", "dtypes is an empty list, but must be a list with INT8, FP8 or both"),
         (
             "models: [BitNet-3B]",
-            'models[0] is "BitNet-3B", but the registry has BitNet-2B, BitNet-2B-synthetic, BitNet-tiny; did you mean',
+            'models[0] is "BitNet-3B", but the registry has BitNet-2B, BitNet-2B-synthetic, BitNet-2B-synthetic-16k,',
         ),
         (
             "cpu: {models: [none]}",
-            'cpu.models[0] is "none", but the registry has BitNet-2B, BitNet-2B-synthetic, BitNet-tiny',
+            "BitNet-2B-synthetic-16k, BitNet-small, BitNet-tiny",
         ),
         (
             "backends: {dense: [cublas]}",
-            'backends.dense[0] is "cublas", but allowed are cublaslt, cutlass, torch, vllm, auto; did',
+            'backends.dense[0] is "cublas", but allowed are cublaslt, cutlass, torch, ternary, vllm, auto; did',
         ),
         (
             "backends: {dense: [cusparselt]}",
@@ -331,9 +355,9 @@ def test_a_backend_may_be_named_where_it_runs(name, processor):
 
 def test_schema_knows_the_hardware_key():
     properties = schema()["properties"]
-    assert properties["hardware"]["pattern"] == f"^(?:auto|{hardware.KEY_PATTERN})$"
-    assert properties["hardware"]["items"]["pattern"] == f"^(?:{hardware.KEY_PATTERN})$"
-    assert list(properties["cluster"]["properties"]["hardware"]["patternProperties"]) == [f"^{hardware.KEY_PATTERN}$"]
+    assert properties["hardware"]["pattern"] == f"^(?:auto|{naming.KEY_PATTERN})$"
+    assert properties["hardware"]["items"]["pattern"] == f"^(?:{naming.KEY_PATTERN})$"
+    assert list(properties["cluster"]["properties"]["hardware"]["patternProperties"]) == [f"^{naming.KEY_PATTERN}$"]
 
 
 def test_readme_documents_every_key():

@@ -54,6 +54,41 @@ def test_words_are_what_snakemake_makes_of_them():
     assert name == "--config" and content == expected
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "words", "sentence"),
+    [
+        ("prefil: {M: [512]}\n", "prefill: {M: [512]}\n", [], "first.yaml: prefil (with"),
+        ("prefill: {M: [512]}\n", "cpu: {prefill: {MM: [3]}}\n", [], "second.yaml: cpu.prefill.MM (with"),
+        ("prefill: {M: [0]}\n", "prefill: {M: [512, 0]}\n", [], "second.yaml: prefill.M[1] is"),
+        ("dtypes: 8\n", "{}\n", ["dtypes=7"], "--config: dtypes is the number 7"),
+        ("dtypes: 8\n", "kernel: {M: [16]}\n", [], "first.yaml: dtypes is the number 8"),
+        ("registry: {Mine: {source: local}}\n", "{}\n", [], "first.yaml: registry.Mine.shape is missing"),
+        ("models: [BitNet-3B]\n", "model: 1\n", [], "second.yaml: model "),
+        ("{28: 1}\n", "{}\n", [], "first.yaml: 28 is not a key"),
+        ('kernel: {"M\\n": 1}\n', "kernel: {M: [16]}\n", [], "first.yaml: 'kernel.M"),
+        ("measure: {prefill: {min_repeats: 99}}\n", "{}\n", [], "first.yaml: measure.prefill.min_repeats is 99"),
+        ("{}\n", "{}\n", [], None),
+    ],
+)
+def test_an_error_begins_with_the_file_that_has_the_key(written, first, second, words, sentence):
+    files = [written(first, "first.yaml"), written(second, "second.yaml")]
+    content, own = layers.configuration(files, [f"hardware={RTX4090}", *words])
+    if not sentence:
+        assert layers.validated(content, own) == validated(content)
+        return
+    with pytest.raises(ConfigurationError) as error:
+        layers.validated(content, own)
+    assert sentence in str(error.value)
+
+
+def test_an_error_of_the_default_configuration_names_it(tmp_path, monkeypatch):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("kernl: {M: [16]}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="^config/config.yaml: kernl "):
+        layers.validated(layers.configuration()[0], [])
+
+
 def test_keys_without_effect_on_a_cpu_are_named_together_with_what_counts(written):
     path = written("models: [BitNet-2B]\nprefill: {M: [64]}\ndtypes: [INT8]\n")
     assert overruled([path]) == [

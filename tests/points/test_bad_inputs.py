@@ -7,7 +7,7 @@ import pytest
 import synthetic
 from bad_inputs import GENERATED, SHA, Place, refused
 from slidesparse import errors, models, program
-from slidesparse.machine import hardware
+from slidesparse.machine import hardware, naming
 from slidesparse.plan import matrix
 from slidesparse.plan.key import Key
 from slidesparse.points import measure as points
@@ -108,9 +108,9 @@ BAD = {
         "is not the path of a point",
     ),
     # hardware keys
-    "half a hardware key": (lambda place: hardware.parse("RTX4090"), Hardware, "is not a hardware key"),
-    "a hardware key that climbs": (lambda place: hardware.parse("../../etc"), Hardware, "is not a hardware key"),
-    "a CPU that computes": (lambda place: hardware.parse("cpu-x_cc80_py311_cu0_x86_64"), Hardware, "is not a hardware"),
+    "half a hardware key": (lambda place: naming.parse("RTX4090"), Hardware, "is not a hardware key"),
+    "a hardware key that climbs": (lambda place: naming.parse("../../etc"), Hardware, "is not a hardware key"),
+    "a CPU that computes": (lambda place: naming.parse("cpu-x_cc80_py311_cu0_x86_64"), Hardware, "is not a hardware"),
     "another machine's key": (lambda place: hardware.check(synthetic.HARDWARE), Hardware, "measure them there"),
     # shapes and plans
     "a shape without linears": (lambda place: place.measure(shape={}), Record, "does not describe the linears"),

@@ -8,8 +8,9 @@ import pytest
 import synthetic
 from slidesparse.errors import RecordError
 from slidesparse.files import sealed, write_json
+from slidesparse.plan.backends import STAGES
 from slidesparse.points import answers
-from slidesparse.points.consistent import _summary, contradiction
+from slidesparse.points.consistent import SAMPLED, _summary, contradiction
 from slidesparse.points.request import PROTOCOL
 from slidesparse.points.validate import read_point
 from slidesparse.timing.protocol import summarize
@@ -28,7 +29,7 @@ def point(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("stage", ["kernel", "prefill", "decode"])
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("place", [{}, SLID])
 def test_a_point_as_it_is_measured_agrees(point, stage, place):
     assert contradiction(point(stage, **place)[1]) is None
@@ -48,6 +49,15 @@ CONTRADICTIONS = {
     "a latency": ("kernel", ("gemms", 2, "cold", "median_s"), 1.005, "effective_tops|by its samples"),
     "a percentile of latencies": ("kernel", ("gemms", 3, "cold", "p5_s"), 0.9, "by its samples"),
     "an interval of latencies": ("kernel", ("gemms", 0, "cold", "ci_high_s"), 1.1, "by its samples"),
+    "bits per byte": ("quality", ("bits_per_byte", "value"), 1.005, "bits_per_byte is"),
+    "a perplexity": ("quality", ("reference_perplexity", "value"), 1.005, "reference_perplexity is"),
+    "a difference": ("quality", ("extra_bits_per_byte", "value"), 1.005, "extra_bits_per_byte is"),
+    "a divergence": ("quality", ("divergence", "value"), 0.5, "divergence is"),
+    "a share": ("quality", ("blocks", "agreeing", 0), 0.5, "top1_agreement is"),
+    "bytes of a window": ("quality", ("blocks", "bytes", 1), 2, "bytes is"),
+    "a number of windows": ("quality", ("context",), 2, "windows"),
+    "a number of tokens": ("quality", ("tokens",), 2, "windows|but M is"),
+    "a percentile of divergences": ("quality", ("divergence_p99", "ci_high"), 0.5, "lies outside"),
     "a hot latency": ("kernel", ("gemms", 0, "hot", "median_s"), 5, "lies outside"),
 }
 
@@ -111,6 +121,20 @@ def test_a_figure_of_the_wrong_type_is_a_sentence(point, stage, place, value):
         read_point(path)
 
 
+@pytest.mark.parametrize("stage", SAMPLED)
+def test_points_of_protocols_that_keep_samples_are_held_to_them(tmp_path, stage):
+    """Those of an earlier one than today's, too, such as the kept ones."""
+    path = synthetic.path(tmp_path, stage, 64)
+    content = synthetic.point(path, protocol=SAMPLED[stage])
+    assert SAMPLED[stage] <= PROTOCOL[stage] and contradiction(content) is None
+    results = content["results"]
+    if stage == "kernel":
+        del results["gemms"][0]["samples_us"]
+    else:
+        results["step_s"]["n"] += 1
+    assert "samples" in contradiction(content)
+
+
 def test_prompts_of_unequal_length_are_no_contradiction(tmp_path):
     """1025 tokens in prompts of at most 1024 are prompts of 513 and 512."""
     path = synthetic.path(tmp_path, "prefill", 1025)
@@ -157,7 +181,7 @@ def test_a_point_of_another_machine_time_or_without_its_samples_is_named(point, 
     assert said in contradiction(content)
 
 
-@pytest.mark.parametrize("stage", ["kernel", "prefill", "decode"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_point_that_was_changed_after_it_was_written_is_refused(tmp_path, stage):
     """Also where no other figure depends on what was changed, as with each of these."""
     path = synthetic.path(tmp_path, stage, 64, **SLID)

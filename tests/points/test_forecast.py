@@ -9,8 +9,8 @@ import pytest
 from configured import A100, CPU, RTX4090, overlaid, read
 from places import PROGRAMS, ROOT
 from slidesparse.files import read_json, write_json
-from slidesparse.plan import matrix
-from slidesparse.plan.backends import deciding
+from slidesparse.plan import matrix, prompts
+from slidesparse.plan.backends import STAGES, deciding
 from slidesparse.plan.table import Table
 from slidesparse.points import forecast
 from synthetic import point
@@ -36,25 +36,27 @@ def rows(screen):
 def test_a_plan_is_one_screen_of_points_jobs_hours_and_disk(tmp_path):
     screen = forecast.screen(table(tmp_path, hardware=[RTX4090, A100], sources=[MEASURED]), ["a note"])
     lines = screen.splitlines()
-    assert lines[0].split() == ["kernel", "prefill", "decode", "there", "searches", "jobs", "hours", "left"]
+    assert lines[0].split() == [*STAGES, "there", "searches", "jobs", "hours", "left"]
     found = rows(screen)
-    assert found[RTX4090][:6] == ["162", "70", "40", "0", "18", "343"]
-    assert found[A100][:6] == ["81", "35", "20", "0", "9", "174"]
-    assert 0.1 < float(found[A100][6]) < float(found[RTX4090][6]) < 5
+    assert found[RTX4090][:7] == ["162", "70", "40", "10", "0", "18", "363"]
+    assert found[A100][:7] == ["81", "35", "20", "5", "0", "9", "184"]
+    assert 0.1 < float(found[A100][7]) < float(found[RTX4090][7]) < 5
     for key in (RTX4090, A100):
-        assert " ".join(found[key][7:]) == f"times of {MEASURED}/H100_cc90_py312_cu130_x86_64/tasks.csv"
+        assert " ".join(found[key][8:]) == f"at H100's speed, from {MEASURED}/H100_cc90_py312_cu130_x86_64/tasks.csv"
     assert lines[3].startswith(f"FP8 is left out on {A100}: ")
     assert lines[4:] == ["a note", lines[5]]
     assert lines[5] == "disk: models BitNet-2B 4.8 GB; 10 checkpoints 33.5 GB; together 38.3 GB, for all hardware"
 
 
 def test_times_come_from_the_nearest_hardware_that_is_kept(tmp_path):
-    assert f"{MEASURED}/{H200}/tasks.csv" in forecast.screen(table(tmp_path, hardware=H200, sources=[MEASURED]))
+    assert f"at H200's speed, from {MEASURED}/{H200}/tasks.csv" in forecast.screen(
+        table(tmp_path, hardware=H200, sources=[MEASURED])
+    )
     own = tmp_path / H200 / "tasks.csv"
     own.parent.mkdir()
     own.write_text((MEASURED / H200 / "tasks.csv").read_text().replace("2832.416", "15400"))  # 100 s a point
     screen = forecast.screen(table(tmp_path, hardware=H200, sources=[MEASURED]))
-    assert f"times of {own}" in screen and float(rows(screen)[H200][6]) == pytest.approx(
+    assert f"at H200's speed, from {own}" in screen and float(rows(screen)[H200][7]) == pytest.approx(
         70 * 100 / 3600 + 0.45, abs=0.3
     )
     own.write_text("task,seconds\n1 base,x\n")
@@ -67,11 +69,11 @@ def test_what_is_there_takes_no_time(tmp_path):
     parameters = asked.content(CPU)["parameters"]
     for key in forecast.planned(asked, CPU)[0]:
         path = Path(key.path(tmp_path))
-        request = {"parameters": deciding(key.stage, parameters[key.stage])}
-        write_json(path, point(path) | {"request": request})
+        asked_for = prompts.measuring(key.stage, deciding(key.stage, parameters[key.stage]), key.prompt)
+        write_json(path, point(path) | {"request": {"parameters": asked_for}})
     for path in forecast.searched(asked, CPU):
         write_json(path, {})
-    assert rows(forecast.screen(asked))[CPU][3:] == ["48", "18", "119", "none", "all", "is", "there"]
+    assert rows(forecast.screen(asked))[CPU][4:] == ["58", "18", "139", "none", "all", "is", "there"]
 
 
 @pytest.mark.parametrize("sparsity", ["dense", "2_4", "2_6", "2_8", "2_10"])
@@ -92,7 +94,8 @@ def test_the_program_takes_the_options_of_snakemake():
     command += ["--config", f"hardware=[{H200},{CPU}]"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert rows(done.stdout).keys() == {H200, CPU}
-    assert f"config/measured.yaml: models, backends.dense, backends.sparse without effect on {CPU}" in done.stdout
+    without = "models, backends.dense, backends.sparse, decode.M"
+    assert f"config/measured.yaml: {without} without effect on {CPU}" in done.stdout
     assert len(done.stdout.splitlines()) < 10
 
 
@@ -109,4 +112,4 @@ def test_the_jobs_are_those_of_snakemake(fresh, files, words):
     )
     (row,) = rows(done.stdout).values()
     call = fresh.dry_run("all", *(["--config", *words] if words else []), config=files)
-    assert int(row[5]) == call.jobs.total()
+    assert int(row[6]) == call.jobs.total()

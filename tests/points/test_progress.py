@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import synthetic
+from places import PROGRAMS
 from slidesparse.points import progress, records
 from synthetic import HARDWARE
 
@@ -91,7 +92,7 @@ def ended(results, act, keys=(HARDWARE,), failed=False):
     code = (
         "from slidesparse.points.progress import Progress\n"
         f"display = Progress('results', {[*keys]!r}, 'en'); display.start('/dev/null', ['a/log'])\n"
-        f"display.failed = {failed}; {act}"
+        f"display.reported = {[*keys] if failed else None}; {act}"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code]
@@ -111,8 +112,8 @@ def report(key, answer=None):
 def test_a_run_ends_with_its_result_and_the_path_of_the_report(results):
     for path in synthetic.write(results, "decode", MS):
         os.utime(path, (1, 1))  # of an earlier run
-    lines = ended(results, report(HARDWARE, '{"line": "prefill INT8 2:4 1.20 at M=16384"}'))
-    assert lines == [f"Report: results/{HARDWARE}/report.en.html · prefill INT8 2:4 1.20 at M=16384 · 0 failed"]
+    lines = ended(results, report(HARDWARE, '{"line": "prefill at best INT8 2:4 1.20 at M=16384"}'))
+    assert lines == [f"Report: results/{HARDWARE}/report.en.html · prefill at best INT8 2:4 1.20 at M=16384 · 0 failed"]
 
 
 @pytest.mark.parametrize("answer", [None, "{", "[]", '{"line": 1}', '{"line": " "}', "{}"])
@@ -159,3 +160,76 @@ def test_a_run_without_planned_points_names_the_reports_it_wrote(results):
         f"Report: results/{HARDWARE}/report.en.html · 0 failed",
         "Report: results/comparison.en.html",
     ]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_run_that_is_stopped_says_how_many_points_are_missing(results, name):
+    act = (
+        "import os, signal, synthetic, pathlib; from slidesparse import program\n"
+        "program.interrupt_once(); program._locks[:] = [0]\n"
+        "signal.signal(signal.SIGTERM, lambda number, frame: print('known')); program.remember_stops()\n"
+        "synthetic.write(pathlib.Path('results'), 'decode', [1, 2])\n"
+        f"try: os.kill(os.getpid(), signal.{name})\nexcept KeyboardInterrupt: pass"
+    )
+    lines = ended(results, act)
+    assert lines[0] == f"{HARDWARE}: 2 of 40 points are there, 38 missing"
+    assert lines[-1] == f"Stopped by {name} with 38 of 40 points missing: call it again to go on"
+
+
+def test_without_a_plan_a_stopped_run_counts_no_points(tmp_path):
+    assert ended(tmp_path / "results", "from slidesparse import program; program.stops.append('SIGTERM')") == []
+
+
+def without_jobs(results, asked, capsys, keys=(HARDWARE,)):
+    """What a call prints in which nothing is to be done."""
+    progress.Progress(results, keys, "en").without_jobs(asked)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_call_in_which_nothing_is_to_be_done_ends_as_the_run_before(results, capsys, monkeypatch):
+    monkeypatch.chdir(results.parent)
+    synthetic.write(results, "decode", MS)
+    lines = ended(results, report(HARDWARE, '{"line": "prefill at best INT8 2:4 1.20 at M=16384"}'))
+    assert lines[-1].startswith(f"Report: results/{HARDWARE}/report.en.html · prefill at best")
+    assert without_jobs("results", True, capsys) == lines[-1:]
+    no_report = ["No report was asked for; one of what is there: snakemake --cores 1 report"]
+    assert without_jobs("results", False, capsys) == no_report
+    assert without_jobs("nowhere", True, capsys) == no_report
+    (results / OTHER).mkdir()
+    (results / OTHER / "report.en.html").touch()
+    (results / "comparison.en.html").touch()
+    assert without_jobs("results", True, capsys, (HARDWARE, OTHER)) == [
+        lines[-1],
+        f"Report: results/{OTHER}/report.en.html",
+        "Report: results/comparison.en.html",
+    ]
+
+
+def test_a_display_that_is_interrupted_while_it_starts_prints_no_traceback(results):
+    program = PROGRAMS / "show_status.py"
+    code = (
+        "import os, signal\n"
+        "from slidesparse.points.progress import Progress\n"
+        f"display = Progress('results', ['a'], 'en'); display.start({str(program)!r}, [])\n"
+        "while display.follower.poll() is None: os.kill(display.follower.pid, signal.SIGINT)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=results.parent, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("locks", "status"), [("[]", 1), ("[0]", 7)])
+def test_an_interrupt_before_the_first_job_is_one_sentence(locks, status):
+    """Later Snakemake is interrupted as usual, which ends its jobs."""
+    code = (
+        "import os, signal, sys\n"
+        "from slidesparse import program\n"
+        f"program.interrupt_once(); program._locks[:] = {locks}\n"
+        "try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt: sys.exit(7)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, "interrupted before the first job\n" if status == 1 else "")

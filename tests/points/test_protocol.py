@@ -29,9 +29,11 @@ ALL = (
 )
 ALL += ("sparsity/patterns.py", "sparsity/quantize.py", "sparsity/slide.py")
 GEMM = tuple(f"{LIBRARY}/{name}" for name in (*ALL, "kernel/**/*", "sparsity/prune.py")) + ("csrc/**/*",)
-OF_ENGINES = ("engine/**/*", "vllm_plugin/**/*", "tuning/choices.py", "plan/stock.py")
+OF_ENGINES = ("engine/*", "vllm_plugin/**/*", "tuning/choices.py", "plan/stock.py")
 ENGINE = tuple(f"{LIBRARY}/{name}" for name in (*ALL, *OF_ENGINES)) + ("csrc/**/*",)
-CODE = {"tune": GEMM, "kernel": GEMM, "prefill": ENGINE, "decode": ENGINE}
+QUALITY = (*ENGINE, f"{LIBRARY}/engine/quality/*")
+TASK = (*ENGINE, f"{LIBRARY}/engine/tasks/*")
+CODE = {"tune": GEMM, "kernel": GEMM, "prefill": ENGINE, "decode": ENGINE, "quality": QUALITY, "task": TASK}
 """stage: patterns of the files that decide its figures. Checkpoints are inputs; what converts is not among them."""
 
 

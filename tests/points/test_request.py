@@ -6,12 +6,14 @@ from argparse import Namespace
 import pytest
 
 import synthetic
-from slidesparse import program
+from slidesparse import files, program
 from slidesparse.errors import RecordError
-from slidesparse.files import write_json
+from slidesparse.files import sealed, write_json
+from slidesparse.machine import hardware
 from slidesparse.plan.key import Key
 from slidesparse.points import answers, measure, request
 from slidesparse.points.validate import read_point
+from slidesparse.tuning import table as tables
 
 KEY = Key(synthetic.HARDWARE, "prefill", "Mine", "INT8", "cublaslt", "dense", 512)
 
@@ -90,6 +92,61 @@ def test_a_text_in_a_point_is_not_its_digest(tmp_path):
     point = json.loads(path.read_text())
     write_json(path, {"reason": evil} | {name: value for name, value in point.items() if name != "reason"})
     assert answers.stored_digest(path) == asked
+
+
+def rewritten(path, how):
+    """Let another program write a JSON file again: an editor with other spaces and ends of lines."""
+    value = json.loads(path.read_text())
+    texts = {"CRLF": path.read_bytes().replace(b"\n", b"\r\n"), "no last end": path.read_bytes().rstrip(b"\n")}
+    texts |= {"spaces": json.dumps(value, indent=4).encode(), "one line": json.dumps(value).encode()}
+    path.write_bytes(texts[how])
+
+
+@pytest.mark.parametrize("how", ["CRLF", "no last end", "spaces", "one line"])
+def test_a_table_that_an_editor_wrote_again_makes_no_point_stale(tmp_path, how):
+    basis, table = manifest(tmp_path / "a.json"), tmp_path / "h/tuning/m/INT8/cublaslt/dense.json"
+    write_json(table, sealed({"entries": [{"latency_us": 1.5e-7, "name": "é"}]}))
+    before = request.request(KEY, {}, basis, table)
+    rewritten(table, how)
+    assert request.request(KEY, {}, basis, table) == before
+    write_json(table, sealed({"entries": [{"latency_us": 2.5e-7, "name": "é"}]}))
+    assert request.request(KEY, {}, basis, table) != before
+
+
+def test_a_table_that_cannot_be_read_is_refused_by_name(tmp_path):
+    """Also one that is larger than any table: a report catches this, and goes on with the other points."""
+    basis, table = manifest(tmp_path / "a.json"), tmp_path / "dense.json"
+    with open(table, "wb") as stream:
+        stream.truncate(files.READ_LIMIT + 1)
+    with pytest.raises(RecordError, match=r"dense\.json cannot be read \(it is larger than"):
+        request.request(KEY, {}, basis, table)
+
+
+@pytest.mark.parametrize("what", ["an edited table", "a cut table", "an edited CSV"])
+def test_no_search_replaces_what_was_edited(tmp_path, what):
+    """Another search may choose otherwise, and then all points would be measured again. A user decides that."""
+    table = tmp_path / hardware.key() / "tuning/Mine/INT8/reference/2_8.json"
+    shape, linears = tmp_path / "shape.json", [{"name": "o", "N": 64, "K": 96}]
+    write_json(shape, {"linears": linears})
+    top = {"algorithm": 1, "name": "a", "latency_us": 2.0, "workspace": 0, "kernels": []}
+    entry = {"linear": "o", "N": 64, "K": 96, "K_slid": 128, "M": 16, "output": "INT32", "algorithms": 1, "top": [top]}
+    made = {"request": request.of_table(table, linears, [16], {}), "backend": "reference", "entries": [entry]}
+    made |= {"parameters": {}, "protocol": request.PROTOCOL["tune"]}
+    made |= {"run": {"utc": "2026-11-01"}} if what == "an edited CSV" else {}
+    write_json(table, made if what == "an edited CSV" else sealed(made))
+    beside = table.with_suffix(".csv")
+    beside.write_text(tables.to_csv(made))
+    measure.tune(table, shape, [16], {}, worker=None)  # it answers
+    if what == "an edited table":
+        table.write_text(table.read_text().replace("2.0", "1.0"))
+    elif what == "a cut table":
+        table.write_bytes(table.read_bytes()[:-40])
+    else:
+        beside.write_text(beside.read_text().replace("2.0", "1.0"))
+    before = table.read_bytes(), beside.read_bytes()
+    with pytest.raises(RecordError, match="to tune again|to make it again"):
+        measure.tune(table, shape, [16], {}, worker=None)
+    assert (table.read_bytes(), beside.read_bytes()) == before
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_one_screen_says_what_is_there_failed_in_flight_and_missing(results):
 
 
 def test_a_point_whose_program_was_killed_is_no_longer_in_flight(results):
-    process = subprocess.Popen(["sleep", "1000"])
+    process = subprocess.Popen(["sleep", "60"])
     path = synthetic.path(results, "prefill", 8192)
     records.write_failure(path, "its program ended", None, unless=process.pid)
     assert "2 in flight" in status.screen(results)
@@ -209,7 +209,7 @@ def test_the_program(results, tmp_path):
 
 
 def test_following_prints_lines_until_its_owner_ends(results):
-    with subprocess.Popen(["sleep", "1000"]) as owner:
+    with subprocess.Popen(["sleep", "60"]) as owner:
         command = [sys.executable, PROGRAM, "--results", results, "--follow", HARDWARE, "--owner", str(owner.pid)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as follower:
             assert follower.stderr.readline().startswith("[###########.........] 4/7 | about")
@@ -226,10 +226,10 @@ def test_what_a_killed_run_has_left_ends_with_it(results):
     """A stopped shell cannot end by itself. The shells of another run stay."""
 
     def shell(owner):
-        prefix = program.SHELL.format(owner=owner)
+        prefix = program.SHELL.format(owner=owner, programs="scripts")
         return subprocess.Popen(["bash", "-c", f"{prefix}read line"], stdin=subprocess.PIPE, start_new_session=True)
 
-    with subprocess.Popen(["sleep", "1000"]) as owner, shell(owner.pid) as left, shell(os.getpid()) as other:
+    with subprocess.Popen(["sleep", "60"]) as owner, shell(owner.pid) as left, shell(os.getpid()) as other:
         command = [sys.executable, PROGRAM, "--results", results, "--follow", HARDWARE, "--owner", str(owner.pid)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as following:
             assert following.stderr.readline()
@@ -276,7 +276,7 @@ def test_a_long_command_which_is_a_script_is_bound_as_well(tmp_path):
 
 def shell_of(owner):
     """A shell of a job of process `owner` that waits for a line."""
-    command = ["bash", "-c", f"{program.SHELL.format(owner=owner)}read line; : last"]
+    command = ["bash", "-c", f"{program.SHELL.format(owner=owner, programs='scripts')}read line; : last"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
@@ -294,7 +294,7 @@ def test_a_new_run_ends_what_is_stopped_of_ended_ones():
 
 
 def test_a_job_that_stays_stopped_is_ended_and_one_of_a_stopped_run_is_not():
-    with subprocess.Popen(["sleep", "1000"]) as owner, shell_of(owner.pid) as job:
+    with subprocess.Popen(["sleep", "60"]) as owner, shell_of(owner.pid) as job:
         job.send_signal(signal.SIGSTOP)
         owner.send_signal(signal.SIGSTOP)
         wait_until(lambda: program.state_of(job.pid) == program.state_of(owner.pid) == "T")

@@ -22,28 +22,71 @@ from slidesparse.points.validate import read_point
 from slidesparse.report.tables.gather import gather, gather_all
 from slidesparse.report.tables.point_rows import throughput_row
 from slidesparse.report.tables.tasks import tasks_table
-from synthetic import HARDWARE
 from workflow_clone import TINY, Clone
 
 PROGRAM = PROGRAMS / "choose_stock.py"
 PARAMETERS = {"steps": 128}
+HARDWARE = "H100_cc90_py312_cu130_x86_64"
 
 
 @pytest.mark.parametrize(
     ("asked", "names"),
     [
-        (("prefill", 32, "cpu"), ["vllm-eager"]),
-        (("decode", 4, "cpu"), ["vllm-eager"]),
-        (("decode", 64, "gpu"), [f"vllm-piecewise-{splits}{own}" for own in ("", "-own") for splits in (1, 32)]),
-        (("prefill", 8192, "gpu"), ["vllm-piecewise-32", "vllm-piecewise-32-own"]),
+        (("prefill", 32, None), ["vllm-eager"]),
+        (("decode", 4, None), ["vllm-eager"]),
+        (("decode", 64, 3), [f"vllm-piecewise-{splits}{own}" for own in ("", "-own") for splits in (1, 32)]),
+        (("prefill", 8192, 3), ["vllm-piecewise-32", "vllm-piecewise-32-own"]),
+        (("prefill", 4096, 2), ["vllm-piecewise-32", "vllm-piecewise-32-own"]),
+        (("decode", 64, 2), ["vllm-piecewise-32", "vllm-piecewise-32-own"]),
         (
-            ("prefill", 4096, "gpu"),
+            ("prefill", 4096, 3),
             [f"vllm-{mode}-{n}{own}" for own in ("", "-own") for mode in ("full", "piecewise") for n in (1, 32)],
         ),
     ],
 )
 def test_variants_that_run_differently_are_candidates(asked, names):
     assert stock.variants_at(*asked) == names
+
+
+@pytest.mark.parametrize(
+    ("key", "count"),
+    [("RTX4090_cc89", 2), ("RTX3090_cc86", 2), ("RTXPRO6000_cc120", 2), ("H100_cc90", 8), ("B200_cc100", 8)],
+)
+def test_a_gpu_is_searched_among_what_its_attention_supports(key, count):
+    """vLLM takes FlashAttention 2 everywhere but on Hopper and data-centre Blackwell."""
+    key = Key(f"{key}_py312_cu130_x86_64", "prefill", "BitNet-2B", "INT8", "vllm", "dense", 1024)
+    assert len(key.variants) == count
+
+
+@pytest.mark.parametrize(
+    ("asked", "mode", "ran"),
+    [
+        ("vllm-full-32-own", "PIECEWISE", "vllm-piecewise-32-own"),
+        ("vllm-full-1", "FULL", "vllm-full-1"),
+        ("vllm-piecewise-1", "FULL", "vllm-piecewise-1"),  # a batch of decodes
+        ("vllm-piecewise-32", "NONE", "vllm-piecewise-32"),  # a large step of prefill
+        ("vllm-eager", "eager", "vllm-eager"),
+    ],
+)
+def test_a_variant_has_the_name_of_what_ran(asked, mode, ran):
+    assert stock.ran(asked, mode) == ran
+
+
+def test_a_variant_whose_graphs_vllm_changed_is_chosen_by_what_ran(tmp_path):
+    """As on Hopper with a vLLM that was built without FlashAttention 3."""
+    where = synthetic.path(tmp_path, "prefill", 1024, backend="vllm", hardware=HARDWARE)
+    manifest = basis(tmp_path)
+    for number, (name, path) in enumerate(request.variant_paths(where).items()):
+        asked = request.request(Key.of(path), PARAMETERS, manifest)
+        made = synthetic.point(path, 0.01 + 0.001 * number)
+        made["results"] |= {"graph_mode": "PIECEWISE", "gpu_step_ms": 9.0 + (name != "vllm-full-32")}
+        write_json(path, made | {"request": asked})
+    choose_stock.choose(where, manifest, PARAMETERS)
+    point = read_json(where)
+    assert point["results"]["variant"] == "vllm-piecewise-1"  # asked for as vllm-full-1
+    assert point["results"]["variants"]["vllm-full-1"]["ran"] == "vllm-piecewise-1"
+    assert "ran" not in point["results"]["variants"]["vllm-piecewise-1"]
+    assert throughput_row(point)["least_gpu_variant"] == "vllm-piecewise-32"
 
 
 def test_the_name_of_a_variant_says_what_it_sets():
@@ -63,9 +106,9 @@ def basis(root):
     return path
 
 
-def best(root, M=64):
+def best(root, M=64, hardware=HARDWARE):
     """Where the point of stock vLLM belongs."""
-    return synthetic.path(root, "decode", M, backend="vllm")
+    return synthetic.path(root, "decode", M, backend="vllm", hardware=hardware)
 
 
 def measured(root, M=64, steps=(0.04, 0.02, 0.03, 0.05)):
@@ -82,7 +125,7 @@ def measured(root, M=64, steps=(0.04, 0.02, 0.03, 0.05)):
 def chosen(root, M=64):
     """The point of stock vLLM, chosen."""
     choose_stock.choose(best(root, M), basis(root), PARAMETERS)
-    return read_point(best(root, M), expected_digests([best(root, M)], PARAMETERS)[M])
+    return read_point(best(root, M), expected_digests([best(root, M)], PARAMETERS)[best(root, M)])
 
 
 def test_the_fastest_candidate_is_the_point_of_stock_vllm(tmp_path):
@@ -150,6 +193,35 @@ def test_another_point_of_a_variant_is_noticed(tmp_path):
     assert not answers.is_of_other_variants(best(tmp_path))
 
 
+def test_another_point_of_a_variant_from_before_points_had_digests_is_noticed(tmp_path):
+    """It has another figure, and any time."""
+    paths = measured(tmp_path)
+    chosen(tmp_path)
+    assert not answers.is_of_other_variants(best(tmp_path))
+    other = paths["vllm-piecewise-1"]
+    write_json(other, synthetic.point(other, 0.01) | {"request": read_json(other)["request"]})
+    os.utime(other, (10**9, 10**9))
+    assert answers.is_of_other_variants(best(tmp_path))
+
+
+def test_a_variant_that_was_edited_is_named(tmp_path):
+    """The end of its file, where its digest stands, says nothing of it."""
+    paths = measured(tmp_path)
+    for path in paths.values():
+        write_json(path, sealed(read_json(path)))
+    chosen(tmp_path)
+    planned = [("decode", "BitNet-2B", "INT8", "vllm", "dense", 64)]
+    synthetic.plan(tmp_path, planned, parameters={"decode": PARAMETERS}, hardware=HARDWARE)
+    assert gather_all(tmp_path, HARDWARE) == []
+    assert "1 of 1 points are there" in status.screen(tmp_path)
+    edited = paths["vllm-piecewise-1-own"]
+    edited.write_text(edited.read_text().replace("0.03", "0.01", 1))
+    assert not answers.is_of_other_variants(best(tmp_path))
+    (refused,) = gather_all(tmp_path, HARDWARE)
+    assert refused.startswith(f"{edited} was changed after it was measured")
+    assert f"{edited} is damaged; delete it and it is measured again" in status.screen(tmp_path)
+
+
 def change(path, name, **values):
     """Change a section of a point."""
     point = json.loads(path.read_text())
@@ -186,11 +258,11 @@ def test_a_candidate_that_cannot_be_used_is_named_and_recorded(tmp_path, damage,
 def test_another_request_of_any_kind_is_another_digest(tmp_path):
     measured(tmp_path)
     digest = chosen(tmp_path)["request"]["digest"]
-    assert expected_digests([best(tmp_path)], {"steps": 1}) != {64: digest}
+    assert expected_digests([best(tmp_path)], {"steps": 1}) != {best(tmp_path): digest}
     write_json(tmp_path / "checkpoints/BitNet-2B/INT8/dense.json", {"weights": 101})
-    assert expected_digests([best(tmp_path)], PARAMETERS) != {64: digest}
+    assert expected_digests([best(tmp_path)], PARAMETERS) != {best(tmp_path): digest}
     (tmp_path / "checkpoints/BitNet-2B/INT8/dense.json").unlink()
-    assert expected_digests([best(tmp_path)], PARAMETERS) == {64: None}
+    assert expected_digests([best(tmp_path)], PARAMETERS) == {best(tmp_path): None}
 
 
 def test_the_program(tmp_path):
@@ -213,7 +285,7 @@ def test_an_engine_of_a_variant_is_made_for_all_its_points(tmp_path):
     plan["parameters"] = {"prefill": {"steps": 1}, "decode": PARAMETERS}
     key = Key.of(request.variant_paths(best(tmp_path))["vllm-piecewise-1"])
     assert measure._others(plan, key) == [
-        ["prefill", 512, {"steps": 1}],
+        ["prefill", 512, {"steps": 1, "prompt_cap": 1024}],
         ["decode", 64, PARAMETERS],
         ["decode", 128, PARAMETERS],
     ]
@@ -237,7 +309,7 @@ def test_the_csv_names_the_variant_and_those_that_lost_have_none(tmp_path):
 
 def test_a_point_that_a_variant_failed_says_which_and_why(tmp_path):
     configuration = ("BitNet-2B", "INT8", "vllm", "dense")
-    synthetic.plan(tmp_path, [("decode", *configuration, M) for M in (64, 128, 256)])
+    synthetic.plan(tmp_path, [("decode", *configuration, M) for M in (64, 128, 256)], hardware=HARDWARE)
     found = measured(tmp_path)
     lost = found["vllm-piecewise-32"]
     lost.unlink()
@@ -250,7 +322,7 @@ def test_a_point_that_a_variant_failed_says_which_and_why(tmp_path):
     assert "in flight: decode BitNet-2B/INT8/vllm/dense M=128, since" in screen
     waiting.with_suffix(".failed.json").unlink()
     assert gather_all(tmp_path, HARDWARE) == []
-    text, _ = markdown(tmp_path)
+    text, _ = markdown(tmp_path, hardware=HARDWARE)
     problems = rows_under(text, "Missing, failed, left out")
     assert problems[0][:5] == ["decode", "/".join(configuration), "64", "—", "vllm-piecewise-32: the engine died"]
     assert problems[-1] == ["decode", "/".join(configuration), "128, 256"]
@@ -258,12 +330,12 @@ def test_a_point_that_a_variant_failed_says_which_and_why(tmp_path):
     measured(tmp_path)
     chosen(tmp_path)
     gather_all(tmp_path, HARDWARE)
-    assert "the engine died" not in markdown(tmp_path)[0]
+    assert "the engine died" not in markdown(tmp_path, hardware=HARDWARE)[0]
     assert status.screen(tmp_path).count("failed") == 0
 
 
 def test_stock_vllm_needs_no_tuning_table(tmp_path):
-    synthetic.plan(tmp_path, [("decode", "BitNet-2B", "INT8", "vllm", "dense", 64)])
+    synthetic.plan(tmp_path, [("decode", "BitNet-2B", "INT8", "vllm", "dense", 64)], hardware=HARDWARE)
     assert {row["task"]: row["status"] for row in tasks_table(tmp_path, HARDWARE)}["3 offline tuning"] == "skipped"
 
 
@@ -346,7 +418,7 @@ def test_stock_vllm_is_planned_on_cpus_and_by_its_path(clone):
     path = of_stock("decode", "vllm", 4)
     call = clone.dry_run(path)
     assert call.jobs == {"fetch_model": 1, "convert_checkpoint": 1, "measure_stock": 4, "choose_stock": 1}
-    assert call.points == {of_stock("decode", name, 4) for name in stock.variants_at("decode", 4, "gpu")}
+    assert call.points == {of_stock("decode", name, 4) for name in stock.variants_at("decode", 4, 3)}
     for backend in ("vllm", "vllm-piecewise-1"):
         slid = of_stock("decode", backend, 4).replace("/dense/", "/2_8/")
-        assert "MissingRuleException" in clone.dry_run(slid, status=1).output
+        assert "cannot be made" in clone.dry_run(slid, status=1).output

@@ -15,9 +15,10 @@ from places import PROGRAMS, ROOT
 from slidesparse.errors import RecordError
 from slidesparse.files import write_json
 from slidesparse.plan.key import Key
-from slidesparse.points import request
+from slidesparse.points import records, request
 from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
+from slidesparse.report.sources.read import read_source
 from slidesparse.report.tables.columns import COLUMNS
 from slidesparse.report.tables.gather import gather, gather_all
 from slidesparse.report.tables.point_rows import throughput_row
@@ -46,7 +47,7 @@ def test_columns_and_order(tmp_path, stage):
     rows = gather(files, output)
     found = table(output)
     assert len(found) == rows == (12 if stage == "kernel" else 3)
-    assert list(found[0]) == list(COLUMNS[stage])
+    assert list(found[0]) == [column for column in COLUMNS[stage] if column != "prompt"]
     M = "M" if stage == "kernel" else f"M_{stage}"
     assert [int(row[M]) for row in found[:: 4 if stage == "kernel" else 1]] == [64, 512, 1024]
     assert {row["gpu_name"] for row in found} == {"NVIDIA GeForce RTX 4090"}
@@ -192,18 +193,18 @@ def test_a_second_point_for_an_M_is_refused(tmp_path):
 def test_digests(tmp_path):
     files = synthetic.write(tmp_path, "prefill", [512, 1024])
     output = tmp_path / "out.csv"
-    known = dict(zip((512, 1024), map(synthetic.own_digest, files), strict=True))
+    known = dict(zip(files, map(synthetic.own_digest, files), strict=True))
     assert gather(files, output, known) == 2
     output.unlink()
     with pytest.raises(RecordError) as error:
-        gather(files, output, known | {1024: "2" * 64})
+        gather(files, output, known | {files[1]: "2" * 64})
     assert str(files[1]) in str(error.value)
     assert "answers another request" in str(error.value)
     assert "delete it" in str(error.value)
-    with pytest.raises(RecordError, match="lacks M=2048"):
-        gather(files, output, known | {2048: "1" * 64})
-    with pytest.raises(RecordError, match="not asked for M=1024"):
-        gather(files, output, {512: known[512]})
+    with pytest.raises(RecordError, match="lacks M2048.json"):
+        gather(files, output, known | {files[0].with_name("M2048.json"): "1" * 64})
+    with pytest.raises(RecordError, match="not asked for M1024.json"):
+        gather(files, output, {files[0]: known[files[0]]})
     assert not output.exists()
 
 
@@ -235,8 +236,8 @@ def test_the_expected_digest_is_that_of_the_request(tmp_path, stage):
             gather([file], output, expected_digests([file], parameters))
         changed.write_text(before)
     tuning.unlink()
-    assert expected_digests([file], parameters) == {64: None}
-    assert gather([file], output, {64: None}) > 0
+    assert expected_digests([file], parameters) == {file: None}
+    assert gather([file], output, {file: None}) > 0
 
 
 def test_an_engine_point_answers_for_the_tuning_table_of_the_model_that_has_its_shape(tmp_path):
@@ -247,7 +248,7 @@ def test_an_engine_point_answers_for_the_tuning_table_of_the_model_that_has_its_
     asked = request.request(Key.of(file), {"steps": 1}, basis, tuning)
     points = [("decode", "Twin", "INT8", "cublaslt", "dense", 64)]
     synthetic.plan(tmp_path, points, parameters={"decode": {"steps": 1}}, shapes={"Twin": "BitNet-2B"})
-    assert expected_digests([file], {"steps": 1}) == {64: asked["digest"]}
+    assert expected_digests([file], {"steps": 1}) == {file: asked["digest"]}
     row = next(row for row in tasks_table(tmp_path, synthetic.HARDWARE) if row["task"].startswith("3"))
     assert (row["status"], row["items_ok"], row["items_expected"]) == ("success", 1, 1)
 
@@ -282,6 +283,24 @@ def test_gather_all_takes_the_good_and_names_the_bad(tmp_path):
     stamp = csv_file.stat().st_mtime_ns, csv_file.stat().st_ino
     gather_all(tmp_path, synthetic.HARDWARE)
     assert (csv_file.stat().st_mtime_ns, csv_file.stat().st_ino) == stamp
+
+
+def test_a_csv_does_not_outlive_its_points(tmp_path):
+    """Of points that are all refused nothing is read, and a point that failed since counts as failed."""
+    files = synthetic.write(tmp_path, "prefill", [512, 1024])
+    gather_all(tmp_path, synthetic.HARDWARE)
+    (table,) = files[0].parent.glob("*.csv")
+    before = table.read_bytes()
+    for file, M in zip(files, (512, 1024), strict=True):
+        file.unlink()
+        records.write_failure(file, f"why {M}", "log")
+    source = read_source(tmp_path, synthetic.HARDWARE)
+    assert [(row.M, row.status) for row in source.stage("prefill")] == [(512, "failed"), (1024, "failed")]
+    for file in files:
+        file.write_text("{}")
+    *refused, aside = gather_all(tmp_path, synthetic.HARDWARE)
+    assert len(refused) == 2 and f"{table} is of points that are all refused: its figures are in" in aside
+    assert not table.exists() and table.with_name(f"{table.name}.old").read_bytes() == before
 
 
 def test_gather_all_refuses_planned_points_of_another_request(tmp_path):
@@ -432,3 +451,14 @@ def test_what_an_old_point_does_not_tell_is_not_known():
         del point["results"][name]
     row = throughput_row(point)
     assert row["host_bound"] is None and row["power_capped"] is None
+
+
+def test_a_csv_does_not_outlive_points_that_were_deleted(tmp_path):
+    (file,) = synthetic.write(tmp_path, "decode", [8])
+    gather_all(tmp_path, synthetic.HARDWARE)
+    (table,) = file.parent.glob("*.csv")
+    file.unlink()
+    assert gather_all(tmp_path, synthetic.HARDWARE) == [] and table.exists()  # it was copied without its points
+    file.with_suffix(".log").touch()
+    (aside,) = gather_all(tmp_path, synthetic.HARDWARE)
+    assert f"{table} is of points that are gone" in aside and not table.exists()

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 import synthetic
-from reports import H200, HARDWARE, markdown, ours, text_of, unfolded
+from reports import H200, HARDWARE, PUBLISHED, markdown, ours, text_of, unfolded
 from slidesparse.errors import RecordError
 from slidesparse.plan.key import Configuration
 from slidesparse.points.plan import Plan
+from slidesparse.report.document.model import Figure, Table
 from slidesparse.report.document.render import to_markdown
 from slidesparse.report.sections import comparison
 from slidesparse.report.sections.answer import answer_blocks
@@ -63,7 +64,7 @@ def both(stage, dense, sparse, Ms=(1024, 2048, 4096), **more):
         ((0.8, 0.8, 0.8), "2:4 pays from M=1024 on, 1.25"),
         ((1.2, 0.8, 0.8), "2:4 pays from M=2048 on, 1.25"),
         ((0.8, 1.2, 0.8), "2:4 pays from M=4096 on, 1.25"),
-        ((0.8, 1.0, 1.0), "2:4 even at the largest M that counts, 1.00 to 1.25"),
+        ((0.8, 1.0, 1.0), "2:4 even at the largest M that counts, over all of them 1.00 to 1.25"),
         ((0.8, 1.25, 1.25), "2:4 loses, 0.80 to 1.25 (slower in 2 of 3 ratios)"),
     ],
 )
@@ -85,11 +86,11 @@ LARGER = {
     ),
 }
 WHY = {
-    "left out": "left out, of some patterns or all, M=4096 (bound by the host): 1.46 there",
-    "no dense": "no ratio of some patterns or all at M=4096 (the denominator has no figure)",
-    "dense ran": "no ratio of some patterns or all at M=4096 (only dense kernels ran)",
-    "failed": "no ratio of some patterns or all at M=4096 (not measured)",
-    "other driver": "no ratio of some patterns or all at M=4096 (the denominator was measured otherwise)",
+    "left out": "left out 2:4 at M=4096 (bound by the host): 1.46 there",
+    "no dense": "no ratio of 2:4 at M=4096 (the denominator has no figure)",
+    "dense ran": "no ratio of 2:4 auto at M=4096 (only dense kernels ran)",
+    "failed": "no ratio of 2:4 at M=4096 (failed)",
+    "other driver": "no ratio of 2:4 at M=4096 (the denominator was measured otherwise)",
 }
 
 
@@ -118,16 +119,15 @@ def test_two_gpus_of_one_name_decide_nothing():
     rows = [step("prefill", CU, M, M / 100, machine=one) for M in (1024, 2048)]
     rows += [step("prefill", SP, M, M / 104, machine=other) for M in (1024, 2048)]
     text = screen(rows)
-    assert "Prefill, by the clock: no verdict." in text
-    assert "no verdict, because two GPUs measured the sides at the largest M that counts: 2:4 1.04" in text
+    two = "no verdict, because two GPUs measured the sides at the largest M that counts, over all of them 2:4 1.04 ⇄"
+    assert f"Prefill, by the clock: {two}." in text and f"- Prefill INT8, by the clock: {two}" in text
     assert "| 1.04 ⇄ | unknown |" in text
     assert "2:4 unknown on " in to_markdown(unfolded(across(rows)), "en", "comparison")
 
 
 def test_without_intervals_there_is_no_verdict():
     text = screen(both("prefill", (1, 1, 1), (0.5, 0.5, 0.5), noise=None))
-    assert "Prefill, by the clock: no verdict." in text
-    assert "no verdict without intervals: 2:4 2.00" in text
+    assert "Prefill, by the clock: no verdict without intervals: 2:4 2.00." in text
 
 
 def test_larger_M_that_do_not_count_limit_a_win():
@@ -136,7 +136,7 @@ def test_larger_M_that_do_not_count_limit_a_win():
     )
     text = screen(rows)
     assert "2:4 pays at M=512, 1.25 times as fast; larger M do not count." in text
-    assert "left out, of some patterns or all, M=1024, 2048 (bound by the host): 0.77 there" in text
+    assert "left out 2:4 at M=1024, 2048 (bound by the host): 0.77 there" in text
     assert "| pays at 512 |" in text
 
 
@@ -152,8 +152,10 @@ def test_a_win_ends_where_nothing_larger_was_measured(larger):
         rows.append(replace(last, configuration=Configuration("BitNet-2B", "INT8", *SP), status=larger, values={}))
     text = screen(rows, plan=plan if larger == "planned" else None)
     assert "2:4 pays from M=1024 to 2048, 1.25 times as fast; larger M do not count." in text
-    why = "out of memory" if larger == "out_of_memory" else "not measured"
-    assert f"no ratio of some patterns or all at M=4096 ({why})" in text
+    why = {"failed": "failed", "out_of_memory": "out of memory", "in_flight": "being measured"}.get(
+        larger, "no usable point"
+    )
+    assert f"no ratio of 2:4 at M=4096 ({why})" in text
 
 
 def test_a_pattern_pays_from_above_a_hole_on():
@@ -189,7 +191,9 @@ def test_gpu_time_decides_only_with_its_name_and_the_clock_beside_it():
     rows += [step("decode", SP, M, 2.0, gpu=0.8, host_bound=True, **less) for M in (64, 128)]
     text = screen(rows)
     assert "Decode, by GPU time: 2:4 pays" in text
-    assert "by the clock, with the host's share, 0.50." in text
+    assert "by the clock, with the host's share, 0.50 (2 slower)." in text
+    assert "by the clock, with the host's share, 2:4 0.50 (2 slower)." in text
+    assert "| pays from 64 (slower) |" in text
 
 
 def test_the_dense_row_is_the_denominator():
@@ -198,9 +202,72 @@ def test_the_dense_row_is_the_denominator():
     rows += [step("prefill", CT, 64, 9.0, tokens_min=1, tokens_max=64)]  # disqualified
     text = screen(rows)
     (dense,) = [line for line in text.splitlines() if line.startswith("| dense |")]
-    assert "| 1: cublaslt 20.0 ms |" in dense and "| 1: cublaslt 10.0 ms |" in dense
-    assert "cutlass" not in dense
+    assert "| 9.00 ms (cutlass) † |" in dense and "| 10.0 ms (cublaslt) |" in dense
     assert text.count("decode over dense, by the clock") == 1
+
+
+def planned(rows, *engines):
+    """The first screen of rows of a plan that asks for dense engines, too."""
+    asked = {*(Configuration("BitNet-2B", "INT8", *place) for place in engines), *(row.configuration for row in rows)}
+    return screen(rows, plan=Plan(points={"prefill": {name: {1024, 2048, 4096} for name in asked}}))
+
+
+@pytest.mark.parametrize("lost", ["all", "the largest"])
+def test_a_dense_engine_without_a_figure_is_named_where_it_may_be_faster(lost):
+    """The verdict is over what is left: headline, sentence and conclusions say so."""
+    rows = both("prefill", (1, 1, 1), (0.8, 0.8, 0.8))
+    rows += [step("prefill", CT, M, M / 100) for M in (1024, 2048) if lost != "all"]
+    text = planned(rows, CT)
+    where = "M=1024, 2048, 4096" if lost == "all" else "M=4096"
+    engines = "the dense engine (cublaslt)" if lost == "all" else "the fastest dense engine (cublaslt, cutlass)"
+    assert f"Times as fast as {engines}, for" in text
+    assert (
+        f"Dense engines without a figure that counts, which may be faster: cutlass INT8 at {where} (no usable point)."
+        in text
+    )
+    assert f"without cutlass, which has no figure that counts at {where} (no usable point)" in text
+
+
+def test_a_faster_dense_engine_that_a_check_disqualifies_gives_way_to_none():
+    """Over the next one 2:4 would win for the wrong reason."""
+    rows = both("prefill", (1, 1, 1), (0.8, 0.8, 0.8))
+    rows += [
+        step("prefill", CT, M, M / 140, tokens_min=1 if M == 4096 else M, tokens_max=M) for M in (1024, 2048, 4096)
+    ]
+    text = screen(rows)
+    assert "2:4 pays" not in text and "left out 2:4 at M=4096 (not M tokens a step)" in text
+
+
+def test_a_step_shorter_than_its_gpu_time_takes_part_in_nothing():
+    rows = both("decode", (1, 1, 1), (0.95, 0.95, 0.5))
+    rows = [replace(row, values=row.values | {"gpu_step_ms": row.M / 100 * 0.9}) for row in rows]
+    text = text_of(rows)
+    first = text.partition("\n## How")[0]
+    assert "a step shorter than its GPU time" in first and "2.00" not in first.split("left out")[0]
+    assert "Engine that contradicts itself" in text
+
+
+def test_where_a_check_disqualifies_the_fastest_dense_engine_no_slower_one_is_called_the_fastest():
+    """Neither over stock vLLM nor between GPUs."""
+    rows = both("prefill", (1, 1, 1), (0.8, 0.8, 0.8))
+    rows += [step("prefill", ST, M, M / 83) for M in (1024, 2048, 4096)]
+    rows += [step("prefill", CT, M, M / 110, tokens_min=M if M < 4096 else 1, tokens_max=M) for M in (1024, 2048, 4096)]
+    assert "over stock vLLM: prefill, by the clock, INT8 1.33 (2 of 3 M)." in screen(rows)
+    (kept,) = summaries_of(H200, [Source("results", rows=rows)], analysed([Source("results", rows=rows)]))
+    assert {*kept.dense["prefill", "step_ms", "BitNet-2B", "INT8"]} == {1024, 2048}
+
+
+def test_a_backend_of_sparse_kernels_that_ran_none_is_not_sparse():
+    rows = both("prefill", (1, 1, 1), (0.8, 0.8, 0.8))
+    ran = [replace(row, values=row.values | {"sparse_linears": 0}) for row in rows[3:]]
+    text = screen([*rows[:3], *ran])
+    assert "2:4 pays" not in text and "No sparse kernel ran in an engine" in text
+
+
+def test_a_dense_engine_that_ran_sparse_kernels_is_no_denominator():
+    rows = both("prefill", (1, 1, 1), (0.8, 0.8, 0.8), sparse_linears=4)
+    text = screen(rows)
+    assert "2:4 pays" not in text and "sparse kernels in a dense engine" in text
 
 
 def test_an_engine_of_another_machine_is_no_denominator():
@@ -223,12 +290,15 @@ def test_stock_is_held_against_the_fastest_dense_engine_or_left_out():
 
 
 def test_types_and_figures_are_named_where_they_differ():
-    late = [
+    rows = [
         step("decode", place, 64, 10 * f, gpu=6 * f, host_bound=True) for place, f in ((CU, 1), (SP, 0.8), (ST, 1.2))
     ]
     clock = [step("decode", place, 64, 10 * f, dtype="FP8") for place, f in ((CU, 1), (SP, 0.8), (ST, 1.2))]
-    text = screen(late + clock)
-    assert "Decode INT8, by GPU time: no verdict. Decode, by the clock: 2:4 with FP8 pays" in text
+    text = screen(rows + clock)
+    late = "by the clock, with the host's share, 2:4 1.25 (1 faster)"
+    assert (
+        f"Decode INT8, by GPU time: no verdict without intervals: 2:4 1.25; {late}. Decode, by the clock: 2:4" in text
+    )
     assert "decode, by GPU time, INT8 1.20; decode, by the clock, FP8 1.20" in text
 
 
@@ -252,7 +322,7 @@ def test_a_name_means_one_backend_on_the_whole_page():
     text = screen(rows)
     assert "Decode INT8, by the clock: 2:4 auto pays" in text
     source = Source("results", rows=rows)
-    assert line_of(source, comparisons(source)).startswith("prefill INT8 2:4 auto 1.20")
+    assert line_of(source, comparisons(source)).startswith("prefill at best INT8 2:4 auto 1.20")
 
 
 def test_what_ran_out_of_memory_and_what_is_not_shown_is_named():
@@ -266,7 +336,7 @@ def test_what_ran_out_of_memory_and_what_is_not_shown_is_named():
 
 def test_dense_and_stock_alone_have_their_sentence():
     text = screen([step("prefill", place, 1024, ms) for place, ms in ((CU, 10.0), (ST, 12.0))])
-    assert "our fastest dense engine over stock vLLM: prefill, by the clock, INT8 1.20." in text
+    assert "the fastest dense engine over stock vLLM: prefill, by the clock, INT8 1.20." in text
 
 
 def test_two_models_of_one_gpu_are_told_apart_in_the_comparison():
@@ -326,8 +396,41 @@ def test_a_cpu_is_a_rehearsal(tmp_path):
 
 def test_what_is_unknown_is_named(tmp_path):
     text, _ = markdown(ours(tmp_path / "results"))
-    assert "Unknown here: stock vLLM, energy, memory of weights, weights changed by pruning, quality." in text
+    unknown = "Unknown here: stock vLLM, energy, memory of weights, weights changed by pruning, quality."
+    assert f"Known here: tokens/s, step time, kernels, intervals. {unknown}" in text
     assert HARDWARE in text
+
+
+def test_the_first_screen_of_published_figures_has_kernels_and_says_what_its_words_mean():
+    text, _ = markdown(PUBLISHED)
+    first = text.partition("\n## How")[0]
+    assert (
+        "Kernels alone, sum of hot GEMM latencies of a layer, over cublaslt/dense, not in turn: INT8 2:4 1.21" in first
+    )
+    assert "kernel, products dense [SVG]" in first
+    for word in ("2:L: ", "W8A8", "Dense: ", "GPU time: ", "Pays: "):
+        assert word in first
+
+
+def test_the_graph_of_the_comparison_shows_what_its_table_says():
+    """Over the fastest dense engine of each M, here CUTLASS, by the clock."""
+    rows = both("prefill", (1, 1, 1), (0.5, 0.5, 0.5)) + [step("prefill", CT, M, M / 125) for M in (1024, 2048, 4096)]
+    document = across(rows)
+    (table, graph) = (
+        next(each for each in document.walk(kind) if "speedup" in each.name or "answer" in each.name)
+        for kind in (Table, Figure)
+    )
+    assert "cutlass" in table.rows[0] and str(table.rows[0][5]).startswith("1.60 pays")
+    assert [panel["series"][0]["y"] for panel in graph.panels] == [[pytest.approx(1.6)]]
+    assert graph.panels[0]["y"] == "speed-up over the fastest dense"
+
+
+def test_one_pattern_of_two_models_is_one_series_in_the_graph_of_the_comparison():
+    rows = [both("prefill", (1, 1, 1), (0.5, 0.5, 0.5), model=model) for model in ("A", "B")]
+    sides = [Source(f"results{i}", rows=mine) for i, mine in enumerate(rows)]
+    summaries = [each for source in sides for each in summaries_of(H200, [source], analysed([source]))]
+    (graph,) = comparison.comparison_figures(summaries, ["one", "two"])[-1:]
+    assert [(each["label"], each["y"]) for each in graph.panels[0]["series"]] == [("2:4", [2.0, 2.0])]
 
 
 def test_the_comparison_names_figures_and_libraries_that_differ():
@@ -338,6 +441,8 @@ def test_the_comparison_names_figures_and_libraries_that_differ():
     other = both("decode", (1, 1), (1.5, 1.5), Ms=(64, 128))
     text = gpus((H200, "NVIDIA H200", host), (H100, "NVIDIA H100 PCIe", other))
     assert "2:4 loses on H100 by the clock; 2:4 unknown on H200 by GPU time." in text
+    assert "on H200 by the clock, with the host's share, 0.50 (2 slower)." in text
+    assert "| 1.13 unknown (0.50 slower) |" in text
     assert "| by GPU time | cublaslt |" in text and "| by the clock | cublaslt |" in text
 
 
@@ -356,11 +461,16 @@ def test_a_type_without_sparse_engines_is_named():
 
 def test_energy_that_nobody_measured_is_said():
     rows = both("prefill", (1, 1), (0.8, 0.8), Ms=(512, 1024), weight_bytes=2e9)
-    assert "2:4 INT8 1.00, energy not measured." in screen(rows)
+    assert "Memory and prefill energy over dense: 2:4 INT8 × 1.00, energy unknown." in screen(rows)
 
 
 def test_energy_of_a_step_that_the_host_bounds_is_marked():
     costs = {"weight_bytes": 2e9, "energy_j_per_token": 0.002}
     rows = both("prefill", (1, 1), (0.8, 0.8), Ms=(512, 1024), **costs)
     rows[-1].values["host_bound"] = True
-    assert "2:4 INT8 1.00 and 1.00 †." in screen(rows)
+    assert "Memory and prefill energy over dense (M=1024): 2:4 INT8 × 1.00 and × 1.00 †." in screen(rows)
+
+
+def test_weights_of_a_small_model_are_not_shown_as_nothing():
+    text = screen(both("prefill", (1, 1), (0.8, 0.8), Ms=(512, 1024), weight_bytes=8_900_000))
+    assert "| 0.0089 |" in text and "| 0.00 |" not in text

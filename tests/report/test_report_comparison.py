@@ -9,6 +9,7 @@ import synthetic
 from reports import H100, HARDWARE, PUBLISHED, SPARSE, compared, edit, markdown, rows_under
 from slidesparse.errors import RecordError
 from slidesparse.files import read_json, write_json
+from slidesparse.report.sections.comparison import capability_table
 from slidesparse.report.sources.read import read_source
 from slidesparse.report.tables.gather import gather_all
 from slidesparse.report.write import write_comparison
@@ -52,8 +53,8 @@ def test_gpus_are_compared_in_decode_by_the_time_of_the_gpu(tmp_path):
     of = "- decode BitNet-2B INT8, fastest dense engine, GPU time of a step at M=64: A100 "
     said = gpus(tmp_path / "a", gpu_step_ms=3.0)
     assert (
-        f"{of}3.000 ms (cublaslt/dense), RTX4090 6.000 ms (cublaslt/dense); A100 is 2.00 times as fast as RTX4090."
-        in said
+        f"{of}3.000 ms (cublaslt/dense), RTX4090 6.000 ms (cublaslt/dense); A100 is 2.00 times as fast as RTX4090,"
+        " measured in unlike ways (A100 CUDA 13.0; RTX4090 CUDA 12.9)." in said
     )
     tokens = "fastest dense engine, tokens/s"
     assert tokens in said and tokens not in gpus(tmp_path / "b", host_bound=True)
@@ -61,7 +62,7 @@ def test_gpus_are_compared_in_decode_by_the_time_of_the_gpu(tmp_path):
 
 def test_figures_of_two_protocols_are_not_divided(tmp_path):
     text = gpus(tmp_path, ("protocol", 6))
-    assert "Their protocols differ (6, 1), so they are not divided by one another." in text
+    assert "Their protocols differ (A100 6; RTX4090 1), so they are not divided by one another." in text
     assert "times as fast as" not in text
 
 
@@ -87,6 +88,11 @@ def test_the_h100_report_has_the_tidy_figures():
     assert sorted(kernels) == sorted(float(row["latency_us"]) for row in table)
     lifts = rows_under(text, "kernel BitNet-2B FP8 quantise and lift, K=2560, cold latency (µs)")
     assert lifts[-1][0] == "32768"
+
+
+def test_what_a_gpu_of_an_unknown_family_can_run_is_unknown():
+    rows = capability_table(["C300_cc140_py312_cu140_x86_64", "H100_cc90_py312_cu130_x86_64"]).rows
+    assert [[str(cell) for cell in row[-2:]] for row in rows] == [["unknown", "unknown"], ["yes", "yes"]]
 
 
 def test_a_gpu_without_fp8_an_arm_machine_and_a_missing_backend(tmp_path):
@@ -125,12 +131,42 @@ def test_one_gpu_on_two_systems_and_in_two_sources_has_names_of_its_own(tmp_path
     assert len(set(names)) == len(names) == 5
 
 
+BAD_ROWS = {
+    "a zero": (lambda text: text.replace(",8.689,", ",0,", 1), "row 1 not used: it has latency_us = 0, as after a dry"),
+    "below zero": (lambda text: text.replace(",8.689,", ",-8.689,", 1), "row 1 not used: it has latency_us = -8.689"),
+    "another GPU": (lambda text: text.replace("\nH100,90,", "\nH200,90,", 1), "row 1 not used: it is of H200 cc90"),
+    "no value": (lambda text: text.replace(",8.689,", ",,", 1), "row 1 not used: it has no usable latency_us"),
+    "no number": (lambda text: text.replace(",8.689,", ",n/a,", 1), "row 1 not used: column latency_us: 'n/a' is no"),
+    "no M": (lambda text: text.replace(",dense,64,", ",dense,0,", 1), "row 1 not used: it has M = 0"),
+    "another M": (
+        lambda text: text.replace(",dense,64,", ",dense,128,", 1),
+        "row 1 not used: it contradicts itself: M=",
+    ),
+    "no shape": (lambda text: text.replace(",64,2560,", ",64,-2560,", 1), "row 1 not used: it has N = -2560"),
+    "a repeat": (
+        lambda text: text + text.splitlines()[5].replace(",8.689,96.54,96.543,", ",9.689,86.58,86.579,") + "\n",
+        "rows 1, 649 not used: the table holds 2 rows for dtype=FP8, model=BitNet-2B, backend=cublaslt, sparsity=dens",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_a_bad_row_of_a_tidy_table_costs_itself_alone(tmp_path, name):
+    copy = shutil.copytree(PUBLISHED, tmp_path / "published")
+    change, cause = BAD_ROWS[name]
+    file = copy / "tidy" / H100 / "kernel.csv"
+    edit(file, change)
+    source = read_source(copy, H100)
+    assert source.refused[0].startswith(f"{file}: {cause}")
+    lacking = f"{file}: BitNet-2B FP8 cublaslt/dense M=64 lacks N=2560 K=2560: it counts in no sum"
+    assert source.refused[1:] == [lacking]
+    assert len(source.stage("kernel")) == 647
+    assert {row.linear for row in source.stage("kernel")} == {"qkv", "o", "gate_up", "down"}
+
+
 BAD = {
-    "a zero": (lambda text: text.replace(",8.689,", ",0,", 1), "latency_us = 0, as after a dry run"),
-    "another GPU": (lambda text: text.replace("\nH100,90,", "\nH200,90,", 1), "row 1 is of H200 cc90"),
-    "a repeat": (lambda text: text + text.splitlines()[-1] + "\n", "holds two rows for dtype="),
     "cut": (lambda text: text[:-9], "its last line has no end"),
-    "no value": (lambda text: text.replace(",8.689,", ",,", 1), "row 1 has no usable latency_us"),
+    "a short row": (lambda text: text + "H100,90\n", "row 649 has 2 of 17 columns"),
     "a column": (lambda text: text.replace("alg_count\n", "algs\n", 1), "unknown column algs"),
 }
 

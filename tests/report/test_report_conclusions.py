@@ -32,7 +32,8 @@ def test_kernels_and_prefill_are_held_against_the_fastest_dense_products_of_the_
     alone = text_of(
         rows + kernel(cutlass, 64, 13.0, output="BF16")
     )  # as its engine is: in no turn with sparse products
-    assert expected + " (steady-state step time): cusparselt/2_8 1.30 and 1.26." in alone
+    said = "cusparselt/2_8 1.30 and 1.26; without cublaslt (kernel, other outputs)."
+    assert f"{expected} (steady-state step time): {said}" in alone
 
 
 def test_what_the_host_bounds_is_marked_and_nothing_is_concluded_from_it():

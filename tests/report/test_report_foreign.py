@@ -161,12 +161,15 @@ def test_the_paper_counts_the_weights_that_are_kept(copy, kept, pattern):
 
 def test_the_papers_pattern_in_a_tidy_table(tmp_path):
     rows = run_row(10) + run_row(12, backend="cuSPARSELt", pattern="6_8")
-    tidy(tmp_path, throughput=THROUGHPUT + rows + run_row(13, backend="cuSPARSELt", pattern="2_8"))
+    folder = tidy(tmp_path, throughput=THROUGHPUT + rows)
     source = read_source(tmp_path, HARDWARE)
-    assert ("INT8", "cusparselt", "2_8") in configurations(source)
-    assert len(source.rows) == 2
+    assert ("INT8", "cusparselt", "2_8") in configurations(source) and source.refused == []
+    table = THROUGHPUT + rows + run_row(13, backend="cuSPARSELt", pattern="2_8")
+    (folder / "throughput.csv").write_text(table)
+    source = read_source(tmp_path, HARDWARE)
+    assert [row.configuration.column for row in source.rows] == ["cublaslt/dense"]
     (sentence,) = source.refused
-    assert "row 3 not used: the same configuration stands above" in sentence
+    assert "rows 2, 3 not used: the table holds 2 rows for stage=prefill, dtype=INT8, model=BitNet-2B" in sentence
 
 
 # Roots

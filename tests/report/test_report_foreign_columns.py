@@ -9,10 +9,12 @@ import pytest
 from foreign import (
     DENSE,
     INT8,
+    KERNEL,
     KERNELS,
     SEARCH,
     THROUGHPUT,
     run_row,
+    search_row,
     tidy,
 )
 from reports import H100, HARDWARE, PUBLISHED, edit, gathered, markdown, ours, rows_under
@@ -168,6 +170,9 @@ def test_the_span_of_a_run_covers_its_tasks(copy):
     shutil.rmtree(copy / "vllm_bench_logs")
     text, _ = markdown(copy)
     assert "without prefill, decode, whose times are not recorded" in text
+    searches = sorted(copy.glob("benchmark_kernel/cu*/alg_search_results/*/*/*.csv"))
+    edit(searches[0], lambda text: re.sub("# Time: .*\n", "", text))
+    assert "without some of kernel, prefill, decode, whose times are not recorded" in markdown(copy)[0]
 
 
 def test_a_search_with_an_empty_figure_is_refused(copy):
@@ -176,12 +181,12 @@ def test_a_search_with_an_empty_figure_is_refused(copy):
     assert sentence == f"{copy / SEARCH} is damaged: it has a row without tops_1"
 
 
-def test_a_fused_kernel_without_a_length_is_refused(tmp_path):
+def test_a_fused_kernel_without_a_length_is_named(tmp_path):
     copy = Path(shutil.copytree(PUBLISHED / "tidy", tmp_path / "tidy"))
     edit(copy / H100 / "quant_kernels.csv", lambda text: text.replace(",2560,", ",,", 1))
     text, (sentence,) = markdown(tmp_path, hardware=H100)
-    assert "row 1 has no usable K" in sentence
-    assert "quantise and lift" not in text
+    assert "row 1 not used: it has no usable K" in sentence
+    assert "quantise and lift" in text
 
 
 def test_a_task_of_a_thousand_years_is_refused(copy):
@@ -211,3 +216,24 @@ def test_the_head_and_counts_of_a_run(copy):
     assert "7 M × 5 backends and patterns × 2 models and types = 70 points." in text
     assert "9 M × 9 backends and patterns × 2 models and types = 162 points, × 4 linears = 648." in text
     assert "Base models: 3 (BitNet-2B BF16, BitNet-2B FP8, BitNet-2B INT8). Models in a pattern: 8." in text
+
+
+def test_a_tidy_row_of_minus_one_is_a_point_that_failed(tmp_path):
+    def failed(row, first=12):
+        cells = row.split(",")
+        cells[first : first + 3] = ["-1"] * 3
+        return ",".join(cells)
+
+    rows = [run_row(10), run_row(12, backend="cusparselt", pattern="2_4")]
+    lost = [
+        failed(run_row(10, M=1024, backend=name, pattern=of))
+        for name, of in (("cuBLASLt", "dense"), ("cusparselt", "2_4"))
+    ]
+    kernels = KERNEL + search_row(10) + failed(search_row(10, M=128), first=10)
+    tidy(tmp_path, throughput=THROUGHPUT + "".join(rows + lost), kernel=kernels)
+    text, refused = markdown(tmp_path)
+    assert refused == []
+    assert "prefill: 2/4 points passed, 2 failed" in text
+    assert "kernel: 1/2 linears passed, 1 points failed" in text
+    assert "2 points of engines, 2 failed" in text
+    assert "no ratio of 2:4 at M=1024 (failed)" in text

@@ -1,15 +1,19 @@
 """Files of others in wrong places, and names that are nearly right: each is named, and none vanishes."""
 
+import re
 import shutil
 
 import pytest
 
 import synthetic
 from reports import HARDWARE, ours
-from slidesparse.machine.hardware import gpu_model, wrong_capability
+from slidesparse.errors import RecordError
+from slidesparse.machine.families import wrong_capability
+from slidesparse.machine.naming import gpu_model
 from slidesparse.report.sources import agree, names
 from slidesparse.report.sources.read import hardware_keys, read_source
 from slidesparse.report.tables.gather import gather_all
+from slidesparse.report.write import held_sources
 
 B200 = "B200_cc100_py312_cu130_x86_64"
 
@@ -181,3 +185,14 @@ def test_figures_with_few_decimals_are_rounded_and_not_wrong():
 
 def test_a_head_may_write_cuda_with_a_point():
     assert names.cuda_of({"torch": "2.9.0+cu12.9"}) == {"torch": "cu129"}
+
+
+@pytest.mark.parametrize("place", ["{key}", "tidy/{key}", "throughput_benchmark_results/prefill/{typed}"])
+def test_a_plain_file_with_the_name_of_a_key_is_named_and_is_no_hardware(copy, place):
+    path = copy / place.format(key=B200, typed=B200.replace("cc100", "cc100_INT8"))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    assert hardware_keys([copy]) == [HARDWARE]
+    assert named(copy, f"{path} is not read: it is a file")
+    with pytest.raises(RecordError, match=f"of hardware {B200}; there is: {HARDWARE}; {re.escape(str(path))} is not"):
+        held_sources(B200, [copy])

@@ -9,7 +9,8 @@ import pytest
 
 from foreign import DENSE, KERNEL, KERNELS, SEARCH, THROUGHPUT, run_row, search_row, tidy
 from reports import HARDWARE, PUBLISHED, edit, gathered, markdown, ours, rows_under, set_column
-from slidesparse.machine.hardware import gpu_model, wrong_capability
+from slidesparse.machine.families import wrong_capability
+from slidesparse.machine.naming import gpu_model
 from slidesparse.report.sources import names
 from slidesparse.report.sources.read import read_source
 from slidesparse.report.sources.shapes import differ, lengths, of_models, wrong_length
@@ -165,6 +166,16 @@ def test_narrow_outputs_are_a_kind_of_their_own(copy):
     text, (sentence,) = markdown(copy)
     assert "kernels of BitNet-2B INT8 with outputs of INT8 (cusparselt/2_8) are not divided" in sentence
     assert len(rows_under(text, title)[0]) == len(rows_under(before, title)[0]) - 1
+
+
+def test_searches_with_other_numbers_of_calls_are_not_divided(copy):
+    edit(copy / SEARCH, lambda text: text.replace("warmup=25, repeat=50", "warmup=2, repeat=5"))
+    text, sentences = markdown(copy)
+    assert not sentences and "| warmup=2, repeat=5 |" in text
+    title = "kernel BitNet-2B INT8, sum of hot GEMM latencies of a layer, over cublaslt/dense"
+    assert "cusparselt/2_8" not in str(rows_under(text, title))
+    said = text.partition(f"- {title}: ")[2].partition("\n")[0]
+    assert "cusparselt/2_8, of 9 M: left out M=64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384 (the denom" in said
 
 
 @pytest.mark.parametrize("said", ["FOO", "INT4"])

@@ -16,10 +16,10 @@ from reports import H100, HARDWARE, PUBLISHED, edit, gathered, markdown, ours, r
 from slidesparse.errors import RecordError
 from slidesparse.files import read_json, write_json
 from slidesparse.plan import stock
-from slidesparse.plan.key import Key
 from slidesparse.points import records
-from slidesparse.points.request import expected_digests
+from slidesparse.points.request import PROTOCOL, expected_digests
 from slidesparse.points.validate import read_point
+from slidesparse.report.sources import measured
 from slidesparse.report.sources.read import hardware_keys, read_source
 from slidesparse.report.tables.columns import COLUMNS
 from slidesparse.report.tables.gather import configuration_directories, gather, gather_all, point_files
@@ -56,7 +56,7 @@ OUR_DAMAGE = {
     "cut in a row": (lambda text: text[:-7], "its last line has no end"),
     "a short row": (
         lambda text: text.replace(",0.26.0\n", "\n", 1),
-        f"has {len(COLUMNS['prefill']) - 1} of {len(COLUMNS['prefill'])} columns",
+        f"has {len(COLUMNS['prefill']) - 2} of {len(COLUMNS['prefill']) - 1} columns",  # of one prompt, none for it
     ),
     "two rows for an M": (lambda text: text + text.splitlines()[1] + "\n", "two rows for M_prefill=512"),
     "an unknown column": (lambda text: text.replace("vllm\n", "sglang\n"), "unknown column sglang"),
@@ -297,8 +297,7 @@ def test_the_kept_measurements_are_whole_and_of_a_clean_commit():
         assert {row.provenance.git_dirty for row in source.rows} == {"false"}
         with tarfile.open(kept / key / "points.tar.xz") as archive:
             points = {name for name in archive.getnames() if Path(name).parts[4] not in stock.VARIANTS}
-        rows = {(key, row.stage, *row.configuration, f"M{row.M}.json") for row in source.rows}
-        assert points == {"/".join(row) for row in rows}
+        assert points == {measured.path_of(kept, row).removeprefix(f"{kept}/") for row in source.rows}
 
 
 H200 = "H200_cc90_py312_cu130_x86_64"
@@ -319,8 +318,11 @@ def test_kept_tables_are_what_gathering_makes_of_the_kept_points(tmp_path, key):
     assert len(folders) == 64
 
 
-def test_kept_results_are_not_measured_again(tmp_path):
-    """What the H200's points were asked for is what they would be asked for now; variants have no tuning table."""
+def test_kept_results_are_not_measured_again(tmp_path, monkeypatch):
+    """The H200's kernel points answer what would be asked of them now. The protocols of the other stages rose.
+
+    With the protocols that they had, all points answer: nothing else has changed what is asked of them.
+    """
     kept = PUBLISHED.parent / "measured"
     shutil.copytree(kept / H200 / "tuning", tmp_path / H200 / "tuning")
     for name in ("models", "checkpoints"):
@@ -329,10 +331,18 @@ def test_kept_results_are_not_measured_again(tmp_path):
     write_json(tmp_path / H200 / "plan.json", plan)
     with tarfile.open(kept / H200 / "points.tar.xz") as archive:
         archive.extractall(tmp_path)
-    digests = {}
-    for folder in configuration_directories(tmp_path, H200):
-        points = point_files(folder)
-        expected = expected_digests(points, plan["parameters"][folder.parts[-5]])
-        digests |= {path: (read_point(path)["request"]["digest"], expected[Key.of(path).M]) for path in points}
-    assert len(digests) == 422
-    assert [path for path, (stored, now) in digests.items() if stored != now] == []
+    folders = configuration_directories(tmp_path, H200)
+    stored = {path: read_point(path)["request"]["digest"] for folder in folders for path in point_files(folder)}
+    assert len(stored) == 422
+
+    def asked():
+        found = {}
+        for folder in folders:
+            found |= expected_digests(point_files(folder), plan["parameters"][folder.parts[-5]])
+        return found
+
+    stale = [path for path, now in asked().items() if stored[path] != now]
+    assert {path.relative_to(tmp_path).parts[1] for path in stale} == {"prefill", "decode"} and len(stale) == 242
+    for stage, protocol in (("prefill", 9), ("decode", 7)):
+        monkeypatch.setitem(PROTOCOL, stage, protocol)
+    assert asked() == stored

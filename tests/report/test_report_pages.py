@@ -13,7 +13,9 @@ import pytest
 
 from places import LIBRARY
 from reports import HARDWARE, PUBLISHED, markdown
-from slidesparse.report.document.languages import available, catalogue
+from slidesparse.report.document.languages import available, catalogue, speaker
+from slidesparse.report.document.model import joined, say
+from slidesparse.report.document.render import breakable
 from slidesparse.report.write import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -81,7 +83,58 @@ def test_the_page_needs_nothing_else(pages, language):
     assert "url(http" not in text
     assert "@import" not in text
     assert f'<html lang="{language}">' in text
-    assert text.count("<figure aria-label=") == len(list((pages / "report").glob("*.svg")))
+    assert text.count("<figure aria-label=") == len(
+        [path for path in (pages / "report").glob("*.svg") if "@" not in path.name]
+    )
+
+
+def test_those_who_hear_the_page_know_each_table_and_can_skip_the_contents(pages):
+    text = (pages / "report.en.html").read_text()
+    assert text.count("<table") == len(re.findall(r"<table[^>]*><caption>[^<]+", text)) > 9
+    assert re.search('<body>\\s*<a class="skip" href="#main">[^<]+</a>', text)
+    assert '<main id="main"' in text
+
+
+def test_without_a_script_nothing_is_offered_that_does_nothing(pages):
+    """Column heads become buttons by the script. Links open folded parts, and keys scroll wide tables."""
+    text = (pages / "report.en.html").read_text().partition("<script>")[0]
+    assert "<button" not in text
+    assert "<details id" not in text  # a link opens a folded part that holds its target, and none that is its target
+    assert (
+        len(re.findall('<div class="table[ "]', text)) == text.count('role="group"') == text.count('tabindex="0"') > 9
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("580.159.04", ["580.159.04"]),
+        ("1.20 (1.18–1.22)", ["1.20 (1.18–1.22)"]),
+        ("cusparselt/2_10", ["cusparselt/2_10"]),
+        ("m/INT8/cusparselt/2_10", ["m/", "INT8/", "cusparselt/", "2_10"]),
+        ("H200_cc90_py312_cu130", ["H200_", "cc90_", "py312_", "cu130"]),
+        ("0c17f3b0eb09e5e3973f", ["0c17f3b0eb", "09e5e3973f"]),
+    ],
+)
+def test_on_paper_only_long_words_are_broken(text, pieces):
+    assert breakable(text).split("<wbr>") == pieces
+
+
+@pytest.mark.skipif(not (CHROMIUM and shutil.which("pdftotext")), reason="no Chromium or no pdftotext here")
+def test_a_print_is_on_A4_and_breaks_no_number(pages, tmp_path):
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--print-to-pdf={tmp_path / 'page.pdf'}"]
+    subprocess.run([*command, (pages / "report.en.html").as_uri()], capture_output=True, timeout=60, check=True)
+    run = subprocess.run(["pdftotext", "-bbox", tmp_path / "page.pdf", "-"], capture_output=True, text=True, check=True)
+    sizes = {
+        tuple(round(float(each)) for each in size)
+        for size in re.findall('page width="(.*?)" height="(.*?)"', run.stdout)
+    }
+    assert sizes == {(595, 842)}
+    words = set(re.findall(">([^<]+)</word>", run.stdout))
+    assert {"cusparselt/2_8", "Python", "capability"} <= words
+    ends = [float(end) for end in re.findall('xMax="([0-9.]+)"', run.stdout)]
+    assert max(ends) <= 595
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
@@ -161,3 +214,42 @@ def test_the_chinese_report_has_the_same_figures():
     heads = {line for line in chinese.splitlines() if line.startswith("|") and "---" not in line}
     words = {"stage", "reason", "bound", "duration (s)", "backend/sparsity", "hardware", "failed", "success"}
     assert not {word for line in heads for word in re.split(r"\s*\|\s*", line)} & words
+
+
+def test_chinese_sentences_have_full_width_marks_and_leave_the_words_of_others_alone():
+    chinese = speaker("zh")
+    times = say("{span} times as fast", span="1.1")
+    some = say(
+        "{times} (some from M={first} on, {early} below {last})", times=times, first=1024, early="1.03", last=2048
+    )
+    pays = say("{names} pay, from M={since} on, {times}", names="2:4, 2:4 auto", since=2048, times=some)
+    lose = say("{names} lose", names="2:6, 2:8")
+    both = joined([joined([pays, lose]), lose], " ")
+    since = "2:4、2:4 auto 自 M=2048 起划算，1.1 倍（部分自 M=1024 起，2048 以下为 1.03）"
+    assert chinese(both) == f"{since}；2:6、2:8 不划算 2:6、2:8 不划算"
+    log = "error: no such file, or it is empty; see the log"
+    assert log in chinese(say("{names} unknown", names=log))
+
+
+def test_one_thing_has_one_name_in_chinese():
+    texts = [*catalogue("zh").values()]
+    assert not [
+        text for text in texts if re.search("挂钟|按时钟|整个线性层|完整线性(?!层)|词元/秒|(?<![/a-z])token(?!s)", text)
+    ]
+    assert not [text for text in texts if re.search("[\u4e00-\u9fff][;,]|[;,] ?[\u4e00-\u9fff]", text)]
+
+
+def test_a_figure_that_a_chinese_page_links_is_chinese(pages):
+    linked = re.findall(r"\]\((report/[^)]+\.svg)\)", (pages / "report.zh.md").read_text())
+    assert len(linked) > 9
+    drawn = "".join((pages / name).read_text() for name in linked)
+    assert ">相对 cublaslt/dense 的加速比</text>" in drawn and ">speed-up" not in drawn
+
+
+def test_words_inside_a_figure_are_in_the_language_of_the_page(pages):
+    english, chinese = ((pages / f"report.{language}.html").read_text() for language in ("en", "zh"))
+    for text in (">speed-up over cublaslt/dense</text>", ">tokens/s</text>"):
+        assert text in english
+    assert ">相对 cublaslt/dense 的加速比</text>" in chinese
+    assert ">speed-up" not in chinese
+    assert re.findall(r">([\d.]+)</text>", english) == re.findall(r">([\d.]+)</text>", chinese)

@@ -6,11 +6,10 @@ import os
 import pytest
 
 import synthetic
-from slidesparse.errors import RecordError
-from slidesparse.files import write_json
+from slidesparse.files import sha256_file, write_json
 from slidesparse.points import records
 from slidesparse.report.tables.gather import gather_all
-from slidesparse.report.tables.tasks import benchmark_seconds, tasks_table, write_tasks
+from slidesparse.report.tables.tasks import tasks_table, write_tasks
 
 
 def table(path):
@@ -104,19 +103,29 @@ def test_tasks_csv(tmp_path):
     assert len(rows) == 8
 
 
-def test_a_damaged_benchmark_file_is_named(tmp_path):
-    checkpoint(tmp_path, "INT8", "2_8", "nan")
-    with pytest.raises(RecordError, match="convert_checkpoint.tsv is damaged"):
-        tasks_table(tmp_path, synthetic.HARDWARE)
+@pytest.mark.parametrize("seconds", ["nan", "-500", "1e17", "\t", "ten"])
+def test_an_impossible_duration_counts_as_none(tmp_path, seconds):
+    checkpoint(tmp_path, "INT8", "2_8", seconds)
+    [row] = [row for row in tasks_table(tmp_path, synthetic.HARDWARE) if row["task"].startswith("2 ")]
+    assert row["seconds"] is None and "duration of 1 of 1 not recorded" in row["note"]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"s\tsha256 of what was made\n-1\t%s\n", b""])
+def test_a_record_of_a_duration_that_cannot_be_read_is_replaced(tmp_path, content):
+    manifest, record = tmp_path / "manifest.json", tmp_path / "fetch_model.tsv"
+    write_json(manifest, {"files": 1})
+    record.write_bytes(content.replace(b"%s", sha256_file(manifest).encode()))
+    records.keep_duration(record, manifest, 41.5)
+    assert records.duration_of(record) == 41.5
 
 
 def test_a_job_that_finds_its_work_done_keeps_how_long_the_work_took(tmp_path):
     manifest, record = tmp_path / "manifest.json", tmp_path / "tasks" / "fetch_model.tsv"
     write_json(manifest, {"files": 1})
     records.keep_duration(record, manifest, 41.5)
-    assert benchmark_seconds(record) == 41.5
+    assert records.duration_of(record) == 41.5
     records.keep_duration(record, manifest, 0.2)
-    assert benchmark_seconds(record) == 41.5
+    assert records.duration_of(record) == 41.5
     write_json(manifest, {"files": 2})
     records.keep_duration(record, manifest, 30)
-    assert benchmark_seconds(record) == 30
+    assert records.duration_of(record) == 30

@@ -3,7 +3,7 @@
 import pytest
 
 import synthetic
-from foreign import THROUGHPUT, run_row, tidy
+from foreign import KERNEL, THROUGHPUT, run_row, search_row, tidy
 from reports import H200, HARDWARE, PUBLISHED, SPARSE, compared, markdown, ours, rows_under, text_of
 from slidesparse.files import read_json, write_json
 from slidesparse.plan.key import Configuration
@@ -154,7 +154,7 @@ def test_a_dense_backend_without_a_figure_is_named():
         *(step("cusparselt", "2_8", M, M / 110) for M in (1024, 2048, 4096, 8192)),
     ]
     text = text_of(rows)
-    assert "Dense backends without a figure, which may be faster: cublaslt at M=4096." in text
+    assert "Dense backends without a figure here, which may be faster: cublaslt at M=4096 (no usable point)." in text
     assert "left out M=8192 (the denominator has no figure)" in text
 
 
@@ -162,12 +162,6 @@ def test_kernels_and_prefill_at_an_M_name_what_is_left_out():
     text, _ = markdown(PUBLISHED)
     line = next(each for each in text.splitlines() if "FP8 at M=16384" in each and "and of prefill" in each)
     assert "; left out cusparselt/2_4, cusparselt/2_8, cusparselt/2_10 (above the bound)." in line
-
-
-def test_unlike_outputs_of_published_products_are_told():
-    text, _ = markdown(PUBLISHED)
-    assert "By the heads of these files, products with BF16 outputs are held against ones with INT32 outputs." in text
-    assert "speed of the GEMMs (hot), BF16 outputs against INT32" in text
 
 
 def test_linears_of_other_shapes_are_not_compared_across_gpus(tmp_path):
@@ -186,6 +180,24 @@ def test_linears_of_other_shapes_are_not_compared_across_gpus(tmp_path):
     assert not [line for line in text.splitlines() if line.startswith("- kernel ") and "geometric mean over" in line]
 
 
+def test_sums_of_other_numbers_of_linears_are_not_compared_across_gpus(tmp_path):
+    body = {3: "", 4: ""}
+    for backend, pattern, us in (("cuBLASLt", "dense", 10.0), ("cuSPARSELt", "2_4", 7.0)):
+        for at, (N, K) in enumerate(((2560, 2560), (13824, 2560), (2560, 6912), (3840, 2560))):
+            for n in body:
+                body[n] += search_row(us, N=N, K=K, backend=backend, pattern=pattern) if at < n else ""
+    tidy(tmp_path, kernel=KERNEL + body[4])
+    folder = tmp_path / "tidy" / L40S
+    folder.mkdir()
+    (folder / "kernel.csv").write_text(KERNEL + body[3].replace("RTX4090,89", "L40S,89"))
+    text = compared(tmp_path)
+    said = (
+        "kernel BitNet-2B FP8: a layer has other numbers of linears (L40S 3, RTX4090 4), so its sums are not compared."
+    )
+    assert f"- {said}\n" in text and text.count(said) == 3  # in the conclusions, and above both tables
+    assert "geometric mean over" not in text.partition("## Figures")[0]
+
+
 def test_patterns_of_all_backends_are_in_the_figure_of_the_comparison(tmp_path):
     root = ours(tmp_path / "results")
     patterns = [f"2_{L}" for L in (4, 6, 8, 10, 12)]
@@ -195,5 +207,14 @@ def test_patterns_of_all_backends_are_in_the_figure_of_the_comparison(tmp_path):
     held = held_sources(HARDWARE, [root])
     summaries = summaries_of(HARDWARE, held, analysed(held))
     (figure,) = [f for f in comparison.comparison_figures(summaries, ["one"]) if f.name == "comparison_speedup"]
-    assert "cusparselt/2_12" in str(figure.caption)
-    assert {line[5] for line in figure.table.rows} >= {f"cusparselt/{sparsity}" for sparsity in patterns}
+    assert "Only in its table: 2:12." in str(figure.caption)
+    assert {line[6] for line in figure.table.rows} >= {f"cusparselt/{sparsity}" for sparsity in patterns}
+
+
+def test_kernel_sentences_count_the_M_that_a_pattern_lacks(tmp_path):
+    for M in (64, 128):
+        synthetic.write(tmp_path, "kernel", [M], place={})
+    synthetic.write(tmp_path, "kernel", [128], place=SPARSE)
+    assert gather_all(tmp_path, HARDWARE) == []
+    text, _ = markdown(tmp_path)
+    assert "cusparselt/2_8, of 2 M: " in text and "left out M=64 (no usable point)" in text

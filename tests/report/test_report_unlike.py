@@ -1,5 +1,6 @@
 """What is said of sides that are not alike, of GPUs that share few M, and of figures that are not known."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from foreign import KERNEL, THROUGHPUT, run_row, search_row, tidy
 from reports import H200, HARDWARE, MACHINE, SPARSE, markdown, step, text_of, unfolded
 from slidesparse.files import sealed, write_json
 from slidesparse.plan.key import Configuration, Key
+from slidesparse.points.answers import csv_of_table
+from slidesparse.points.request import searched as searched_for
 from slidesparse.report.document.render import to_markdown
 from slidesparse.report.sections import comparison
 from slidesparse.report.sources.read import read_source
@@ -78,7 +81,8 @@ def test_protocols_are_held_against_one_another_M_by_M():
     other = engines((1024,), L40S, "6") + engines((2048,), L40S, "9")
     text = compared((A100, crossing), (L40S, other))
     assert "Measured in unlike ways: protocol 6; protocol 9." in text
-    assert "A100 1.25 (protocol 6; protocol 9), L40S 1.25 (protocol 6; protocol 9)" in text
+    assert "A100 1.25 (protocol 6 at M=2048; protocol 9 at M=1024)" in text
+    assert "L40S 1.25 (protocol 6 at M=1024; protocol 9 at M=2048)" in text
 
 
 def test_the_comparison_begins_with_where_the_shortest_pattern_pays():
@@ -89,9 +93,30 @@ def test_the_comparison_begins_with_where_the_shortest_pattern_pays():
         if row.configuration.sparsity == "2_4":
             row.values.update(step_ms=20.0, step_ms_ci_low=19.9, step_ms_ci_high=20.1)
     text = compared((A100, engines((1024, 2048), A100)), (L40S, engines((1024, 2048), L40S) + other))
-    assert "Prefill: 2:4 pays on A100; 2:4 differs between types on L40S." in text
+    assert "Prefill: 2:4 pays on A100 (M≥1024); 2:4 differs between types on L40S." in text
     text = compared((A100, engines((1024, 2048), A100)), (L40S, engines((1024, 2048), L40S)))
-    assert "Prefill: 2:4 pays on A100, L40S." in text
+    assert "Prefill: 2:4 pays on A100 (M≥1024), L40S (M≥1024)." in text
+
+
+def of(rows, **named):
+    """Rows of another model or type."""
+    return [replace(row, configuration=row.configuration._replace(**named)) for row in rows]
+
+
+def test_models_of_one_gpu_are_told_apart_in_all_types():
+    rows = engines((1024, 2048), A100)
+    said = "Prefill: 2:4 pays on A100 BitNet-2B (M≥1024), A100 Other-1B (M≥1024)."
+    assert said in compared((A100, rows + of(rows, model="Other-1B", dtype="FP8")))
+    more = of(rows, dtype="FP8") + of(rows, model="Other-1B")
+    assert said in compared((A100, rows + more))
+
+
+def test_the_shortest_pattern_of_all_types_is_told_with_the_types_that_have_it():
+    longer = engines((1024, 2048), A100)
+    longer = [row if row.configuration == DENSE else of([row], sparsity="2_8")[0] for row in longer]
+    half = of(engines((1024, 2048), A100), dtype="FP8")
+    text = compared((A100, longer + half), (L40S, engines((1024, 2048), L40S)))
+    assert "Prefill: 2:4 pays on L40S (M≥1024), A100 (FP8, M≥1024)." in text
 
 
 def test_the_first_table_of_the_comparison_says_how_each_gpu_was_measured():
@@ -99,6 +124,83 @@ def test_the_first_table_of_the_comparison_says_how_each_gpu_was_measured():
     table = [line for line in text.partition("## Conclusions")[0].splitlines() if line.startswith("|")]
     assert any(line.startswith("| A100 | BitNet-2B | protocol 9 |") for line in table)
     assert any(line.startswith("| L40S | BitNet-2B | protocol 6 |") for line in table)
+
+
+def test_the_first_table_of_the_comparison_says_where_requests_are_unlike():
+    def asked(key, n):
+        return [replace(row, values=row.values | {"prompt_len": n}) for row in engines((1024, 2048), key)]
+
+    text = compared((A100, asked(A100, 1024)), (L40S, asked(L40S, 512)))
+    assert "| A100 | BitNet-2B | protocol 9, 1024 tokens a request |" in text
+    assert "| L40S | BitNet-2B | protocol 9, 512 tokens a request |" in text
+    assert "a request" not in compared((A100, asked(A100, 1024)), (L40S, asked(L40S, 1024)))
+
+
+def test_lengths_of_requests_are_told_with_their_M():
+    def asked(key, n):
+        return [
+            replace(row, values=row.values | {"prompt_len": n if row.M == 512 else 1024})
+            for row in engines((512, 1024), key)
+        ]
+
+    text = compared((A100, asked(A100, 256)), (L40S, asked(L40S, 512)))
+    assert "| A100 | BitNet-2B | protocol 9, 256 tokens a request at M=512 |" in text
+    assert "A100 1.25 (256 tokens a request at M=512), L40S 1.25 (512 tokens a request at M=512)" in text
+    alone = [row for row in asked(A100, 256) if row.M == 1024]
+    assert "tokens a request" not in compared((A100, asked(A100, 256)), (L40S, on(alone, L40S)))
+
+
+def test_all_gpus_whose_dense_engines_are_ranked_have_their_versions_told():
+    rows = {key: engines((1024,), key) for key in (A100, L40S, B200.replace("cu130", "cu129"))}
+    for row in rows[L40S]:
+        row.values.update(power_limit_w=300.0, step_ms=1.1 * row.values["step_ms"])
+    for row in rows[B200.replace("cu130", "cu129")]:
+        row.values.update(power_limit_w=700.0, step_ms=1.2 * row.values["step_ms"])
+    for row in rows[A100]:
+        row.values.update(power_limit_w=700.0)
+    text = compared(*rows.items())
+    ways = "A100 power limit 700 W; L40S power limit 300 W; B200 power limit 700 W"
+    assert f"A100 is 1.20 times as fast as B200, measured in unlike ways ({ways})." in text
+
+
+def test_the_headline_of_the_comparison_tells_figures_and_M():
+    def decode(key, **more):
+        return on([step("decode", name, M, ms, **more) for M in (64, 128) for name, ms in ((DENSE, 9), (HALF, 7))], key)
+
+    ends = {"gpu_step_ms": 5.0, "gpu_step_ms_ci_low": 4.95, "gpu_step_ms_ci_high": 5.05}
+    late = decode(A100, host_bound=True, **ends)
+    for row in late:
+        row.values.update(gpu_step_ms=5.0 if row.configuration == DENSE else 4.0)
+        row.values.update(gpu_step_ms_ci_low=0.99 * row.values["gpu_step_ms"])
+        row.values.update(gpu_step_ms_ci_high=1.01 * row.values["gpu_step_ms"])
+    text = compared((A100, late), (L40S, decode(L40S)))
+    assert "Decode: 2:4 pays on A100 (by GPU time, M≥64), L40S (by the clock, M≥64);" in text
+    rows = engines((1024, 2048), A100) + [Row(A100, "prefill", HALF, 4096, "failed", {}, reason="x")]
+    text = compared((A100, rows), (L40S, engines((1024, 2048), L40S)))
+    assert "Prefill: 2:4 pays on A100 (M=1024–2048), L40S (M≥1024)." in text
+
+
+def test_a_pattern_of_another_backend_was_measured():
+    auto = [replace(row, configuration=AUTO) for row in engines((1024, 2048), L40S) if row.configuration == HALF]
+    for row in auto:
+        row.values["sparse_linears"] = 4
+    dense = [row for row in engines((1024, 2048), L40S) if row.configuration == DENSE]
+    text = compared((A100, engines((1024, 2048), A100)), (L40S, dense + auto))
+    assert "Prefill: 2:4 pays on A100 (M≥1024), L40S (auto, M≥1024)." in text
+
+
+def test_rates_of_decode_on_two_gpus_hold_their_hosts():
+    def rates(key):
+        rows = on([step("decode", name, 64, ms) for name, ms in ((DENSE, 9), (HALF, 7))], key)
+        known = ("requests_per_s", "tokens_per_s", "elapsed_time_s")
+        return [replace(row, values={name: row.values[name] for name in known}) for row in rows]
+
+    text = compared((A100, rates(A100)), (L40S, rates(L40S)))
+    assert "times as fast as L40S; the share of the hosts in it is unknown." in text
+    assert "share of the hosts" not in compared((A100, engines((1024,), A100)), (L40S, engines((1024,), L40S)))
+    ours = [on([step("decode", name, 64, 9, gpu_step_ms=8.9) for name in (DENSE, HALF)], key) for key in (A100, L40S)]
+    text = compared((A100, ours[0]), (L40S, ours[1]))
+    assert "times as fast as L40S" in text and "share of the hosts" not in text
 
 
 def test_the_first_table_of_the_comparison_has_costs_where_they_are_known():
@@ -111,9 +213,23 @@ def test_the_first_table_of_the_comparison_has_costs_where_they_are_known():
 
     text = compared((A100, costs(engines((1024, 2048), A100))), (L40S, engines((1024, 2048), L40S)))
     first = [line for line in text.partition("## Conclusions")[0].splitlines() if line.startswith("| ")]
-    assert any(line.endswith("| 2:4 | memory, energy |") for line in first)
-    assert any(line.startswith("| A100") and line.endswith("| 2:4: 0.67, 0.80 |") for line in first)
+    assert any(line.endswith("| 2:4 | costs over dense |") for line in first)
+    assert any(line.startswith("| A100") and line.endswith("| 2:4: memory × 0.67, energy × 0.80 |") for line in first)
     assert any(line.startswith("| L40S") and line.endswith("| — |") for line in first)
+
+
+def test_costs_of_two_gpus_are_marked_and_have_their_place():
+    rows = engines((1024, 2048), A100)
+    for row in rows:
+        row.values["weight_bytes"] = 3e9 if row.configuration == DENSE else 2e9
+        if row.M == 1024:
+            row.values["energy_j_per_token"] = 0.010 if row.configuration == DENSE else 0.008
+    rows = [
+        replace(row, provenance=row.provenance._replace(gpu_uuid="b" if row.configuration == HALF else "a"))
+        for row in rows
+    ]
+    assert "2:4 INT8 × 0.67 and × 0.80 ⇄ (M=1024, over cublaslt)" in text_of(rows)
+    assert "| 2:4: memory × 0.67, energy × 0.80 ⇄ (M=1024, over cublaslt) |" in compared((A100, rows))
 
 
 def test_a_ratio_has_the_protocol_of_its_own_sides():
@@ -135,8 +251,8 @@ def test_a_point_without_a_figure_was_measured():
         rows += [step("decode", DENSE, M, 10, host_bound=True, **slower)]
         rows += [step("decode", HALF, M, 9, host_bound=True, **known)]
     text = text_of(rows)
-    assert "no ratio of some patterns or all at M=256 (its points lack this figure)" in text
-    assert "256 (not measured)" not in text
+    assert "no ratio of 2:4 at M=256 (its points lack this figure)" in text
+    assert "256 (no usable point)" not in text
 
 
 def test_energy_is_that_of_the_largest_M_at_which_both_sides_have_one():
@@ -145,7 +261,7 @@ def test_energy_is_that_of_the_largest_M_at_which_both_sides_have_one():
         known = [{"energy_j_per_token": joules} if M < 4096 else {} for joules in (0.01, 0.008)]
         rows += [step("prefill", DENSE, M, M / 100, weight_bytes=3e9, **known[0])]
         rows += [step("prefill", HALF, M, M / 120, weight_bytes=2e9, **known[1])]
-    assert "2:4 INT8 0.67 and 0.80 (M=2048, over cublaslt)." in text_of(rows)
+    assert "2:4 INT8 × 0.67 and × 0.80 (M=2048, over cublaslt)." in text_of(rows)
 
 
 def test_costs_over_another_engine_than_the_tables_name_it():
@@ -157,7 +273,7 @@ def test_costs_over_another_engine_than_the_tables_name_it():
         if M < 2048:
             rows += [step("prefill", HALF, M, M / 120, weight_bytes=2e9, energy_j_per_token=0.008)]
         rows += [step("prefill", EIGHTH, M, M / 115, weight_bytes=2.5e9, energy_j_per_token=0.009)]
-    assert "2:4 INT8 0.33 and 0.40 (M=1024, over cutlass)." in text_of(rows)
+    assert "2:4 INT8 × 0.33 and × 0.40 (M=1024, over cutlass)." in text_of(rows)
 
 
 def test_it_is_unknown_which_kernels_ran_where_auto_does_not_say_it():
@@ -177,7 +293,8 @@ def test_a_dense_engine_that_was_measured_otherwise_is_no_rival_and_is_named():
         rows += [step("prefill", DENSE, M, M / 100), step("prefill", HALF, M, M / 120)]
         rows += [replace(step("prefill", CUTLASS, M, M / 110), provenance=MACHINE._replace(protocol="6"))]
     text = text_of(rows)
-    assert "Other dense engines (cutlass) were measured otherwise: they may be faster." in text
+    said = "Dense engines without a figure that counts, which may be faster: cutlass INT8 at M=1024, 2048, 4096"
+    assert f"{said} (measured otherwise)." in text and "Times as fast as the dense engine (cublaslt), for" in text
     assert text.count("| measured otherwise ") >= 3
 
 
@@ -229,10 +346,11 @@ def test_the_span_of_a_headline_begins_at_the_M_that_it_names():
         rows += [step("prefill", DENSE, M, M / 100), step("prefill", AUTO, M, M / 105, sparse_linears=3)]
         rows += [step("prefill", HALF, M, M / (90 if M == 1024 else 120))]
     text = text_of(rows)
-    assert "pay, from M=2048 (some from 1024) on, 1.05 to 1.20 times as fast" in text
+    assert "pay, from M=2048 on, 1.05 to 1.20 times as fast (some from M=1024 on, 1.05 below 2048)" in text
     rows = [each for each in rows if (each.configuration, each.M) != (AUTO, 1024)]
     rows.append(step("prefill", AUTO, 1024, 1024 / 102, sparse_linears=3))
-    assert "pay, from M=2048 (some from 1024) on, 1.05 to 1.20 times as fast" in text_of(rows)
+    text = text_of(rows)
+    assert "pay, from M=2048 on, 1.05 to 1.20 times as fast (some from M=1024 on, 1.02 below 2048)" in text
 
 
 def test_M_at_which_two_types_were_measured_otherwise_are_counted():
@@ -251,7 +369,7 @@ def test_a_row_without_a_gpu_is_named(tmp_path):
     bad = run_row(12, backend="cuSPARSELt", pattern="2_4").replace("RTX4090,", ",", 1)
     folder = tidy(tmp_path, throughput=THROUGHPUT + run_row(10) + bad)
     (sentence,) = read_source(tmp_path, HARDWARE).refused
-    assert sentence == f"{folder / 'throughput.csv'} is damaged: row 2 has no usable gpu"
+    assert sentence == f"{folder / 'throughput.csv'}: row 2 not used: it has no usable gpu"
 
 
 def test_a_layer_has_the_linears_of_rows_that_are_not_used_too(tmp_path):
@@ -331,3 +449,53 @@ def test_a_table_that_was_changed_is_named_and_its_points_stay(tmp_path):
     source = read_source(tmp_path, HARDWARE)
     assert [row.M for row in source.stage("prefill")] == [512]
     assert source.refused == [f"{table} was changed after it was written: put it back, or delete it to tune again"]
+
+
+def searched(root, hardware=HARDWARE, **change):
+    """Write a sealed tuning table of onednn and its CSV at their place below a root, and return the table's path."""
+    path = root / hardware / "tuning" / "BitNet-2B" / "INT8" / "onednn" / "dense.json"
+    best = {"algorithm": 0, "name": "a", "latency_us": 5.0, "workspace": 0, "kernels": []}
+    entry = {
+        "linear": "qkv",
+        "N": 64,
+        "K": 32,
+        "K_slid": 32,
+        "M": 16,
+        "output": "INT32",
+        "algorithms": 1,
+        "top": [best],
+    }
+    content = {"library": "oneDNN", "backend": "onednn", "searched": searched_for(path), "entries": [entry]}
+    write_json(path, sealed(content | change))
+    path.with_suffix(".csv").write_text(csv_of_table(path))
+    return path
+
+
+def test_searches_are_read_as_they_were_written(tmp_path):
+    searched(tmp_path)
+    source = read_source(tmp_path, HARDWARE)
+    assert source.refused == [] and [row["latency_us"] for row in source.tuning] == [5.0]
+
+
+def test_a_csv_that_is_not_its_tables_is_refused(tmp_path):
+    """A source without points has nobody else who looks at its tables."""
+    csv = searched(tmp_path).with_suffix(".csv")
+    csv.write_text(csv.read_text().replace("5.000", "0.001"))
+    source = read_source(tmp_path, HARDWARE)
+    assert source.tuning == []
+    assert source.refused == [f"{csv} does not say what dense.json says: put it back, or delete both to tune again"]
+
+
+def test_a_changed_table_and_one_of_another_search_are_refused(tmp_path):
+    table = searched(tmp_path)
+    there = table.parents[1] / "cublaslt" / "dense.json"
+    there.parent.mkdir()
+    for suffix in (".json", ".csv"):
+        there.with_suffix(suffix).write_bytes(table.with_suffix(suffix).read_bytes())
+    write_json(table, json.loads(table.read_text()) | {"entries": []})
+    source = read_source(tmp_path, HARDWARE)
+    assert source.tuning == []
+    assert source.refused == [
+        f"{there} is the table of another search: put its own back, or delete it to tune again",
+        f"{table} was changed after it was written: put it back, or delete it to tune again",
+    ]

@@ -5,7 +5,7 @@ import pytest
 import synthetic
 from places import ROOT
 from slidesparse.report.tables.point_rows import kernel_rows
-from slidesparse.report.tables.roofline import OPERATIONS, least, moved
+from slidesparse.report.tables.roofline import OPERATIONS, least, moved, weight_bits
 
 H200 = {"name": "NVIDIA H200", "sm_count": 132, "memory_bandwidth": 4_917_000_000_000}
 PUBLISHED = {
@@ -63,6 +63,7 @@ def test_a_sparse_weight_is_five_eighths_of_a_dense_one():
     assert moved(0, 1, 2560, "BF16", False) == 2560
     assert moved(0, 1, 2560, "BF16", True) == 2560 // 2 + 2560 // 2 * 2 // 8
     assert moved(16, 100, 64, "INT32", True) == 100 * 40 + 16 * 64 + 16 * 100 * 4
+    assert moved(0, 1, 2560, "BF16", False, weight_bits("ternary")) == 2560 // 4
     assert moved(16, 100, 64, "BF16", False) == 100 * 64 + 16 * 64 + 16 * 100 * 2
 
 

@@ -74,10 +74,23 @@ def within(root, path, error=RecordError):
     return Path(path)
 
 
+def found(path):
+    """`path`, as text; a relative one that the working directory lacks may lie in the repository of this library."""
+    own = Path(__file__).resolve().parents[2] / path
+    return str(own if own.exists() and not os.path.exists(path) else path)
+
+
 def leads_out(root, path):
     """Whether links in `path`, which begins at the folder `root`, lead to a place outside `root`."""
     top = os.path.realpath(root)
     return os.path.commonpath([top, os.path.realpath(path)]) != top
+
+
+def refuse_no_folder(*roots):
+    """Raise RecordError if anything but a folder, or a link to one, lies at one of `roots`. They need not exist."""
+    for root in roots:
+        if os.path.lexists(root) and not os.path.isdir(root):
+            raise RecordError(f"{root} is no folder, nor a link to one: remove it, or put the folder back")
 
 
 def refuse_links_out(*roots):
@@ -107,6 +120,19 @@ def refuse_linked_folders(root):
     for path in everything_below(top):
         if os.path.dirname(path) != top and os.path.islink(path) and os.path.isdir(path):
             raise RecordError(f"{path} is a link to a folder, whose points would have two names: remove it")
+
+
+def remove_linked_logs(root):
+    """Delete the logs below `root` that are links, symbolic or hard.
+
+    A job empties its log, and what is linked with it: a finished point, or a log of a copy that was made of links.
+    """
+    for path in everything_below(os.path.realpath(root)):
+        if path.endswith(".log"):
+            with suppress(FileNotFoundError):
+                status = os.lstat(path)
+                if stat.S_ISLNK(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1):
+                    os.unlink(path)
 
 
 def everything_below(root):
@@ -308,7 +334,11 @@ def read_json(path, error=CheckpointError, limit=READ_LIMIT):
 
 def write_json(path, value):
     """Write `value` as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(path, _as_written(value))
+
+
+def _as_written(value):
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def none_from_the_future(root):
@@ -335,6 +365,18 @@ def sha256_file(path, chunk=1 << 22):
                 raise OSError(errno.EFBIG, "it is longer than it says", str(path))
             state.update(piece)
     return state.hexdigest()
+
+
+def sha256_json(path):
+    """sha256 (hex) of a JSON file as `write_json` writes it: other spaces and ends of lines count for nothing.
+
+    Anything but JSON has the sha256 of its bytes. OSError as of `read_bytes`.
+    """
+    data = read_bytes(path)
+    if not (data.startswith(b'{\n "') and data.endswith(b"\n}\n")) or b"\r" in data:  # another program wrote it again
+        with suppress(ValueError):
+            data = _as_written(parse_json(data.decode("utf-8-sig"))).encode()
+    return hashlib.sha256(data).hexdigest()
 
 
 def cache_directory():

@@ -5,7 +5,9 @@ A profile names it, `logger: slidesparse`. Snakemake finds it where it finds the
 """
 
 import logging
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from snakemake.logging import ColorizingTextHandler
@@ -21,7 +23,7 @@ NOTHING = "Nothing to be done"
 SAID_OTHERWISE = (
     "RuleException:\nCalledProcessError",  # a job that failed, which is told in a line of our own
     "Assuming unrestricted shared filesystem usage",
-    "Config file config/config.yaml is extended by additional config",
+    "Config file ",
     "Exiting because a job execution failed",
     "Cannot restore ",  # a backup of an output, of which we keep none
     "--keep-incomplete mode is set",
@@ -100,9 +102,19 @@ def failure(record):
         return ""
     name = f"{record.rule_name} {outputs[0]}" if outputs else record.rule_name
     said = filter(None, [last_line(log) for log in record.log])
-    sentence = next(said, None) or record.rule_msg or "its log says nothing"
+    sentence = next(said, None) or record.rule_msg or silence(record.log)
     log = f" ({printable(record.log[0])})" if record.log else ""
     return f"failed: {printable(name)}: {printable(sentence)[:LONGEST]}{log}"
+
+
+def silence(logs):
+    """What is said of a job whose logs say nothing."""
+    for path in logs:
+        with suppress(OSError):
+            disk = os.statvfs(Path(path).parent)
+            if not disk.f_bavail or (disk.f_files and not disk.f_favail):
+                return "its log says nothing, because its disk has no room"
+    return "its log says nothing"
 
 
 def last_line(path):

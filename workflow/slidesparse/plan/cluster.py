@@ -1,6 +1,5 @@
 """What a job asks of a cluster, and the jobs that a killed run left in the queue."""
 
-import getpass
 import os
 import re
 import shlex
@@ -10,7 +9,7 @@ import time
 from pathlib import Path
 
 from slidesparse.errors import ConfigurationError, SlideSparseError
-from slidesparse.machine import hardware
+from slidesparse.machine import naming
 
 OPTIONS = {
     "partition": "--partition={}",
@@ -48,7 +47,7 @@ SUBMITTED = ".snakemake/slurm"
 
 def resources(config, hardware_key=None):
     """Resources of a job, from a validated configuration; without a hardware key it runs on any machine."""
-    gpu = bool(hardware_key and hardware.parse(hardware_key).cc)
+    gpu = bool(hardware_key and naming.parse(hardware_key).cc)
     job = config["cluster"]["gpu" if gpu else "cpu"] | config["cluster"]["hardware"].get(hardware_key, {})
     words = [text.format(job[key]) for key, text in OPTIONS.items() if key in job]
     if gpu:
@@ -116,7 +115,7 @@ def cancel_left_over(directory):
 
 def _jobs(directory):
     """Ids of our jobs in the queue that work in `directory`; None if Slurm does not say."""
-    command = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%j|%Z"]
+    command = ["squeue", "--noheader", f"--user={os.getuid()}", "--format=%i|%j|%Z"]
     try:
         lines = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", check=True

@@ -1,22 +1,23 @@
 """The key of a point, which names it, and the paths of its files below a root such as `results`."""
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-from slidesparse.errors import RecordError
-from slidesparse.machine import hardware
-from slidesparse.plan import stock
+from slidesparse.errors import ConfigurationError, RecordError
+from slidesparse.machine import families, naming
+from slidesparse.plan import prompts, stock
 from slidesparse.plan.backends import BACKENDS, DENSE_BACKENDS
 
 PATH = re.compile(
-    r"(?:^|/)(?P<hardware>[^/]+)/(?P<stage>kernel|prefill|decode)/(?P<model>[^/]+)/(?P<dtype>[^/]+)/(?P<backend>[^/]+)"
-    r"/(?P<sparsity>[^/]+)/M(?P<M>[1-9][0-9]{0,11})\.json"
+    r"(?:^|/)(?P<hardware>[^/]+)/(?P<stage>kernel|prefill|decode|quality)/(?P<model>[^/]+)/(?P<dtype>[^/]+)"
+    rf"/(?P<backend>[^/]+)/(?P<sparsity>[^/]+)/M(?P<name>{prompts.NAME})\.json"
 )
 
 
 class Configuration(NamedTuple):
-    """What is compared: a key without hardware, stage and M."""
+    """What is compared: a key without hardware, stage and M. The model has its prompt, if it is not the usual one."""
 
     model: str
     dtype: str
@@ -39,6 +40,16 @@ class Configuration(NamedTuple):
         return f"{self.backend}/{self.sparsity}"
 
     @property
+    def weights(self):
+        """The model without a prompt, to which weights, quality, shape and kernels belong."""
+        return prompts.apart(self.model)[0]
+
+    def key(self, hardware, stage, M):
+        """The Key of its point at M."""
+        model, prompt = prompts.apart(self.model)
+        return Key(hardware, stage, model, *self[1:], M, prompt)
+
+    @property
     def sparse_kernel(self):
         """Whether a sparse kernel may run: it has a pattern, and its backend is not dense."""
         return self.sparsity != "dense" and self.backend not in DENSE_BACKENDS
@@ -56,7 +67,8 @@ class Configuration(NamedTuple):
 
 
 class Key(NamedTuple):
-    """The key of a point. M is a number of rows (kernel), tokens of a step (prefill) or sequences (decode)."""
+    """The key of a point. M is a number of rows (kernel), tokens of a step (prefill), sequences (decode) or tokens of
+    the text (quality). The prompt is that of prefill (`plan.prompts`)."""
 
     hardware: str
     stage: str
@@ -65,6 +77,7 @@ class Key(NamedTuple):
     backend: str
     sparsity: str
     M: int
+    prompt: int = prompts.USUAL
 
     @classmethod
     def of(cls, path):
@@ -74,38 +87,49 @@ class Key(NamedTuple):
         """
         text = Path(path).as_posix()
         match = PATH.search(text)
-        if not match or match.end() != len(text):
+        key = match and cls(*match.groups()[:-1], *prompts.read(match["name"]))
+        if not key or match.end() != len(text) or (key.prompt != prompts.USUAL and key.stage != "prefill"):
             raise RecordError(
                 f"{path} is not the path of a point, …/hardware/stage/model/dtype/backend/sparsity/M64.json"
             )
-        *names, M = match.groups()
-        return cls(*names, int(M))
+        return key
+
+    @property
+    def stored(self):
+        """Its fields as points have and hash them: without the usual prompt, as before there were others."""
+        fields = self._asdict()
+        return fields if self.prompt != prompts.USUAL else {name: fields[name] for name in self._fields[:-1]}
 
     @property
     def processor(self):
         """gpu or cpu. Raises HardwareError if `hardware` is no hardware key."""
-        return hardware.parse(self.hardware).processor
+        return naming.parse(self.hardware).processor
 
     @property
     def variants(self):
         """Names of the variants of stock vLLM from which the point is chosen; none for another backend."""
         if self.backend != stock.BACKEND:
             return []
-        return stock.variants_at(self.stage, self.M, self.processor)
+        return stock.variants_at(self.stage, self.M, families.attention(naming.parse(self.hardware).cc))
 
     @property
     def configuration(self):
         """Its Configuration."""
-        return Configuration(*self[2:6])
+        return Configuration(prompts.at(self.model, self.prompt), *self[3:6])
 
     @property
     def engine(self):
-        """The key without stage and M: all its points are measured by one engine, or one worker of the kernel stage."""
-        return (self.hardware, *self[2:6])
+        """Hardware and Configuration: all its points are measured by one engine, or one worker of the kernel stage."""
+        return (self.hardware, *self.configuration)
+
+    @property
+    def file(self):
+        """Name of the point's file."""
+        return f"M{prompts.name(self.M, self.prompt)}.json"
 
     def path(self, root):
         """Path of the point, as text."""
-        return f"{self._folder(root)}/M{self.M}.json"
+        return f"{self._folder(root)}/{self.file}"
 
     def csv(self, root):
         """Path of the CSV of its configuration, as text."""
@@ -128,6 +152,21 @@ class Key(NamedTuple):
 
     def _folder(self, root):
         return f"{root}/{self.hardware}/{self.stage}/{self.model}/{self.dtype}/{self.backend}/{self.sparsity}"
+
+
+def refuse_whole_paths(arguments):
+    """Raise ConfigurationError if one of a call's `arguments` is the absolute path of a point of this directory.
+
+    Snakemake knows points by their paths from the working directory, and says only that no rule makes the other.
+    """
+    for path in filter(os.path.isabs, arguments):
+        for whole, here in ((path, os.getcwd()), (os.path.realpath(path), os.path.realpath("."))):
+            relative = os.path.relpath(whole, here)
+            root, _, rest = relative.partition("/")
+            if root == "results" and PATH.fullmatch(rest):
+                raise ConfigurationError(
+                    f"{path} is the whole path of a point: ask for {relative}, as it is named here"
+                )
 
 
 def is_pattern(sparsity):

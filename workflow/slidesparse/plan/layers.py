@@ -2,19 +2,34 @@
 
 import copy
 import json
+import os
+import re
 from pathlib import Path
 
 import yaml
 
 from slidesparse.errors import ConfigurationError
 from slidesparse.files import read_text
-from slidesparse.machine import hardware
+from slidesparse.machine import naming
+from slidesparse.plan import matrix
 from slidesparse.plan.schema import listed
 from slidesparse.plan.text import TEXT_LIMIT, check_file
 
 DEFAULT = "config/config.yaml"
 WORDS = "--config"
 """The name of the layer that the command line is."""
+
+
+def default():
+    """Path of the default configuration: that of the working directory, or else of this repository."""
+    own = Path(__file__).resolve().parents[3] / DEFAULT
+    return str(own) if own.exists() and not os.path.lexists(DEFAULT) else DEFAULT
+
+
+def base():
+    """[(name, content)] of the default configuration, if it is there."""
+    path = default()
+    return [(path, load(path))] if os.path.exists(path) else []
 
 
 def own(files, words):
@@ -57,8 +72,26 @@ def configuration(files=(), words=()):
     words: texts NAME=VALUE.
     """
     layers = own(files, dict(map(_word, words)))
-    base = [(DEFAULT, load(DEFAULT))] if Path(DEFAULT).exists() else []
-    return merged([*base, *layers]), layers
+    return merged([*base(), *layers]), layers
+
+
+def validated(config, layers):
+    """`matrix.validated`; an error begins with the name of the layer that has the key, a user's or the default."""
+    try:
+        return matrix.validated(config)
+    except ConfigurationError as error:
+        name = _holder(str(error), [*base(), *layers])
+        raise ConfigurationError(f"{name}: {error}" if name else str(error)) from None
+
+
+def _holder(sentence, layers):
+    """The name of the layer that decides the key with which a sentence begins, or most of it; None if none does."""
+    said, longest, holder = sentence.lstrip("'"), "", None
+    for name, content in layers:
+        for key in _keys(content):
+            if said.startswith(key) and not re.match(r"[\w-]", said[len(key) :]) and len(key) >= len(longest):
+                longest, holder = key, name
+    return holder
 
 
 def _word(text):
@@ -88,7 +121,7 @@ def overruled(layers, table):
 
     table: plan.table.Table of the whole configuration.
     """
-    keys = [key for key in table.plans if not hardware.parse(key).cc]
+    keys = [key for key in table.plans if not naming.parse(key).cc]
     named = set(_leaves(merged(layers).get("cpu", {})))
     sentences = []
     for name, content in layers if keys else ():
@@ -103,6 +136,13 @@ def overruled(layers, table):
                 f"{name}: {listed(lost)} without effect on {listed(keys)}, where {theirs} of {DEFAULT} counts: set that"
             )
     return sentences
+
+
+def _keys(section, path=""):
+    """Dotted names of all keys, in any depth, as an error writes them."""
+    for key, value in section.items():
+        yield repr(f"{path}{key}")[1:-1]
+        yield from _keys(value, f"{path}{key}.") if isinstance(value, dict) else ()
 
 
 def _leaves(section, path=""):

@@ -112,7 +112,8 @@ def _unknown_key(path, section, schema):
     key = next(key for key in section if key not in known and not any(re.search(p, key) for p in patterns))
     where = _dotted([*path, key])
     if path == ["registry"]:
-        return f"{where} is not a usable name for a model: it may have letters, digits, '.', '_' and '-'"
+        may = "letters, digits, '.', '_' and '-', and no number behind -prompt at its end"
+        return f"{where} is not a usable name for a model: it may have {may}"
     if patterns:
         return f"{where} is not a hardware key, such as RTX4090_cc89_py312_cu129_x86_64"
     owner = f"{_dotted(path)} has" if path else "the configuration has"

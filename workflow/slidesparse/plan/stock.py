@@ -36,22 +36,34 @@ def in_process(backend):
     return next(name for name, variant in VARIANTS.items() if variant == VARIANTS[backend]._replace(own_process=False))
 
 
-def variants_at(stage, M, processor):
+def ran(name, graph_mode):
+    """Name of the variant that ran where `name` was asked for, whose steps had the CUDA graph mode of a point.
+
+    vLLM makes piecewise graphs where its attention does not support full ones, as FlashAttention 2 in prefill.
+    """
+    if VARIANTS[name].graphs != "FULL" or "PIECEWISE" not in graph_mode.split("+"):
+        return name
+    return name.replace("-full-", "-piecewise-")
+
+
+def variants_at(stage, M, attention):
     """Names of the variants that are measured at M (tokens of a prefill step, or sequences of decode).
 
-    processor: gpu or cpu. Variants that would run like another one are left out:
+    attention: version of FlashAttention that vLLM takes there (`machine.families`); None on a CPU. Variants that would
+    run like another one are left out:
 
     - On CPUs there are no graphs.
+    - With FlashAttention 2 prefill has no full graphs, and kernels choose their splits themselves.
     - A prefill step above LARGEST_STOCK_GRAPH is captured in no mode and runs as compiled, so modes and splits make no
       difference.
     - A batch of decodes is one full graph in either mode, so only splits and processes make a difference.
     """
-    if processor == "cpu":
+    if attention is None:
         return [f"{BACKEND}-eager"]
-    if stage == "decode":
-        settings = ("piecewise-1", "piecewise-32")
-    elif M > LARGEST_STOCK_GRAPH:
+    if attention == 2 or (stage == "prefill" and M > LARGEST_STOCK_GRAPH):
         settings = ("piecewise-32",)
+    elif stage == "decode":
+        settings = ("piecewise-1", "piecewise-32")
     else:
         settings = ("full-1", "full-32", "piecewise-1", "piecewise-32")
     return [f"{BACKEND}-{setting}{suffix}" for suffix in ("", "-own") for setting in settings]

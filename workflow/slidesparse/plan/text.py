@@ -12,8 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from slidesparse.errors import ConfigurationError
+from slidesparse.errors import ConfigurationError, SlideSparseError
 from slidesparse.files import leads_out, parse_json, printable, read_text
+from slidesparse.program import find_user
 
 TEXT_LIMIT = 1 << 18
 """Bytes of the longest configuration file."""
@@ -61,7 +62,7 @@ def check_text(text, name):
 
 
 def check_call(arguments):
-    """End this process with one sentence if a configuration file among Snakemake's `arguments` is a trap.
+    """Find the user (`program.find_user`), and end this process in a sentence if a configuration file is a trap.
 
     profiles/*/profile.yaml call this, because Snakemake reads configuration files before the Snakefile.
     """
@@ -69,11 +70,12 @@ def check_call(arguments):
     parser.add_argument("--configfile", "--configfiles", nargs="+", action="extend", default=[])
     parser.add_argument("--config", "-C", nargs="*")  # otherwise argparse takes it as short for the other
     try:
+        find_user()
         for path in Path(".snakemake").glob("*"):  # Snakemake writes its log there before it reads a rule
             if path.is_symlink() and leads_out(".snakemake", path):
                 raise ConfigurationError(f"{path} is a link that leads out of .snakemake: remove it")
         check_files(parser.parse_known_args(arguments)[0].configfile)
-    except ConfigurationError as error:
+    except SlideSparseError as error:
         sys.exit(f"snakemake: {printable(error)}")
 
 

@@ -6,7 +6,7 @@ import re
 from slidesparse.errors import RecordError
 from slidesparse.files import open_regular, parse_json, read_bytes, read_json
 from slidesparse.points import request
-from slidesparse.tuning import table
+from slidesparse.tuning import table as tables
 
 HEAD, END = 16 << 10, b"\n}\n"
 """Bytes at the head of a file in which its digest stands, and how a whole file ends."""
@@ -58,18 +58,29 @@ def is_of_other_variants(path):
     """Whether the point of stock vLLM at `path` was chosen from other points of its variants than are there now.
 
     Points that do not say what they were chosen from, or whose variants are not there, are left alone. Planning asks
-    this of every point of stock vLLM, so of the variants only the ends of the files are read.
+    this of every point of stock vLLM, so of a variant only the end of its file is read, if it has a digest there.
     """
     paths = request.variant_paths(path)
     try:
         text = read_bytes(path) if paths else b""
-        if text.count(b'"sha256"') < 2:  # one is the point's own
+        if b'"variants"' not in text:
             return False
         known = parse_json(text.decode())["results"]["variants"]
-        said = {name: known[name]["sha256"] for name in paths if os.path.exists(paths[name])}
-    except (OSError, ValueError, KeyError, TypeError):
+        return any(_is_another(paths[name], known[name]) for name in paths if os.path.exists(paths[name]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return any(seal != _seal(paths[name]) for name, seal in said.items() if seal)
+
+
+def _is_another(path, said):
+    """Whether the point of a variant at `path` is not the one of which a chosen point says this.
+
+    Variants from before points had digests are known by their figures.
+    """
+    if said.get("sha256"):
+        return said["sha256"] != _seal(path)
+    point = parse_json(read_bytes(path).decode())
+    there = point["results"] | {name: point[name] for name in ("status", "reason")}
+    return any(there.get(name) != value for name, value in said.items() if name != "sha256")
 
 
 def _seal(path):
@@ -86,7 +97,7 @@ def _seal(path):
 def csv_of_table(path):
     """The text of the CSV that belongs beside a tuning table. RecordError if the table is damaged."""
     try:
-        return table.to_csv(read_json(path, RecordError))
+        return tables.to_csv(read_json(path, RecordError))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise RecordError(f"{path} is no tuning table; delete it to tune again") from None
 
@@ -100,22 +111,21 @@ def has_text(path, text):
 
 
 def is_table(path, asked):
-    """Whether a tuning table that answers the request `asked` lies at `path`. RecordError if it is damaged.
+    """Whether a tuning table that answers the request `asked` lies at `path`.
 
-    A table without a digest, from before tables had one, is read as a whole.
+    RecordError if it is damaged, changed, or the table of another path's search. A table without a digest, from before
+    tables had one, is read as a whole.
     """
     if not os.path.exists(path):
         return False
     stored = stored_digest(path)
-    if stored != asked["digest"] and stored:
-        return False
-    old = read_json(path, RecordError)
-    table.check_seal(path, old)
+    table = read_json(path, RecordError)
+    request.check_table(path, table)
     if stored:
-        return True
+        return stored == asked["digest"]
     try:
-        linears = [{"N": N, "K": K} for N, K in {(entry["N"], entry["K"]) for entry in old["entries"]}]
-        Ms = {entry["M"] for entry in old["entries"]}
-        return asked == request.of_table(path, linears, Ms, old["parameters"], old["protocol"])
+        linears = [{"N": N, "K": K} for N, K in {(entry["N"], entry["K"]) for entry in table["entries"]}]
+        Ms = {entry["M"] for entry in table["entries"]}
+        return asked == request.of_table(path, linears, Ms, table["parameters"], table["protocol"])
     except (KeyError, TypeError):
         raise RecordError(f"{path} is no tuning table; delete it to tune again") from None

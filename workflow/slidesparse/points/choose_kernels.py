@@ -15,11 +15,12 @@ table has sparse kernels only if all linears and M together gain enough from the
 
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from statistics import geometric_mean
 
 from slidesparse.errors import RecordError
-from slidesparse.files import sealed, sha256_file, write_json
+from slidesparse.files import read_json, sealed, sha256_json, write_json
 from slidesparse.plan.backends import BACKENDS
 from slidesparse.plan.key import Key
 from slidesparse.points.request import expected_digests
@@ -33,7 +34,19 @@ H100s: sparse products that gained 0.7 % (2:8, INT8) made engines 2 to 4 % slowe
 
 
 def choose(output, points, candidates, parameters):
-    """Write the choices at `output`; the same inputs give the same bytes.
+    """Write the `choices` at `output`, unless they are there, perhaps from before choices had a digest of themselves.
+
+    Another digest would let all points of `auto` be measured again.
+    """
+    there, made = None, choices(output, points, candidates, parameters)
+    with suppress(RecordError):
+        there = read_json(output, RecordError)
+    if there not in (made, sealed(made)):
+        write_json(output, sealed(made))
+
+
+def choices(output, points, candidates, parameters):
+    """The choices that belong at `output`; the same inputs give the same.
 
     points: paths of kernel points, of any backends and M.
     candidates: {backend that may be chosen: path of its tuning table, or None}.
@@ -46,7 +59,7 @@ def choose(output, points, candidates, parameters):
     entries = {}
     for path in sorted(points, key=str):
         M = Key.of(path).M
-        point = read_point(path, expected_digests([path], parameters)[M])
+        point = read_point(path, expected_digests([path], parameters)[path])
         for linear in point["results"].get("gemms", []) if point["status"] == "ok" else []:
             algorithms = {peer["backend"]: peer["algorithm"] for peer in linear.get("peers", [])}
             costs = entries.setdefault((linear["name"], linear["N"], linear["K"], M), {})
@@ -60,15 +73,14 @@ def choose(output, points, candidates, parameters):
     entries = [_entry(*key, costs, sparse=gain >= LEAST_GAIN) for key, costs in entries.items()]
     if not entries:
         raise RecordError(f"{output} cannot be made: no kernel that can be chosen was measured at any M")
-    files = {_relative(file, place): sha256_file(file) for file in [*points, *filter(None, candidates.values())]}
-    chosen = {
+    files = {_relative(file, place): sha256_json(file) for file in [*points, *filter(None, candidates.values())]}
+    return {
         "schema": SCHEMA,
         "made_from": dict(sorted(files.items())),
         "tables": {name: table and _relative(table, place) for name, table in candidates.items()},
         "sparse_gain": round(gain, 4) if math.isfinite(gain) else None,
         "entries": entries,
     }
-    write_json(output, sealed(chosen))
 
 
 def _gain(entries):

@@ -2,6 +2,7 @@
 
 from slidesparse.errors import RecordError, SlideSparseError
 from slidesparse.files import sealed, write_json
+from slidesparse.plan import stock
 from slidesparse.plan.key import Key
 from slidesparse.points import records, request
 from slidesparse.points.validate import read_point
@@ -10,8 +11,9 @@ from slidesparse.points.validate import read_point
 def choose(output, basis, parameters, *, log=None):
     """Write the point of stock vLLM that belongs at `output`: that of the variant with the smallest median step.
 
-    It is out of memory only if all variants are. results["variant"] names the chosen variant. results["variants"] has
-    the status, step_s (seconds, as in a point), gpu_step_ms, reason and sha256 of each. The blocks hardware, software
+    It is out of memory only if all variants are. results["variant"] names the chosen variant, by what ran. In
+    results["variants"] each has its status, step_s (seconds, as in a point), gpu_step_ms, reason and sha256, and `ran`
+    if vLLM changed its graphs: the name of the variant that ran. The blocks hardware, software
     and run are those of the chosen variant, but run["seconds"] is the sum over all variants.
 
     basis: path of the checkpoint's manifest. A failure is recorded beside `output` and raised. It is a RecordError if
@@ -31,12 +33,14 @@ def _best(output, basis, parameters):
     key = Key.of(output)
     asked = request.request(key, parameters, basis)
     points = {name: _variant(path, asked["candidates"][name]) for name, path in request.variant_paths(output).items()}
+    ran = {name: stock.ran(name, point["results"].get("graph_mode", "")) for name, point in points.items()}
     variants = {
         name: {
             "status": point["status"],
             **{figure: point["results"].get(figure) for figure in ("step_s", "gpu_step_ms")},
             "reason": point["reason"],
             "sha256": point.get("sha256"),
+            **({"ran": ran[name]} if ran[name] != name else {}),
         }
         for name, point in points.items()
     }
@@ -45,9 +49,9 @@ def _best(output, basis, parameters):
     best = points[name]
     seconds = sum(point["run"]["seconds"] for point in points.values())
     return best | {
-        "key": key._asdict(),
+        "key": key.stored,
         "request": asked,
-        "results": best["results"] | ({"variant": name} if good else {}) | {"variants": variants},
+        "results": best["results"] | ({"variant": ran[name]} if good else {}) | {"variants": variants},
         "run": best["run"] | {"seconds": round(seconds, 3)},
     }
 

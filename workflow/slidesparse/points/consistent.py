@@ -7,10 +7,12 @@ second are M over the time of a step.
 import math
 from datetime import datetime
 
-from slidesparse.machine import hardware
+from slidesparse.machine import naming
 from slidesparse.plan.backends import BACKENDS
-from slidesparse.points.request import PROTOCOL
 from slidesparse.sparsity.patterns import Pattern
+
+SAMPLED = {"kernel": 5, "prefill": 9, "decode": 7}
+"""The first protocol of each stage whose points keep all samples, and whose steps are medians of means of repeats."""
 
 RELATIVE = 1e-6
 """How much a figure may differ from what others say, relatively: floats are stored as they are."""
@@ -27,19 +29,21 @@ ROUNDED_RATIO = 2e-3
 
 def contradiction(point):
     """What of a valid point contradicts the rest of it, as a sentence without a full stop; None if nothing does."""
-    if point["status"] == "out_of_memory" and hardware.parse(point["key"]["hardware"]).processor == "cpu":
+    if point["status"] == "out_of_memory" and naming.parse(point["key"]["hardware"]).processor == "cpu":
         return "out of memory is no result on a CPU"
     if point["status"] != "ok":  # stock vLLM's point says what became of its variants
         more = point["results"].keys() - {"variants"}
         return f"its status is {point['status']}, but it has results" if more else None
     key, results = point["key"], point["results"]
-    if not hardware.is_of(key["hardware"], point["hardware"].get("key", key["hardware"])):
+    if not naming.is_of(key["hardware"], point["hardware"].get("key", key["hardware"])):
         return f"it was measured on {point['hardware']['key']}"
     if not _is_time(point["run"]["utc"]):
         return f"its time, {point['run']['utc']}, is none"
-    today = point["request"]["protocol"] == PROTOCOL[key["stage"]]
+    if key["stage"] == "quality":
+        return next(filter(None, _quality(key, results)), None)
+    sampled = point["request"]["protocol"] >= SAMPLED[key["stage"]]
     check = _kernel if key["stage"] == "kernel" else _throughput
-    return next(filter(None, check(key, results, today)), None)
+    return next(filter(None, check(key, results, sampled)), None)
 
 
 def _is_time(text):
@@ -50,8 +54,8 @@ def _is_time(text):
         return False
 
 
-def _kernel(key, results, today):
-    """today: whether today's protocol measured the point; earlier ones kept less."""
+def _kernel(key, results, sampled):
+    """sampled: whether its protocol is one of `SAMPLED` or a later one; earlier ones kept less."""
     sparse = key["backend"] in BACKENDS and BACKENDS[key["backend"]].sparse
     for gemm in results["gemms"]:
         name = gemm["name"]
@@ -66,7 +70,7 @@ def _kernel(key, results, today):
                     yield _ordered(f"{name}: {what}, {statistic}", product[statistic])
             if "samples_us" in product:
                 yield _summarises(f"{name}: {what}", product["cold"], product["samples_us"], 1e6, ROUNDED_US)
-            elif today:
+            elif sampled:
                 yield f"{name}: {what} has no samples"
         yield from _speedups(name, gemm)
 
@@ -93,19 +97,19 @@ def _speedups(name, gemm):
             yield _summarises(what, said, ratios, 1, ROUNDED_RATIO * said["median"])
 
 
-def _throughput(key, results, today):
-    """today: whether today's protocol measured the point; earlier ones took the median of all steps."""
+def _throughput(key, results, sampled):
+    """sampled: whether its protocol is one of `SAMPLED` or a later one; earlier ones took the median of all steps."""
     step, repeats, samples = (results.get(name) for name in ("step_s", "repeats_s", "samples_s"))
     if step:
         yield _ordered("step_s", step, percentiles_of_median=False)
         yield _same("steady_tokens_per_s", results.get("steady_tokens_per_s"), key["M"] / step["median"])
-        if today and repeats:
+        if sampled and repeats:
             yield _summarises("step_s", {"median": step["median"], **_ends(step, "ci")}, repeats, 1, 0, len(repeats))
-        if today and samples:
+        if sampled and samples:
             yield _summarises("step_s", _ends(step, "p"), samples, 1, 1e-8, step["n"])
-        elif today:
+        elif sampled:
             yield "step_s has no samples"
-    elif today:
+    elif sampled:
         yield "it has no step_s"
     parts = [results.get(f"{part}_ms") for part in ("gemm", "attention", "fused", "rest")]
     if results.get("gpu_step_ms") and None not in parts:
@@ -121,6 +125,36 @@ def _throughput(key, results, today):
     for name in ("tokens", "sequences"):
         if results.get(name) and results[name][0] > results[name][1]:
             yield f"{name}: the smallest, {results[name][0]}, exceeds the largest, {results[name][1]}"
+    yield _other_backend(key, results.get("linears") or {})
+
+
+def _quality(key, results):
+    """Figures of a text are those of the sums over its windows."""
+    blocks, tokens, own = results["blocks"], results["tokens"], results["reference"]
+    windows = tokens / results["context"]
+    for name, sums in blocks.items():
+        if len(sums) != windows:
+            yield f"blocks: {name} has {len(sums)} windows, but {tokens} tokens are {windows:g}"
+    if tokens != key["M"]:
+        yield f"tokens is {tokens}, but M is {key['M']}"
+    if own != ("R" if key["sparsity"] == "dense" else "dense"):
+        yield f"reference is {own}, with which {key['sparsity']} is not compared"
+    sums = {name: math.fsum(values) for name, values in blocks.items()}
+    yield _same("bytes", results["bytes"], sums["bytes"])
+    bits = math.log(2) * results["bytes"]
+    for name, part in (("", "nats"), ("reference_", "reference_nats")):
+        yield _same(f"{name}bits_per_byte", results[f"{name}bits_per_byte"]["value"], sums[part] / bits)
+        yield _same(f"{name}perplexity", results[f"{name}perplexity"]["value"], math.exp(sums[part] / tokens))
+    for name, part in (("divergence", "divergence"), ("top1_agreement", "agreeing")):
+        yield _same(name, results[name]["value"], sums[part] / tokens)
+    extra = results["bits_per_byte"]["value"] - results["reference_bits_per_byte"]["value"]
+    if abs(results["extra_bits_per_byte"]["value"] - extra) > RELATIVE * results["bits_per_byte"]["value"]:
+        yield f"extra_bits_per_byte is {results['extra_bits_per_byte']['value']:g}, but {extra:g} follows"
+    for name, found in results.items():
+        if isinstance(found, dict) and found.get("ci_low") is not None:
+            low, value, high = found["ci_low"], found["value"], found["ci_high"]
+            if not low <= value <= high:
+                yield f"{name}: {value:g} lies outside {low:g} to {high:g}"
     yield _other_backend(key, results.get("linears") or {})
 
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from slidesparse.errors import HardwareError, RecordError
 from slidesparse.files import printable, read_text
-from slidesparse.machine import hardware
+from slidesparse.machine import naming
 from slidesparse.models import bitnet
 from slidesparse.models.shape import shape_of
 from slidesparse.plan import layers, matrix, stock
-from slidesparse.plan.backends import STAGES
+from slidesparse.plan.backends import STAGES, TIMED
 from slidesparse.plan.key import Key
 from slidesparse.plan.table import Table
 from slidesparse.points.status import read
 from slidesparse.sparsity.patterns import Pattern
 
 TASK = {"tune": 3, "prefill": 4, "decode": 5, "dense": 6, "sparse": 7, "high": 8}
-"""What takes time on the device: the number of its task in tasks.csv."""
+"""What takes time on the device: the number of its task in tasks.csv. Quality, which takes little, has none."""
 
 HIGH_SPARSITY = 10
 """Largest L of task 7."""
@@ -28,7 +28,7 @@ HIGH_SPARSITY = 10
 def plan(files, words, results="results"):
     """The screen of the configuration that Snakemake would make of the options --configfile and --config."""
     content, own = layers.configuration(files, words)
-    table = Table(matrix.validated(content), root=results)
+    table = Table(layers.validated(content, own), root=results)
     return screen(table, layers.overruled(own, table))
 
 
@@ -40,7 +40,8 @@ def screen(table, notes=()):
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
-            text.ljust(width) if i in (0, 7) else text.rjust(width) for i, (text, width) in enumerate(columns)
+            text.ljust(width) if i in (0, len(rows[0]) - 1) else text.rjust(width)
+            for i, (text, width) in enumerate(columns)
         ).rstrip()
         for columns in (list(zip(row, widths, strict=True)) for row in rows)
     ]
@@ -52,9 +53,8 @@ def _row(table, key, sources):
     keys, variants = planned(table, key)
     stages = read(table.root, key, table.content(key))
     done = {path for stage in stages.values() for path in stage.done}
-    work = Counter(
-        _kind(each) for each in keys if each.backend != stock.BACKEND and Path(each.path(table.root)) not in done
-    )
+    timed = [each for each in keys if each.backend != stock.BACKEND and each.stage in TIMED]
+    work = Counter(_kind(each) for each in timed if Path(each.path(table.root)) not in done)
     work += Counter(_kind(each) for each in variants if not Path(each.path(table.root)).exists())
     tables = [path for path in searched(table, key) if "/auto/" not in path]
     work["tune"] = sum(not Path(path).exists() for path in tables)
@@ -76,6 +76,7 @@ def searched(table, key):
     for each in keys:
         _, _, tuning, peers = table.asked(each)
         wanted += filter(None, [tuning, *peers.values()])
+    wanted += [table.asked(each.point)[2] for each in matrix.tasks(table.config, key)]
     while wanted:
         path = wanted.pop()
         if path in found:
@@ -97,6 +98,8 @@ def jobs(table, key):
     counts["choose_kernels"] = sum("/auto/" in path for path in tables)
     counts["tune_backend"] = len(tables) - counts["choose_kernels"]
     counts["gather_points"] = len(table.csvs(key))
+    counts["score_task"] = len(tasks := matrix.tasks(table.config, key))
+    counts["gather_tasks"] = len({each.configuration for each in tasks})
     counts["convert_checkpoint"] = len(checkpoints(table, [key]))
     counts["fetch_model"] = len({model for model, _, _ in checkpoints(table, [key])})
     shapes = {Path(path).parts[-4] for path in tables} | {each.model for each in keys if each.stage == "kernel"}
@@ -108,6 +111,7 @@ def jobs(table, key):
 def checkpoints(table, keys):
     """Sorted (model, dtype, sparsity) of the checkpoints that engines on these hardware keys load."""
     engines = [each for key in keys for each in planned(table, key)[0] if each.stage != "kernel"]
+    engines += [each.point for key in keys for each in matrix.tasks(table.config, key)]
     return sorted({(each.model, each.dtype, each.sparsity) for each in engines})
 
 
@@ -122,22 +126,23 @@ def _kind(key):
 
 
 def _hours(key, work, sources):
-    """(hours on the device that the `work` takes, where the times are from), as text."""
+    """(hours on the device that the `work` takes, at whose speed), as text."""
     if not work.total():
         return "none", "all is there"
     nearest = sorted(_kept(sources), key=lambda held: _distance(key, held[1]))
     for path, kept, seconds in nearest:
-        if hardware.parse(key).processor == hardware.parse(kept).processor and all(
+        if naming.parse(key).processor == naming.parse(kept).processor and all(
             seconds.get(TASK[kind]) for kind in +work
         ):
             hours = sum(count * seconds[TASK[kind]] for kind, count in work.items()) / 3600
-            return f"{hours:.1f}" if hours >= 0.1 else f"{hours:.2f}", f"times of {printable(path)}"
+            speed = f"at {naming.parse(kept).gpu}'s speed, from {printable(path)}"
+            return f"{hours:.1f}" if hours >= 0.1 else f"{hours:.2f}", speed
     return "unknown", "no tasks.csv of such hardware is kept"
 
 
 def _distance(key, kept):
     """How far the hardware of kept times is from that of a key: a sortable value."""
-    here, there = hardware.parse(key), hardware.parse(kept)
+    here, there = naming.parse(key), naming.parse(kept)
     return key != kept, here.gpu != there.gpu, abs(here.cc - there.cc), kept
 
 
@@ -145,7 +150,7 @@ def _kept(sources):
     """(path, hardware key, {number of a task: seconds of one of its items}) of every tasks.csv in the sources."""
     for path in (path for root in dict.fromkeys(map(str, sources)) for path in sorted(Path(root).glob("*/tasks.csv"))):
         try:
-            hardware.parse(path.parent.name)
+            naming.parse(path.parent.name)
             rows = [*csv.DictReader(read_text(path).splitlines())]
             yield str(path), path.parent.name, dict(filter(None, map(_seconds, rows)))
         except (HardwareError, RecordError, OSError, ValueError, KeyError, TypeError, csv.Error):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.files import read_json
-from slidesparse.machine import hardware
+from slidesparse.machine import hardware, naming
 
 NEAR = 0.01
 """Memory and power limits that differ by less are the same: drivers reserve a little."""
@@ -19,7 +19,7 @@ def others(root, keys):
     sentences = []
     for gpu in hardware.detected():
         for key in keys if gpu.gpu else ():
-            if hardware.is_of(key, gpu.key):
+            if naming.is_of(key, gpu.key):
                 here = facts(gpu.name, gpu.memory_bytes, gpu.power_limit_w, gpu.sm_count)
                 there = [other for other in measured(root, key) if differ(here, other)]
                 sentences += [sentence(key, here, other) for other in dict.fromkeys(there)]

@@ -5,13 +5,17 @@ This module imports nothing heavy. The handler imports torch or vLLM, in the wor
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from slidesparse.errors import MeasurementError, OutOfMemoryError, RecordError, SlideSparseError
-from slidesparse.files import read_json, sealed, write_atomic, write_json
-from slidesparse.machine import hardware
+from slidesparse.files import inside, read_json, sealed, write_atomic, write_json
+from slidesparse.machine import hardware, memory, naming
+from slidesparse.plan import prompts
+from slidesparse.plan.dataset import Dataset
 from slidesparse.plan.key import Key, tuning_key
 from slidesparse.points import answers, records, request
+from slidesparse.program import sentence
 from slidesparse.tuning import table as tables
 from slidesparse.worker import devices, resident
 
@@ -24,7 +28,7 @@ IDLE_S = 600
 LIMIT_S = 600
 """Time limit of a point in seconds, if neither the plan nor the parameters have one."""
 
-SHARE_HOST = ("kernel", "tune")
+SHARE_HOST = ("kernel", "tune", "quality")
 """Stages that several GPUs of one host may measure at the same time, unless a plan says otherwise."""
 
 MARGIN_S = 900
@@ -39,9 +43,10 @@ def measure(output, basis, table, parameters, *, peers, resources, log, worker):
 
     On hardware that is not the path's, nothing is written.
 
-    basis: path of shape.json (kernel) or of the checkpoint's manifest (prefill, decode).
+    basis: path of shape.json (kernel) or of the checkpoint's manifest (all others).
     table: path of the tuning table, or None.
-    peers: {dense backend to measure in turn with a kernel point: path of its tuning table, or None}.
+    peers: {dense backend to measure in turn with a kernel point, or that a quality point is compared with: path of its
+    tuning table, or None}.
     worker: program.Worker; its plan decides the size of an engine that is started for this point.
     """
     key = Key.of(output)
@@ -66,15 +71,25 @@ def _measure(output, key, asked, basis, table, parameters, peers, resources, log
     records.write_failure(output, UNFINISHED, log, unless=os.getpid())
     try:
         limit = worker.plan.get("parameters", {}).get(key.stage, {}).get("time_limit_s", LIMIT_S)
-        parameters = {"time_limit_s": limit} | parameters
-        message = key._asdict() | {"parameters": parameters, "tuning": str(table) if table else None}
+        parameters = {"time_limit_s": limit} | prompts.measuring(key.stage, parameters, key.prompt)
+        message = key.stored | {"parameters": parameters, "tuning": str(table) if table else None}
         if key.stage == "kernel":
             kind = "kernel"
             message |= {"linears": request.linears(basis), "peers": peers}
         else:
             kind = "engine"
             check_manifest(basis)
+            if cause := memory.cannot_share():
+                raise MeasurementError(
+                    f"vLLM needs shared memory, but /dev/shm has none ({cause}): mount it with room, such as a"
+                    " container's --shm-size=1g"
+                )
+            make_weights(basis, resources)
+            make_text(parameters.get("text"), resources)
+            if peers:
+                make_weights(Path(basis).with_name("dense.json"), resources)
             message |= {"manifest": str(basis), "root": str(resources), "others": _others(worker.plan, key)}
+            message |= {"peers": peers}
         reason = None
         try:
             results = _ask(kind, message, parameters["time_limit_s"], worker, key.processor)
@@ -83,8 +98,9 @@ def _measure(output, key, asked, basis, table, parameters, peers, resources, log
             results, reason = None, str(error)
         if request.request(key, begun, basis, table, peers) != asked:
             raise MeasurementError("a file of the request was changed during the measurement: run again")
-    except SlideSparseError as error:
-        records.write_failure(output, str(error), log)
+    except (SlideSparseError, OSError) as error:
+        with suppress(OSError):
+            records.write_failure(output, sentence(error), log)
         raise
     seconds = time.monotonic() - start
     records.write_point(output, asked, results, seconds=seconds, resident=worker.resident, git=git, reason=reason)
@@ -98,11 +114,32 @@ def check_manifest(path):
         raise RecordError(f"{path} is no manifest of a checkpoint: delete it to make it again")
 
 
+def make_weights(path, resources):
+    """Make the weights of the checkpoint's manifest at `path` if their folder is gone; a worker has no network for it.
+
+    It is the rare case, so what imports torch is imported only then.
+    """
+    manifest = read_json(path, RecordError)
+    names = [manifest.get(name) for name in ("model", "dtype", "sparsity")]
+    if not inside(Path(resources, "checkpoints"), *names).exists():
+        from slidesparse.models import checkpoints
+
+        checkpoints.ensure(manifest, resources)
+
+
+def make_text(text, resources):
+    """Fetch the text of a quality point if it is a hub's and is gone; a worker has no network for it."""
+    if text and Dataset.of(text):
+        from slidesparse.models import texts
+
+        texts.fetch(text, resources, Path(resources, "models.lock.json"))
+
+
 def _others(plan, key):
     """[[stage, M, parameters]] of all planned points that the engine of the point `key` can measure."""
     return [
-        [stage, M, plan["parameters"][stage]]
-        for stage in ("prefill", "decode")
+        [stage, M, prompts.measuring(stage, plan["parameters"][stage], key.prompt)]
+        for stage in ("prefill", "decode", "quality")
         for planned in ("points", "variants")
         for M in plan.get(planned, {}).get(stage, {}).get(key.configuration.name, ())
     ]
@@ -132,8 +169,8 @@ def tune(output, basis, Ms, parameters, *, worker):
     with _device(machine, "tune", worker):
         if _is_found(path, asked):  # another run may have searched meanwhile
             return
-        table = {"request": asked} | _ask("kernel", message, None, worker, hardware.parse(hardware_key).processor)
-    table |= {"protocol": request.PROTOCOL["tune"], "parameters": parameters}
+        table = {"request": asked} | _ask("kernel", message, None, worker, naming.parse(hardware_key).processor)
+    table |= {"searched": request.searched(path), "protocol": request.PROTOCOL["tune"], "parameters": parameters}
     table |= records.provenance(time.monotonic() - start, worker.resident, git, table.pop("capacity"))
     resident.refuse_changed_code()
     write_json(path, sealed(table))
@@ -141,15 +178,18 @@ def tune(output, basis, Ms, parameters, *, worker):
 
 
 def _is_found(path, asked):
-    """Whether the table at `path` answers; then the CSV beside it is written again if it is not the table's."""
-    try:
-        if not answers.is_table(path, asked):
-            return False
-        csv = answers.csv_of_table(path)
-    except RecordError:  # a damaged table is replaced
+    """Whether the table at `path` answers; then the CSV beside it is written again if it is not the table's.
+
+    RecordError for a damaged or changed table: another search may choose otherwise, and then all points are measured
+    again. So a user decides that. The same for a table without a digest of itself whose CSV says something else.
+    """
+    if not answers.is_table(path, asked):
         return False
-    if not answers.has_text(path.with_suffix(".csv"), csv):
-        write_atomic(path.with_suffix(".csv"), csv)
+    beside, csv = path.with_suffix(".csv"), answers.csv_of_table(path)
+    if not answers.has_text(beside, csv):
+        if beside.is_file() and "sha256" not in read_json(path, RecordError):
+            raise RecordError(f"{beside} does not say what {path.name} says: put it back, or delete both to tune again")
+        write_atomic(beside, csv)
     return True
 
 

@@ -22,6 +22,7 @@ from slidesparse.points.status import (
     screen,
     tasks,
 )
+from slidesparse.program import stops
 
 EVERY_S = {True: 1.0, False: 30.0}
 """Seconds between two looks of `follow`, on a terminal and elsewhere."""
@@ -32,6 +33,8 @@ TENTHS = 10
 CLEAR = "\r\033[K"
 """Ends the line of progress that stands on a terminal."""
 
+NO_REPORT = "No report was asked for; one of what is there: snakemake --cores 1 report"
+
 ANSWER_LIMIT = 1 << 16
 """Bytes of the largest answer.json that is read."""
 
@@ -41,9 +44,16 @@ class Progress:
 
     def __init__(self, results, keys, language):
         """keys: hardware keys that are planned. language: of the reports that are named at the end."""
-        self._results, self._keys, self._language = Path(results), list(keys), language
-        self.failed = False
-        """Whether Snakemake says that the run failed; its reports have been written then."""
+        self._place, self._keys, self._language = os.path.abspath(results), list(keys), language
+        self.follower = None
+        """The process that prints the progress."""
+        self.reported = None
+        """The hardware keys whose reports were written after a failure; None without a failure."""
+
+    @property
+    def _results(self):
+        """The folder of results as seen from here: Snakemake leaves its --directory before the end is printed."""
+        return Path(os.path.relpath(self._place))
 
     def start(self, program, log):
         """Start `program` to print the progress (`follow`); when this process ends, print the end.
@@ -56,9 +66,10 @@ class Progress:
         began = time.time_ns()
         with suppress(OSError):  # the clock of the disk
             began = (self._results / ".lock").stat().st_mtime_ns
-        command = ["python3", program, "--results", self._results, "--owner", str(os.getpid())]
-        command += ["--follow", *self._keys]
-        follower = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        # as a job's program (program.SHELL), it ignores SIGINT while it starts
+        command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", "python3", program, "--results", self._results]
+        command += ["--owner", str(os.getpid()), "--follow", *self._keys]
+        follower = self.follower = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
         def end():
             follower.kill()
@@ -69,35 +80,63 @@ class Progress:
 
         atexit.register(end)
 
+    def without_jobs(self, asked):
+        """Print the end of a call in which nothing was to be done. asked: whether reports are what was asked for."""
+        reports = self._named(self._keys) if asked else []
+        print(*(self._told(reports, self._states()) or [NO_REPORT]), sep="\n", file=sys.stderr)
+
     def _end(self, began):
-        """The lines at the end of a run: the screens of what it worked on, and its reports, each with its result."""
-        lines, counts = [], {}
+        """The lines at the end of a run: the screens of what it worked on, its reports, and whether it was stopped."""
+        states, reports = self._states(), self._reports(began)
+        lines = [
+            screen(self._results, key).rstrip("\n")
+            for key, (stages, made) in states.items()
+            if _touched(stages, made, self._results, began)
+        ]
+        lines += self._told(reports, states)
+        if lines and not reports and self.reported is None:
+            lines.append(NO_REPORT)
+        if stops and states:
+            every = [stage for stages, _ in states.values() for stage in stages.values()]
+            planned, done = (sum(len(getattr(stage, name)) for stage in every) for name in ("planned", "done"))
+            lines.append(
+                f"Stopped by {stops[0]} with {planned - done} of {planned} points missing: call it again to go on"
+            )
+        return lines
+
+    def _states(self):
+        """{hardware key: (its stages, what points need)} of those whose files can be read."""
+        states = {}
         for key, plan in _plans(self._results, self._keys).items():
             with suppress(RecordError, OSError):
-                stages, made = read(self._results, key, plan), tasks(self._results, key, plan)
-                counts[key] = len(failures(stages, made))
-                if _touched(stages, made, self._results, began):
-                    lines.append(screen(self._results, key).rstrip("\n"))
-        reports = self._reports(began)
+                states[key] = read(self._results, key, plan), tasks(self._results, key, plan)
+        return states
+
+    def _told(self, reports, states):
+        """Lines that name reports, each with its result and the number of failures."""
+        lines = []
         for key, path in reports[:SHOWN]:
-            failed = [f"{counts[key]} failed"] if key in counts else []
+            failed = [f"{len(failures(*states[key]))} failed"] if key in states else []
             lines.append(" · ".join([f"Report: {printable(path)}", *answer(self._results, key), *failed]))
-        if len(reports) > SHOWN:
-            lines.append(f"and {len(reports) - SHOWN} more")
-        if lines and not reports:
-            lines.append("No report was asked for; one of what is there: snakemake --cores 1 report")
-        return lines
+        return lines + ([f"and {len(reports) - SHOWN} more"] if len(reports) > SHOWN else [])
 
     def _reports(self, began):
         """[(hardware key or None for the comparison, path)] of the reports that this run wrote or found unchanged.
 
         The log of what writes them tells.
         """
-        keys = [key for key in self._keys if self.failed or _since(self._results / key / "report.log", began)]
-        name = f"report.{self._language}.html"
+        keys = [
+            key
+            for key in self._keys
+            if key in (self.reported or ()) or _since(self._results / key / "report.log", began)
+        ]
         if _since(self._results / "report.log", began):  # of the rule `report`, which writes all
-            keys = [path.parent.name for path in sorted(self._results.glob(f"*/{name}"))]
-        reports = [(key, self._results / key / name) for key in keys]
+            keys = [path.parent.name for path in sorted(self._results.glob(f"*/report.{self._language}.html"))]
+        return self._named(keys)
+
+    def _named(self, keys):
+        """[(hardware key or None for the comparison, path)] of the reports of hardware keys that are there."""
+        reports = [(key, self._results / key / f"report.{self._language}.html") for key in keys]
         if len(keys) > 1:
             reports.append((None, self._results / f"comparison.{self._language}.html"))
         return [(key, path) for key, path in reports if path.is_file()]
@@ -167,7 +206,10 @@ def follow(results, keys, stream=None):
     renewed, known, shown = on_terminal and len(keys) == 1, {}, {}
     while True:
         for key, plan in _plans(results, keys).items():
-            stages, made = read(results, key, plan, exact=False), tasks(results, key, plan)
+            try:
+                stages, made = read(results, key, plan, exact=False), tasks(results, key, plan)
+            except (RecordError, OSError):  # programs that need these files say so
+                continue
             text, (tenths, *kinds) = line(stages, made), _news(stages, made)
             if key not in known:
                 known[key], shown[key] = {tenths}, None if kinds else text

@@ -29,7 +29,7 @@ def write_point(path, asked, results, *, seconds, resident, git, reason=None):
     failure = failure_of(path)
     point = {
         "schema": SCHEMA,
-        "key": Key.of(path)._asdict(),
+        "key": Key.of(path).stored,
         "status": "ok" if results is not None else "out_of_memory",
         "reason": reason,
         "request": asked,
@@ -71,7 +71,7 @@ def write_failure(path, reason, log, *, unless=None):
     unless: pid of the process that is measuring the point now. The record is valid once that process has ended
     (`in_flight`).
     """
-    write_json(failure_of(path), {"key": Key.of(path)._asdict(), **_failure(reason, log, unless)})
+    write_json(failure_of(path), {"key": Key.of(path).stored, **_failure(reason, log, unless)})
 
 
 def _failure(reason, log, unless=None):
@@ -128,10 +128,28 @@ def keep_duration(record, output, seconds):
     An earlier record of a file with the same bytes stays: a job that finds its work done is no measure of it. Where
     there is no room for a record, there is none.
     """
-    with suppress(OSError, ValueError):
+    with suppress(OSError):
         made = sha256_file(output)
-        if not Path(record).is_file() or made not in read_text(record):
+        if duration_of(record) is None or made not in read_text(record):
             write_atomic(record, f"s\tsha256 of what was made\n{seconds:.4f}\t{made}\n")
+
+
+def duration_of(record):
+    """Seconds in a TSV file, the sum of its column `s`; None if it is missing or damaged: only a duration is lost."""
+    try:
+        header, *rows = [line.split("\t") for line in read_text(record).splitlines()]
+        column = header.index("s")
+        return sum(plausible(row[column]) for row in rows) if rows else None
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def plausible(value):
+    """A duration in seconds as a number; ValueError if it is none that a run can take."""
+    seconds = float(value)
+    if not 0 <= seconds < 1e9:
+        raise ValueError(value)
+    return seconds
 
 
 def _record(record, *failure):

@@ -1,9 +1,10 @@
 """The request of a point: all that decides its value. A point is measured again only if its request changed.
 
-A request has the point's key, the protocol's version, the parameters, the checkpoint's manifest (prefill, decode) or
-the model's shape (kernel), and the tuning table. Some requests have more:
+A request has the point's key, the protocol's version, the parameters, the checkpoint's manifest (prefill, decode,
+quality) or the model's shape (kernel), and the tuning table. Some requests have more:
 
-- A kernel point has the tables of the dense backends that are measured in turn with it.
+- A kernel point has the tables of the dense backends that are measured in turn with it. A quality point of a pattern
+  has the table of the dense backend that it is compared with.
 - A dense kernel point on a GPU has what it asks of its process.
 - A point of stock vLLM has the digests of its variants' requests.
 """
@@ -14,9 +15,9 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.files import digest, is_plain, parse_json, read_json, read_text, sha256_file
-from slidesparse.machine import hardware
-from slidesparse.plan import backends
+from slidesparse.files import digest, is_plain, parse_json, read_json, read_text, sha256_json
+from slidesparse.machine import naming
+from slidesparse.plan import backends, prompts
 from slidesparse.plan.key import Key, root_of, tuning_key
 from slidesparse.points.plan import Plan, read_plan
 from slidesparse.tuning.table import check_seal
@@ -24,7 +25,7 @@ from slidesparse.tuning.table import check_seal
 CHANNELS = 1 << 24
 """Most channels of a linear. The largest known models have some hundred thousand."""
 
-PROTOCOL = {"tune": 3, "kernel": 5, "prefill": 9, "decode": 7}
+PROTOCOL = {"tune": 3, "kernel": 5, "prefill": 10, "decode": 8, "quality": 1, "task": 1}
 """Version of each stage's protocol. It is raised when the measuring code changes so that figures mean something else. A
 test compares the hash of that code (tests/points/protocol.json)."""
 
@@ -47,26 +48,27 @@ def process_asked(processor, stage, sparsity):
 
 def rerun_when(hardware_key, stage, sparsity):
     """A param of Snakemake, whose change measures again: the protocol's version, and what points ask of a process."""
-    asks = process_asked(hardware.parse(hardware_key).processor, stage, sparsity)
+    asks = process_asked(naming.parse(hardware_key).processor, stage, sparsity)
     return [PROTOCOL[stage], asks] if asks else PROTOCOL[stage]
 
 
 def request(key, parameters, basis, tuning=None, peers=None):
     """The request of the point of a Key, with its digest.
 
-    parameters: measuring parameters of the stage.
-    basis: path of the model's shape (kernel) or of the checkpoint's manifest (prefill, decode).
+    parameters: measuring parameters of the stage; the prompt of prefill is that of the key.
+    basis: path of the model's shape (kernel) or of the checkpoint's manifest (all others).
     tuning: path of the tuning table; stock vLLM has none.
-    peers: {dense backend measured in turn with a kernel point: path of its tuning table, or None}.
+    peers: {dense backend measured in turn with a kernel point, or that a quality point is compared with: path of its
+    tuning table, or None}.
     """
     theirs = {name: request(key._replace(backend=name), parameters, basis)["digest"] for name in key.variants}
     best = {"candidates": theirs} if theirs else {}
     process = process_asked(key.processor, key.stage, key.sparsity)
     apart = {"process": process} if process else {}
     asked = {
-        "key": key._asdict(),
+        "key": key.stored,
         "protocol": PROTOCOL[key.stage],
-        "parameters": backends.deciding(key.stage, parameters),
+        "parameters": prompts.measuring(key.stage, backends.deciding(key.stage, parameters), key.prompt),
         "basis": _basis(basis),
         "tuning": _sha256(tuning) if tuning else None,
         **best,
@@ -111,7 +113,7 @@ def _basis(path):
 
 
 def _sha256(path):
-    """sha256 of a tuning table or of choices, likewise. RecordError if a table is not as it was written."""
+    """sha256 of a tuning table or of choices, likewise. RecordError as of `check_table`."""
     return _of_content("sha256", str(path), *_state(path))
 
 
@@ -127,9 +129,12 @@ def _state(path):
 def _of_content(what, path, *state):
     if what == "basis":
         return digest(_placeless(_read_basis(path)))
-    with suppress(ValueError):  # of a damaged one, which is named by who looks something up in it
-        check_seal(path, parse_json(read_text(path)))
-    return sha256_file(path)
+    try:
+        with suppress(ValueError):  # of a damaged one, which is named by who looks something up in it
+            check_table(path, parse_json(read_text(path)))
+        return sha256_json(path)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def _read_basis(path):
@@ -168,9 +173,8 @@ def linears(shape):
 
 def of_table(path, linears, Ms, parameters, protocol=PROTOCOL["tune"]):
     """The request of the tuning table that belongs at `path`, with its digest: what was searched, and how."""
-    hardware_key, _, *searched = tuning_key(path)
     asked = {
-        "searched": [hardware_key, *searched],
+        "searched": searched(path),
         "shapes": sorted({(each["N"], each["K"]) for each in linears}),
         "M": sorted(set(Ms)),
         "parameters": parameters,
@@ -179,8 +183,42 @@ def of_table(path, linears, Ms, parameters, protocol=PROTOCOL["tune"]):
     return {"digest": digest(asked)}
 
 
+def of_task(key, content, basis, tuning):
+    """The request of the result of a plan.tasks.TaskKey, with its digest.
+
+    content: that of its plan.tasks.Task. basis: path of the checkpoint's manifest. tuning: path of the tuning table.
+    """
+    asked = {
+        "key": key._asdict(),
+        "protocol": PROTOCOL["task"],
+        "content": content,
+        "basis": _basis(basis),
+        "tuning": _sha256(tuning),
+    }
+    return {"digest": digest(asked)} | {name: value for name, value in asked.items() if name != "key"}
+
+
+def searched(path):
+    """What a search is for whose table belongs at `path`: hardware, type, backend, sparsity."""
+    hardware_key, _, *names = tuning_key(path)
+    return [hardware_key, *names]
+
+
+def check_table(path, table):
+    """Raise RecordError if a tuning table is not as it was written, or is that of another search than its path's.
+
+    Tables from before 2026-12 do not say what they are for, and are known by their backend alone.
+    """
+    check_seal(path, table)
+    if not isinstance(table, dict):
+        return  # it is damaged, which is named by who looks something up in it
+    own = searched(path)
+    if table.get("searched", own) != own or table.get("backend", own[2]) != own[2]:
+        raise RecordError(f"{path} is the table of another search: put its own back, or delete it to tune again")
+
+
 def expected_digests(point_paths, parameters):
-    """{M: digest of the request that the point must answer now} of the points at these paths.
+    """{path: digest of the request that the point must answer now} of the points at these paths.
 
     parameters: measuring parameters of their stage. The other parts of a request are files in the tree of the points:
     the shape or the checkpoint's manifest, and the tuning table. Stock vLLM has no table. If plan.json says so, the
@@ -195,7 +233,7 @@ def expected_digests(point_paths, parameters):
             raise RecordError(f"the plan of {key.hardware} names the model {shape!r:.80}, which cannot be")
         basis, tuning = key.basis(root), None if key.untuned else key.tuning(root, shape)
         where = (root, key.hardware, shape, key.dtype, key.backend)
-        peers = backends.peers(*where) if key.stage == "kernel" else {}
-        known = all(Path(file).is_file() for file in filter(None, (basis, tuning, *peers.values())))
-        digests[key.M] = request(key, parameters, basis, tuning, peers)["digest"] if known else None
+        peers = backends.peers(*where) if key.stage == "kernel" else backends.compared_with(root, key, shape)
+        known = all(os.path.isfile(file) for file in filter(None, (basis, tuning, *peers.values())))
+        digests[path] = request(key, parameters, basis, tuning, peers)["digest"] if known else None
     return digests

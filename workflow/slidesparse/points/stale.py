@@ -13,8 +13,9 @@ import time
 from contextlib import suppress
 
 from slidesparse.errors import SlideSparseError
-from slidesparse.files import is_sealed, read_json, sha256_file, write_atomic
+from slidesparse.files import is_sealed, read_json, sha256_json, write_atomic
 from slidesparse.models.shape import describe
+from slidesparse.plan import prompts
 from slidesparse.plan.backends import deciding
 from slidesparse.plan.key import Key
 from slidesparse.plan.table import inspected
@@ -39,8 +40,8 @@ class Stale:
         """The function for points. names: the parts of a key that are no wildcards of the rule."""
 
         def stale(w):
-            parts = {part: names[part] if part in names else getattr(w, part) for part in Key._fields[:-1]}
-            key = Key(**parts, M=int(w.m))
+            parts = [names[part] if part in names else getattr(w, part) for part in Key._fields[:6]]
+            key = Key(*parts, *prompts.read(w.m))
             path = key.path(self._table.root)
             return self._mark(path) if os.path.exists(path) and self._differs(key, path) else []
 
@@ -57,6 +58,18 @@ class Stale:
         if path not in self._digests:
             self._digests[path] = answers.stored_digest(path)
         return self._digests[path]
+
+    def task(self, w):
+        """For results of tasks of the harness."""
+        key, *asked = self._table.asked_of_task(w)
+        path = key.path(self._table.root)
+        if not os.path.exists(path):
+            return []
+        try:
+            asked = request.of_task(key, *asked)
+        except (SlideSparseError, OSError):
+            asked = {"digest": None}
+        return [] if asked["digest"] and self._stored(path) == asked["digest"] else self._mark(path)
 
     def tuned(self, w):
         """For tuning tables."""
@@ -85,10 +98,22 @@ class Stale:
         try:
             chosen = read_json(path)
             said = {os.path.normpath(f"{place}/{name}"): digest for name, digest in chosen["made_from"].items()}
-            said = said if is_sealed(chosen) else None
+            said = said if is_sealed(chosen) and ("sha256" in chosen or self._still_chosen(w, path, chosen)) else None
         except (SlideSparseError, AttributeError, KeyError, TypeError):
             said = None
-        return [] if said == {os.path.normpath(name): sha256_file(name) for name in wanted} else self._mark(path)
+        return [] if said == {os.path.normpath(name): sha256_json(name) for name in wanted} else self._mark(path)
+
+    def _still_chosen(self, w, path, chosen):
+        """Whether choices without a digest of themselves, from before they had one, are those of today's points.
+
+        Those of an earlier schema were made otherwise, and stay.
+        """
+        from slidesparse.points.choose_kernels import SCHEMA, choices  # costs the time of planning, and few come here
+
+        if chosen["schema"] != SCHEMA:
+            return True
+        asked = self._table.compared(w), self._table.auto_backends(w), self._table.plan(w.hardware)["measure"]["kernel"]
+        return choices(path, *asked) == chosen
 
     def plan(self, w):
         """For reports: stale if plan.json is missing or shows another plan. It is written when a first job starts."""
@@ -118,18 +143,20 @@ class Stale:
             return []
         entry = json.loads(self._table.entry(w.model))
         asked = {name: entry[name] for name in ("repository", "path", "seed") if name in entry}
-        asked |= {"kind": entry["source"]} | (entry["shape"] if entry["source"] == "generated" else {})
+        usual = {"positions": prompts.POSITIONS}
+        if entry["source"] == "generated":
+            asked |= usual | {name: entry[name] for name in usual if name in entry} | entry["shape"]
         try:
-            source = read_json(path)["source"]
-            same = asked.items() <= source.items()
+            source = usual | read_json(path)["source"]
+            same = (asked | {"kind": entry["source"]}).items() <= source.items()
         except (SlideSparseError, AttributeError, KeyError, TypeError):
             same = False
         return [] if same else self._mark(path)
 
     def csv(self, rows_of):
-        """The function for CSVs. rows_of: gives {M: digest of the request} of a CSV's rows.
+        """The function for CSVs. rows_of: gives {(M, prompt): digest of the request} of a CSV's rows.
 
-        A CSV answers if it has a row of today's point for each planned M. It may have rows of other M.
+        A CSV answers if it has a row of today's point for each planned one. It may have rows of others.
         """
 
         def stale(w):
@@ -138,8 +165,8 @@ class Stale:
             if not os.path.exists(path):
                 return []
             rows = rows_of(path)
-            asked = ((int(os.path.basename(point)[1:-5]), point) for point in points)  # M16.json
-            return [] if all(rows.get(M) == self._stored(point) for M, point in asked) else self._mark(path)
+            asked = ((prompts.read(os.path.basename(point)[1:-5]), point) for point in points)  # M16.json
+            return [] if all(rows.get(step) == self._stored(point) for step, point in asked) else self._mark(path)
 
         return inspected(stale)
 
@@ -169,5 +196,5 @@ def _give_time(path):
 def _shown(plan):
     """What reports and status show of the content of a plan.json, as JSON: without how workers run."""
     parameters = {stage: deciding(stage, values) for stage, values in plan["parameters"].items()}
-    parts = {name: plan[name] for name in ("points", "variants", "left_out", "shapes")}
-    return json.dumps(parts | {"parameters": parameters}, sort_keys=True)
+    parts = {name: plan[name] for name in ("points", "variants", "left_out", "shapes", "acceptable")}
+    return json.dumps(parts | {"parameters": parameters, "tasks": plan.get("tasks", {})}, sort_keys=True)

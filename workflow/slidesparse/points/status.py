@@ -4,7 +4,7 @@ The files are plan.json, the points and records of failures beside it, and TSV f
 What points need and could not be made is named as well: a download, a conversion, a search, a library.
 """
 
-import csv
+import os
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,12 +13,14 @@ from pathlib import Path
 from statistics import median
 
 from slidesparse.errors import RecordError, SlideSparseError
-from slidesparse.files import everything_below, inside, is_sealed, printable, read_json, read_text
+from slidesparse.files import everything_below, inside, is_sealed, printable, read_json
+from slidesparse.plan import prompts
 from slidesparse.plan.backends import deciding
-from slidesparse.plan.key import Key
+from slidesparse.plan.key import Configuration
 from slidesparse.points import records
 from slidesparse.points.plan import what
 from slidesparse.points.request import expected_digests, variant_paths
+from slidesparse.program import sentence
 
 SHOWN = 8
 """Most failures, and most configurations with missing points, that a screen names."""
@@ -83,6 +85,7 @@ def _plan(path):
         valid = all(isinstance(M, int) for names in plan["points"].values() for Ms in names.values() for M in Ms)
         valid &= sum(len(Ms) for names in plan["points"].values() for Ms in names.values()) <= POINTS_LIMIT
         valid &= all(isinstance(each, dict) for each in plan.get("parameters", {}).values())
+        [Configuration.of(name) for names in plan["points"].values() for name in names]
         [(what(item), item["reason"]) for item in plan.get("left_out", [])]
     except (KeyError, TypeError, AttributeError):
         valid = False
@@ -102,11 +105,13 @@ def read(results, key, plan, exact=True):
         parameters = plan.get("parameters", {}).get(stage)
         parameters = parameters and deciding(stage, parameters)
         for name, Ms in configurations.items():
-            paths = {M: inside(results, key, stage, *name.split("/"), f"M{M}.json") for M in Ms}
-            digests = _digests(paths.values(), parameters) if exact and parameters else {}
-            for M, path in paths.items():
+            keys = [Configuration.of(name).key(key, stage, M) for M in Ms]
+            paths = {inside(results, *each[:6], each.file): each for each in keys}
+            digests = _digests(paths, parameters) if exact and parameters else {}
+            for path, each in paths.items():
                 state.planned.append(path)
-                _look(path, state, parameters, digests.get(M))
+                asked = parameters and prompts.measuring(stage, parameters, each.prompt)
+                _look(path, state, asked, digests.get(path))
     return stages
 
 
@@ -139,7 +144,8 @@ def tasks(results, key, plan):
 
 def _needed(plan):
     """Names of the models that a plan needs, with those whose shapes they have."""
-    models = {name.split("/")[0] for stage in plan["points"].values() for name in stage}
+    named = [*plan["points"].values(), plan.get("tasks") or {}]
+    models = {prompts.apart(name.split("/")[0])[0] for stage in named for name in stage}
     shapes = plan.get("shapes", {})
     return models | ({shapes[model] for model in models & shapes.keys()} if isinstance(shapes, dict) else set())
 
@@ -147,8 +153,10 @@ def _needed(plan):
 def _task_records(results, key):
     for folder, pattern in (
         (Path(results, "models"), "*/*.failed"),
+        (Path(results, "texts"), "*.failed"),
         (Path(results, "checkpoints"), "*/*/*.failed"),
         (Path(results, key, "tuning"), "*/*/*/*.failed"),
+        (Path(results, key, "quality"), "*/*/*/*/tasks/*.failed"),
         (Path(BUILDS), "*/*.failed"),
     ):
         yield from folder.glob(pattern)
@@ -157,6 +165,8 @@ def _task_records(results, key):
 def _task(path):
     """What the record at `path` is about: [kind, its name]."""
     *folders, last = path.with_suffix("").parts
+    if folders[-1] == "tasks":
+        return ["task", "/".join([*folders[-5:-1], last])]
     if "checkpoints" in folders[-3:]:
         return ["conversion", "/".join([*folders[-2:], last])]
     if "models" in folders[-2:]:
@@ -168,19 +178,19 @@ def _task(path):
 
 def _outputs(record):
     """The files that the record of a failure is about, as far as they are there."""
-    return [path for path in map(record.with_suffix, (".json", ".so")) if path.exists()]
+    return [path for path in map(record.with_suffix, (".json", ".so")) if os.path.exists(path)]
 
 
 def _digests(paths, parameters):
-    """{M: digest that a point must have today, or None if it is not known}.
+    """{path: digest that a point must have today, or None if it is not known}.
 
     None has it if a file that points are made from is damaged or was changed: a plan makes them again, too.
     """
-    there = [path for path in paths if path.exists()]
+    there = [path for path in paths if os.path.exists(path)]
     try:
         return expected_digests(there, parameters)
     except SlideSparseError:
-        return {Key.of(path).M: "" for path in there}
+        return dict.fromkeys(there, "")
 
 
 def _look(path, state, parameters, digest):
@@ -189,18 +199,21 @@ def _look(path, state, parameters, digest):
     A point of other `parameters` or another `digest` (None is not checked) counts as missing, unless its replacement is
     in flight or has failed. A point of stock vLLM takes the state of its first variant that is in flight or has failed.
     """
-    with suppress(FileNotFoundError):
+    variants = variant_paths(path)
+    for place in (path, *variants.values()):
+        with suppress(OSError):
+            if _of_point(place, place.stat().st_mtime_ns)[0] is None:
+                state.failed[path] = {"reason": f"{place} is damaged; delete it and it is measured again"}
+                return
+    with suppress(OSError):
         seconds, status, request = _of_point(path, path.stat().st_mtime_ns)
-        if seconds is None:
-            state.failed[path] = {"reason": f"{path} is damaged; delete it and it is measured again"}
-            return
         if parameters in (None, request.get("parameters")) and digest in (None, request.get("digest")):
             state.done[path] = seconds
             state.no_memory += status == "out_of_memory"
             return
-    for name, place in {"": path, **variant_paths(path)}.items():
+    for name, place in {"": path, **variants}.items():
         try:
-            if not records.failure_of(place).exists():
+            if not os.path.exists(records.failure_of(place)):
                 continue
             failure = read_json(records.failure_of(place), RecordError)
             flying = records.in_flight(failure)
@@ -221,17 +234,9 @@ def _of_point(path, changed):
         point = read_json(path, RecordError)
         if not is_sealed(point):
             raise ValueError
-        return _seconds(point["run"]["seconds"]), str(point["status"]), dict(point["request"])
+        return records.plausible(point["run"]["seconds"]), str(point["status"]), dict(point["request"])
     except (RecordError, KeyError, TypeError, ValueError):
         return None, None, None
-
-
-def _seconds(value):
-    """A duration as a number; ValueError if it is not plausible."""
-    seconds = float(value)
-    if not 0 <= seconds < 1e9:
-        raise ValueError(value)
-    return seconds
 
 
 def screen(results="results", hardware=None):
@@ -242,10 +247,10 @@ def screen(results="results", hardware=None):
             if isinstance(plan, RecordError):
                 raise plan
             parts.append(_of_one(results, key, plan))
-        except RecordError as error:
+        except (RecordError, OSError) as error:
             if len(planned) == 1:
                 raise
-            parts.append([printable(f"{key}: {error}")])
+            parts.append([f"{printable(key)}: {sentence(error)}"])
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
@@ -255,6 +260,7 @@ def _of_one(results, key, plan):
     for name, stage in stages.items():
         took = f"{duration(sum(stage.done.values()))} measured" if stage.done else "nothing measured"
         lines.append(f"  {printable(name):8}{_bar(stage)}  {took}{_to_go(stage)}")
+    lines += _of_tasks(results, key, plan)
     lines += ["  " + printable(f"{what(item)} is left out: {item['reason']}") for item in plan.get("left_out", [])]
     missing = _grouped(path for stage in stages.values() for path in stage.missing)
     if missing:
@@ -272,6 +278,18 @@ def _of_one(results, key, plan):
         lines.append("failed:")
         lines += [f"  {name}: {_why(failure)}" for name, failure in [*failed.items()][:SHOWN]] + _more(failed)
     return lines
+
+
+def _of_tasks(results, key, plan):
+    """A line on the planned tasks of the harness, if there are any."""
+    held = plan.get("tasks") or {}
+    paths = [
+        inside(results, key, "quality", *name.split("/"), "tasks", f"{task}.json")
+        for name in held
+        for task in held[name]
+    ]
+    there = sum(map(os.path.exists, paths))
+    return [f"  tasks   {there}/{len(paths)} of the lm-evaluation-harness"] if paths else []
 
 
 def failures(stages, made):
@@ -341,13 +359,10 @@ def durations(results, key):
     files = [("choose_kernels" if path.parent.name == "auto" else "tune_backend", path) for path in tables]
     files += [(path.stem, path) for path in _below(Path(results, "tasks"))]
     for rule, path in files:
-        try:
-            rows = csv.DictReader(read_text(path).splitlines(), delimiter="\t")
-            seconds = [_seconds(row["s"]) for row in rows]
-        except (OSError, ValueError, KeyError, TypeError, csv.Error):
-            continue  # it is being written, or damaged: only a duration is lost
-        n, total = sums.get(rule, (0, 0.0))
-        sums[rule] = (n + 1, total + sum(seconds))
+        seconds = records.duration_of(path)
+        if seconds is not None:
+            n, total = sums.get(rule, (0, 0.0))
+            sums[rule] = (n + 1, total + seconds)
     return dict(sorted(sums.items()))
 
 

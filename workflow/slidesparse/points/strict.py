@@ -41,7 +41,7 @@ def read_json(path):
 
 
 HEADS = ("GPU", "CC", "Model", "model", "Backend", "Sparsity", "Time", "NK_list", "M_list", "torch", "CUDA driver")
-HEADS += ("driver", "dtype")
+HEADS += ("driver", "dtype", "warmup")
 """Keys of leading lines that some reader looks for."""
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -81,8 +81,8 @@ def read_csv(path, columns, ended=True, optional=()):
 def parse_csv(path, text, columns, ended=True, optional=()):
     """The same of the text of a file; `path` is named in errors."""
     lines = text.splitlines(keepends=True)
-    comments = [line[1:].strip() for line in lines if line.startswith("#")]
-    lines = [line for line in lines if not line.startswith("#")]
+    comments = [line.strip().lstrip("#").strip() for line in lines if line.lstrip().startswith("#")]
+    lines = [line for line in lines if not line.lstrip().startswith("#")]
     while lines and not lines[-1].strip():
         lines.pop()
     if not lines:
@@ -103,8 +103,8 @@ def parse_csv(path, text, columns, ended=True, optional=()):
 
 
 def head_line(text):
-    """(key, value) of a leading line such as `GPU: H100`, also without the space or in small letters, or None."""
-    match = re.fullmatch(r"([A-Za-z][\w ]{0,30}?) *: *(.*)", text)
+    """(key, value) of a leading line such as `GPU: H100` or `warmup=25`, also in small letters, or None."""
+    match = re.fullmatch(r"([A-Za-z][\w ]{0,30}?) *[:=] *(.*)", text)
     if not match:
         return None
     key, value = match.groups()
@@ -132,14 +132,27 @@ def convert(path, number, cells, columns):
     """One row of text cells as a dictionary of values."""
     if len(cells) != len(columns):
         raise RecordError(f"{path} is truncated or damaged: row {number} has {len(cells)} of {len(columns)} columns")
-    row = {}
-    for (name, kind), text in zip(columns.items(), cells, strict=True):
+    row, fault = values(dict(zip(columns, cells, strict=True)), columns)
+    if fault:
+        raise RecordError(f"{path} is damaged: row {number}, {fault}")
+    return row
+
+
+def values(texts, columns):
+    """(the values of a row of texts, what is wrong with the first that cannot be converted, or None).
+
+    Such a value is None. So is that of an empty text and of None, and nothing is wrong with it.
+    """
+    row, faults = {}, []
+    for name, kind in columns.items():
+        text = texts[name]
         try:
-            row[name] = None if text == "" else CONVERT[kind](text)
+            row[name] = None if text in ("", None) else CONVERT[kind](text)
         except (ValueError, KeyError, OverflowError):
             what = {bool: "neither true nor false", int: "no whole number"}.get(kind, "no finite number below 2^63")
-            raise RecordError(f"{path} is damaged: row {number}, column {name}: {text!r:.80} is {what}") from None
-    return row
+            row[name] = None
+            faults.append(f"column {name}: {text!r:.80} is {what}")
+    return row, next(iter(faults), None)
 
 
 def refuse_duplicates(path, rows, columns):

@@ -8,6 +8,7 @@ from jsonschema import Draft202012Validator
 
 from slidesparse.errors import RecordError
 from slidesparse.files import is_sealed, printable
+from slidesparse.plan import prompts
 from slidesparse.plan.key import Key, is_pattern
 from slidesparse.points.consistent import contradiction
 from slidesparse.points.request import is_its_own
@@ -29,7 +30,7 @@ def read_point(path, expected_digest=None):
     Raises RecordError if it is damaged, does not fit the schema or belongs to another path. With an `expected_digest`
     (hex), a point that answers another request is refused, too.
     """
-    expected = Key.of(path)._asdict()
+    expected = Key.of(path).stored
     point = read_json(path)
     error = next(validator().iter_errors(point), None)  # only the first: a hostile point has millions
     if error is not None:
@@ -37,15 +38,14 @@ def read_point(path, expected_digest=None):
         raise RecordError(f"{path} is not a valid point: {where}: {_rule(error)}; {AGAIN}")
     if not is_pattern(expected["sparsity"]):
         raise RecordError(f"{path} does not belong there: {expected['sparsity']:.80} is no sparsity")
-    for name, value in expected.items():
-        said = point["key"][name]
+    for name in Key._fields:
+        said, value = (key.get(name, prompts.USUAL) for key in (point["key"], expected))
         if said != value:
             said = f"{printable(said):.80}"
             raise RecordError(
                 f"{path} does not belong there: its key says {name} {said}, its path says {value}; {AGAIN}"
             )
-    if not is_sealed(point):
-        raise RecordError(f"{path} was changed after it was measured: its sha256 is not that of its content; {AGAIN}")
+    check_seal(path, point)
     try:
         wrong = contradiction(point)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -57,6 +57,12 @@ def read_point(path, expected_digest=None):
     if expected_digest is not None:
         check_digest(path, point, expected_digest)
     return point
+
+
+def check_seal(path, point):
+    """Raise RecordError if the point read from `path` is not as it was written."""
+    if not is_sealed(point):
+        raise RecordError(f"{path} was changed after it was measured: its sha256 is not that of its content; {AGAIN}")
 
 
 def check_digest(path, point, expected):

@@ -1,38 +1,48 @@
 """Sources -> reports of hardware keys and their comparison, in all formats and languages. Times come from the data."""
 
+import errno
+import gc
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.files import leads_out
-from slidesparse.program import end_with, tell_end
+from slidesparse.machine.memory import cannot_share
+from slidesparse.program import end_with, sentence, tell_end
 from slidesparse.report.document import publish
 from slidesparse.report.document.model import Bullets, Section, say
 from slidesparse.report.document.render import check_languages
 from slidesparse.report.sections import (
     anomalies,
     answer,
+    by_prompt,
     checks,
     comparison,
     conclusions,
     factors,
+    harness,
     lifts,
     overview,
     performance,
+    quality,
     speedups,
+    tradeoffs,
     verdict,
 )
 from slidesparse.report.sections.figures import figures
 from slidesparse.report.sections.ratios import comparisons
 from slidesparse.report.sections.summaries import summary
-from slidesparse.report.sources.places import nothing
+from slidesparse.report.sources import measured
+from slidesparse.report.sources.places import nothing, plain_files
 from slidesparse.report.sources.read import hardware_keys, read_source
-from slidesparse.report.tables.gather import gather_all, hardware_directories, write_if_changed
+from slidesparse.report.sources.rows import Source
+from slidesparse.report.tables import task_scores
+from slidesparse.report.tables.gather import closed_folders, gather_all, hardware_directories, write_if_changed
 from slidesparse.report.tables.tasks import write_tasks
 
 
@@ -47,9 +57,10 @@ def write_report(hardware, sources, output, languages=("en",)):
     The same inputs give the same bytes. Files whose content would not change stay untouched. Returns one sentence for
     each refused file. Raises RecordError if no source has anything of this hardware.
     """
-    held = held_sources(hardware, sources)
-    document = report(hardware, held, analysed(held), sources)
-    publish.publish(document, Path(output), "report", check_languages(languages))
+    with uncollected():
+        held = held_sources(hardware, sources)
+        document = report(hardware, held, analysed(held), sources)
+        publish.publish(document, Path(output), "report", check_languages(languages))
     return [sentence for source in held for sentence in source.refused]
 
 
@@ -73,7 +84,7 @@ def write_reports(results, sources, hardware=None, languages=("en",), processes=
     if hardware and linked:
         raise RecordError(f"{Path(results, hardware)} is a link out of {results}, through which nothing is written")
     keys = [key for key in keys if key not in linked]
-    if processes > 1 and len(keys) > 1:
+    if processes > 1 and len(keys) > 1 and not cannot_share():
         tell_end()
         how = {"mp_context": get_context("spawn"), "initializer": end_with, "initargs": (os.getpid(),)}
         with ProcessPoolExecutor(processes, **how) as pool:
@@ -82,20 +93,26 @@ def write_reports(results, sources, hardware=None, languages=("en",), processes=
         written = [one(key) for key in keys]
     summaries = [summary for _, summaries, _ in written for summary in summaries]
     wrong = [sentence for *_, sentences in written for sentence in sentences]
-    if not (hardware or summaries or linked):
+    if not (hardware or summaries or linked or wrong):
         raise RecordError(f"no source holds anything to report: {'; '.join(empty_sources(sources) or written[0][0])}")
     if not hardware and summaries:
         wrong += published(comparison.document(summaries), Path(results), "comparison", languages)
     if wrong:
         raise RecordError("; ".join(wrong))
     refused = [f"{Path(results, key)} is a link out of {results}: no report is written through it" for key in linked]
+    refused += [] if hardware else closed_folders(results)
     return list(dict.fromkeys([*refused, *(sentence for sentences, *_ in written for sentence in sentences)]))
 
 
 def published(*document):
     """Publish a document; returns a list with what was wrong in a sentence, or an empty one."""
+    return _said_wrong(publish.publish, *document)
+
+
+def _said_wrong(write, *arguments):
+    """Call `write`; returns the same."""
     try:
-        publish.publish(*document)
+        write(*arguments)
     except RecordError as error:
         return [str(error)]
     return []
@@ -107,29 +124,43 @@ def empty_sources(sources):
 
 
 def write_if_held(results, sources, languages, key):
-    """`write_hardware`, or a sentence if no source has anything of this key."""
+    """`write_hardware`, or a sentence if no source has anything of this key, or if its files cannot be used.
+
+    The disk of one key is that of the others: OSError if it is full, broken or read-only.
+    """
     try:
         return write_hardware(results, sources, languages, key)
     except NothingHeld as error:
         return [str(error)], [], []
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            raise
+        return [], [], [sentence(error)]
 
 
 def write_hardware(results, sources, languages, key):
     """Gather and report one hardware key; returns (sentences about refused files, its summaries, what was wrong)."""
-    refused = gather_all(results, key)
+    with uncollected():
+        return _write_hardware(results, sources, languages, key)
+
+
+def _write_hardware(results, sources, languages, key):
+    refused, ours = [*gather_all(results, key), *task_scores.gather_all(results, key)], {}
     if key in hardware_directories(results):
+        root = next((root for root in sources if os.path.realpath(root) == os.path.realpath(results)), results)
+        ours[root] = Source(root)
+        measured.read(ours[root], key)
         try:
-            write_tasks(results, key)
+            write_tasks(results, key, ours[root])
         except RecordError as error:
             refused.append(str(error))
-    held = held_sources(key, sources, {results: refused})
+    held = held_sources(key, sources, {results: refused}, ours)
     analyses = analysed(held)
     wrong = published(report(key, held, analyses, sources), Path(results, key), "report", languages)
     lines = [verdict.line_of(source, compared) for source, (compared, _) in zip(held, analyses, strict=True)]
     if not wrong:
-        write_if_changed(
-            Path(results, key, "report", "answer.json"), json.dumps({"line": next(filter(None, lines), "")})
-        )
+        line = json.dumps({"line": next(filter(None, lines), "")})
+        wrong = _said_wrong(write_if_changed, Path(results, key, "report", "answer.json"), line)
     refused = [sentence for source in held for sentence in source.refused]
     return refused, summaries_of(key, held, analyses), wrong
 
@@ -151,19 +182,36 @@ def write_comparison(results, sources, languages=("en",)):
     publish.publish(comparison.document(summaries), Path(results), "comparison", languages)
 
 
-def held_sources(hardware, roots, refused=None):
-    """Sources that have anything of a hardware key. `refused`: root -> sentences on refused files, if known already."""
-    sources = [read_source(root, hardware) for root in roots]
+@contextmanager
+def uncollected():
+    """Without Python's garbage collector, which goes through all rows again and again; afterwards it runs once."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+            gc.collect()
+
+
+def held_sources(hardware, roots, refused=None, ours=None):
+    """Sources that have anything of a hardware key.
+
+    refused: root -> sentences on refused files, if known already. ours: root -> what `measured.read` has made of it.
+    """
+    sources = [read_source(root, hardware, (ours or {}).get(root)) for root in roots]
     for source in sources:
         source.refused = list(dict.fromkeys([*(refused or {}).get(source.root, []), *source.refused]))
         for other in sources:
             source.layers = other.layers | source.layers
             source.shapes = other.shapes | source.shapes
-    held = [s for s in sources if s.rows or s.tasks or s.lifts or s.refused or s.ungathered or s.plan]
+    held = [s for s in sources if s.rows or s.tasks or s.scores or s.lifts or s.refused or s.ungathered or s.plan]
     if not held:
-        known = ", ".join(hardware_keys(roots)) or "none"
+        known = ", ".join(key for key in hardware_keys(roots) if key != hardware) or "none"
         there = f"no source holds anything of hardware {hardware}; there is: {known}"
-        raise NothingHeld("; ".join([there, *empty_sources(roots)]))
+        files = [sentence for root in roots for sentence in plain_files(root)]
+        raise NothingHeld("; ".join(dict.fromkeys([there, *empty_sources(roots), *files])))
     return held
 
 
@@ -209,13 +257,17 @@ def one_source(hardware, source, compared, anomalous, labels, prefix):
         *lifts.lift_blocks(source),
     ]
     gains = [*factors.factor_figures(source, prefix), *factors.gain_blocks(source)]
+    prompts = by_prompt.prompt_blocks(source, compared)
+    scored = [*tradeoffs.pictures(compared, prefix), *quality.quality_blocks(source), *harness.harness_blocks(source)]
+    gains = gains or [say("Stock vLLM has no step beside another dense engine.")]
     parts = [
         (say("Conclusions"), conclusions.conclusion_blocks(source, compared, anomalous), True),
+        *([(say("Prompts"), prompts, False)] if prompts else []),
         (say("Figures by stage"), figures(source, compared, prefix) or [say("Nothing to draw.")], True),
         (say("Dense rivals"), factors.rival_blocks(source), False),
-        (say("Factors: fusion, library, sparsity"), gains or [say("Stock vLLM was not measured.")], False),
+        (say("Factors: fusion, library, sparsity"), gains, False),
         (say("Kernels: whole linears and products"), kernels, False),
-        (say("Quality"), [answer.QUALITY], True),
+        (say("Quality"), scored, True),
         (say("Anomalies"), anomalies.anomaly_blocks(anomalous), True),
         (say("Missing, failed, left out"), [Bullets(conclusions.totals(source)), *checks.problem_blocks(source)], True),
         (say("Tasks"), overview.task_blocks(source), False),

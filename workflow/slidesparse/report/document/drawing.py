@@ -1,7 +1,6 @@
 """Panels -> SVG with matplotlib, which is imported only when something must be drawn.
 
-The colours are those of Okabe and Ito, which colour-blind people can tell apart. Lines also differ in marker and dash,
-for prints in grey. The same panels give the same bytes: no dates, a fixed salt, text as text.
+The same panels give the same bytes: no dates, a fixed salt, text as text.
 """
 
 import hashlib
@@ -15,38 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from slidesparse.files import note, noted, read_text, sha256_file, write_atomic
+from slidesparse.report.document import looks, tradeoff
+from slidesparse.report.document.looks import COLOURS, GROUND, INK, NOTE, style
 
-INK = "#1b1f24"
-"""Colour of text. In a figure inside a page, the page's own colour replaces it."""
-COLOURS = (
-    INK,
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#7A5230",
-    "#6F6F6F",
-    "#B8A800",
-    "#8C1C3A",
-    "#4B3F9E",
-)
-MARKERS = "osD^vP*X<>ph"
-DASHES = (
-    "-",
-    "--",
-    "-.",
-    ":",
-    (0, (5, 1)),
-    (0, (3, 1, 1, 1)),
-    (0, (1, 1)),
-    (0, (6, 2)),
-    (0, (4, 1, 1, 1, 1, 1)),
-    (0, (2, 2)),
-    (0, (8, 1)),
-    (0, (4, 2, 1, 2)),
-)
 SIZE = (4.6, 3.1)
 """Width and height of a panel in inches."""
 FLAT = (4.6, 2.5)
@@ -55,17 +25,21 @@ DPI = 110
 HEAT = "PuOr"
 HEAT_SIZE = (2.7, 1.75)
 """Width and height of a heat map of more than three in inches."""
+HANDLE = 2.6
+"""Length of the line in an entry of a legend, in font sizes."""
 MARGIN = 4
 """Points around an entry of a legend that belong to it."""
 TICKS = 12
 """Most values of M that an axis names."""
+APART = 0.6
+"""Share of the space between two M over which the points of one M are spread, so that none covers another."""
 
 
 def key_of(figure):
-    """A digest of all that decides the bytes of a figure: its panels, this module, and matplotlib's version."""
+    """A digest of all that decides the bytes of a figure: its panels, what draws it, and matplotlib's version."""
     from importlib.metadata import version
 
-    source = inspect.getsource(sys.modules[__name__])
+    source = [inspect.getsource(module) for module in (sys.modules[__name__], looks, tradeoff)]
     content = json.dumps([figure.panels, source, version("matplotlib")], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -104,9 +78,10 @@ def draw(panels, path, key):
         "grid.color": "#8a949e",
         "grid.alpha": 0.35,
         "grid.linewidth": 0.5,
+        "axes.facecolor": "none",
         "lines.linewidth": 1.2,
-        "lines.markersize": 4,
-        "legend.fontsize": 7,
+        "lines.markersize": 4.4,
+        "legend.fontsize": NOTE,
         "legend.frameon": False,
         "xtick.minor.visible": False,
         **{f"{name}color": INK for name in ("text.", "axes.label", "xtick.", "ytick.", "axes.title", "axes.edge")},
@@ -127,7 +102,7 @@ def draw(panels, path, key):
             axis.set_axis_off()
         heat_map = columns == 4
         below = max(panel_foot(panel) for panel in panels)
-        left, right, top, apart = (0.5, 0.05, 0.22, 0.5) if heat_map else (0.66, 0.12, 0.28, 0.66)
+        left, right, top, apart = (0.5, 0.05, 0.22, 0.5) if heat_map else (0.66, 0.34, 0.28, 0.88)
         tall, wide = height - below - top, (width * columns - left - right - apart * (columns - 1)) / columns
         figure.subplots_adjust(
             left=left / (width * columns),
@@ -145,7 +120,7 @@ def draw(panels, path, key):
         if len(panels) > 1:
             metadata["Description"] = json.dumps(parts + strips(figure, words, 72 * cell[0]))
         stream = io.BytesIO()
-        figure.savefig(stream, format="svg", metadata=metadata, transparent=True)
+        figure.savefig(stream, format="svg", metadata=metadata, facecolor=GROUND)
         write_atomic(path, stream.getvalue(), durable=False)
 
 
@@ -169,7 +144,8 @@ def strips(figure, words, width):
     """Parts of a legend that was drawn, each of some of its columns, which are at most about `width` points wide."""
     if not words:
         return []
-    tall, handle = 72 * figure.get_size_inches()[1], 7 * (3 + 0.8)  # font size times length of a handle and its room
+    tall = 72 * figure.get_size_inches()[1]
+    handle = NOTE * (HANDLE + 0.8)  # font size times length of a handle and its room
     inches = figure.dpi_scale_trans.inverted()
     renderer = figure.canvas.get_renderer()
     words.draw(renderer)  # which gives it its place
@@ -195,7 +171,7 @@ def legend(figure, panels, height):
         for handle, label in zip(*other.get_legend_handles_labels(), strict=True):
             labelled.setdefault(label, handle)
     if labelled and panels[0]["kind"] != "heat":
-        columns = min(len(labelled), 5 if len(panels) > 1 else 3)
+        columns = min(len(labelled), 5)
         lines = math.ceil(len(labelled) / columns)
         grow = 0.16 * lines + 0.12
         width, _ = figure.get_size_inches()
@@ -203,19 +179,8 @@ def legend(figure, panels, height):
         bars = figure.subplotpars
         share = height / (height + grow)
         figure.subplots_adjust(bottom=1 - (1 - bars.bottom) * share, top=1 - (1 - bars.top) * share)
-        return figure.legend(labelled.values(), labelled.keys(), loc="lower center", ncols=columns, handlelength=3)
+        return figure.legend(labelled.values(), labelled.keys(), loc="lower center", ncols=columns, handlelength=HANDLE)
     return None
-
-
-def style(colour, form=0):
-    """Line style of a series. Series of one colour differ in `form`; all but the first have hollow markers."""
-    i = colour + 5 * form
-    return {
-        "color": COLOURS[colour % len(COLOURS)],
-        "marker": MARKERS[i % len(MARKERS)],
-        "linestyle": DASHES[i % len(DASHES)],
-        "fillstyle": "none" if form else "full",
-    }
 
 
 def short(M):
@@ -224,20 +189,22 @@ def short(M):
 
 
 def lines(axis, panel):
-    """Draw series over M, each with its confidence band and its bound."""
-    ticks = sorted({x for series in panel["series"] for x in series["x"]})
-    for series in panel["series"]:
-        look = style(*series["style"])
-        every, hollow = math.ceil(len(series["x"]) / TICKS), series.get("hollow") or [False] * len(series["x"])
-        full = [i for i, out in enumerate(hollow) if not out and i % every == 0]
-        axis.plot(series["x"], series["y"], label=series["label"], markevery=full, **look)
-        band = [(x, *ends) for x, ends in zip(series["x"], series.get("band") or [], strict=False) if ends]
+    """Draw series over M, each with the intervals of its points and its bound. Points of one M lie side by side."""
+    ticks, count = sorted({x for series in panel["series"] for x in series["x"]}), len(panel["series"])
+    octaves = min((math.log2(after / before) for before, after in zip(ticks, ticks[1:], strict=False)), default=1)
+    for i, series in enumerate(panel["series"]):
+        look, move = style(*series["style"]), 2 ** (APART * octaves * ((i + 0.5) / count - 0.5))
+        xs = [x * move for x in series["x"]]
+        every, hollow = math.ceil(len(xs) / TICKS), series.get("hollow") or [False] * len(xs)
+        full = [k for k, out in enumerate(hollow) if not out and k % every == 0]
+        axis.plot(xs, series["y"], label=series["label"], markevery=full, **look)
+        band = [(x, *ends) for x, ends in zip(xs, series.get("band") or [], strict=False) if ends]
         if band:
-            axis.fill_between(*zip(*band, strict=True), color=look["color"], alpha=0.18, linewidth=0)
-        if left := [(x, y) for x, y, out in zip(series["x"], series["y"], hollow, strict=True) if out]:
-            axis.plot(*zip(*left, strict=True), look["marker"], color=look["color"], fillstyle="none")
+            axis.vlines(*zip(*band, strict=True), color=look["color"], linewidth=1)
+        if left := [(x, y) for x, y, out in zip(xs, series["y"], hollow, strict=True) if out]:
+            axis.plot(*zip(*left, strict=True), look["marker"], color=look["color"], markerfacecolor=GROUND)
     if panel.get("one"):
-        axis.axhline(1, color=INK, linewidth=0.9)
+        axis.axhline(1, color=INK, linewidth=0.9, zorder=1.5)
         around_one(axis, panel)
     axis.set_xscale("log", base=2)
     ticks = ticks[:: math.ceil(len(ticks) / TICKS)]
@@ -250,21 +217,36 @@ def lines(axis, panel):
 
 
 def around_one(axis, panel):
-    """Let the axis hold 1 and all ratios, and show bounds as lines, or as marks at the edge if they lie beyond it."""
+    """Let the axis hold 1 and all ratios, and show each bound: as a line, or as a mark if it lies beyond the edge.
+
+    It holds intervals, too, unless they are much wider than the ratios differ.
+    """
     values = [1.0, *(y for series in panel["series"] for y in series["y"])]
+    ends = [end for series in panel["series"] for band in series.get("band") or () if band for end in band]
     low, high = min(values), max(values)
+    wide = 0.6 * max(high - low, 0.1)
+    low, high = max(min([low, *ends]), low - wide), min(max([high, *ends]), high + wide)
     room = max(0.05, 0.12 * (high - low))
     low, high = low - room, high + room
     axis.set_ylim(low, high)
-    marked = 0
+    bounds = {}
     for series in panel["series"]:
-        look, bound = style(*series["style"]), series.get("bound")
-        if bound and low < bound < high:
-            axis.axhline(bound, color=look["color"], linestyle=look["linestyle"], linewidth=0.7, alpha=0.6)
-        elif bound and bound >= high:
-            text = f"▲{bound:.2f}"
-            axis.text(0.12 * marked, 1.01, text, color=look["color"], transform=axis.transAxes, fontsize=6)
-            marked += 1
+        if bound := series.get("bound"):
+            bounds.setdefault((bound, series["style"][0]), style(*series["style"]))
+    least = low
+    for (bound, _), look in sorted(bounds.items(), key=lambda item: item[0]):
+        if low < bound < high:
+            axis.axhline(bound, color=look["color"], linestyle=look["linestyle"], linewidth=0.9)
+            least = max(bound, least)
+            axis.annotate(
+                f"{bound:.2f}", (1.01, least), xycoords=axis.get_yaxis_transform(), va="center", fontsize=NOTE
+            )
+            least += (high - low) * 0.055
+    beyond = [(bound, look) for (bound, _), look in bounds.items() if bound >= high]
+    for i, (bound, look) in enumerate(beyond):
+        place = {"xycoords": "axes fraction", "fontsize": NOTE, "va": "bottom"}
+        axis.annotate("▲", (0.115 * i, 1.015), color=look["color"], **place)
+        axis.annotate(f"{bound:.2f}", (0.115 * i + 0.028, 1.015), **place)
 
 
 def points(axis, panel):
@@ -277,9 +259,7 @@ def points(axis, panel):
             label=series["label"],
             color=look["color"],
             marker=look["marker"],
-            fillstyle=look["fillstyle"],
             linestyle="none",
-            alpha=0.85,
         )
         if series["roof"]:
             axis.plot(
@@ -312,16 +292,16 @@ def heat(axis, panel):
             if not math.isnan(value):
                 dark = abs(math.log(value)) > 0.62 * math.log(top)
                 axis.text(
-                    j, i, f"{value:.2f}", ha="center", va="center", fontsize=4.6, color="white" if dark else "black"
+                    j, i, f"{value:.2f}", ha="center", va="center", fontsize=4.6, color="#fefefe" if dark else "black"
                 )
 
 
 def bars(axis, panel):
     """Draw bars of stacked parts, the first one at the top."""
     ends = [0.0] * len(panel["labels"])
-    hatches = ("", "//", "..", "xx", "\\\\")
+    hatches, colours = ("", "//", "..", "xx", "\\\\"), (1, 2, 3, 4, 8)
     for i, (part, values) in enumerate(panel["parts"].items()):
-        look = {"color": COLOURS[(i + 1) % len(COLOURS)], "hatch": hatches[i % 5]}
+        look = {"color": COLOURS[colours[i % 5]], "hatch": hatches[i % 5]}
         axis.barh(range(len(ends)), values, left=ends, label=part, height=0.75, **look)
         ends = [end + value for end, value in zip(ends, values, strict=True)]
     axis.set_yticks(range(len(ends)), panel["labels"], fontsize=6)
@@ -344,4 +324,11 @@ def grouped_bars(axis, panel):
     axis.set_ylabel(panel["y"])
 
 
-DRAW = {"lines": lines, "points": points, "heat": heat, "bars": bars, "grouped": grouped_bars}
+DRAW = {
+    "lines": lines,
+    "points": points,
+    "heat": heat,
+    "bars": bars,
+    "grouped": grouped_bars,
+    "tradeoff": tradeoff.draw,
+}

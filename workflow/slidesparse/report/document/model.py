@@ -82,7 +82,9 @@ def file_name(name):
 
 @dataclass
 class Table:
-    """name: of its CSV file, unique in a report. align: l or r for each column; r for columns beyond its end."""
+    """name: of its CSV file, unique in a report. align: for each column l, r, or w, which is l with cells
+    that wrap; r for columns beyond its end.
+    """
 
     name: str
     headers: tuple
@@ -93,7 +95,7 @@ class Table:
         self.name = file_name(self.name)
 
     def side(self, column):
-        """Alignment of a column, l or r."""
+        """Alignment of a column: l, r or w."""
         return self.align[column] if column < len(self.align) else "r"
 
 

@@ -3,27 +3,32 @@
 from slidesparse.errors import RecordError
 from slidesparse.files import inside, is_own, leads_out, mark_own
 from slidesparse.report.document import drawing
+from slidesparse.report.document.languages import ENGLISH, speaker
 from slidesparse.report.document.model import Choice, Figure, Section, Table, file_name
-from slidesparse.report.document.render import to_csv, to_html, to_markdown
-from slidesparse.report.tables.gather import write_if_changed
+from slidesparse.report.document.render import file_of, spoken, to_csv, to_html, to_markdown
+from slidesparse.report.tables.gather import refuse_folder, write_if_changed
 
 
 def publish(document, directory, stem, languages):
     """Write a document: `{stem}.{language}.{md,html}`, and its figures and the CSVs of its tables in `{stem}/`.
 
-    A figure that already lies in the folder is kept only if this user's programs drew exactly these bytes. Raises
-    RecordError if the folder is a link, or if it holds files to be replaced that this program did not make. A page in
-    whose place a folder lies is named, and the others are written.
+    Figures are there in English, and in each other language. One that already lies in the folder is kept only if this
+    user's programs drew exactly these bytes. Raises RecordError if the folder is a link, or if it holds files to be
+    replaced that this program did not make. A page in whose place a folder lies is named, and the others are written.
     """
     name_apart(document)
-    texts = {f"{table.name}.csv": to_csv(table) for table in [*tables(document), contents(document)]}
-    names = {figure.name for figure in document.walk(Figure)}
-    folder = own_folder(directory / stem, {*texts, *(f"{name}.svg" for name in names)})
+    texts = {f"{table.name}.csv": to_csv(table) for table in [*tables(document), contents(document, languages)]}
+    names = {name for figure in document.walk(Figure) for name in files(figure, languages)}
+    folder = own_folder(directory / stem, {*texts, *names})
     for name, text in texts.items():
         write_if_changed(inside(folder, name), text, durable=False)
     drawings = {}
     for figure in document.walk(Figure):
-        drawings[figure.name] = drawing.drawn(figure, inside(folder, f"{figure.name}.svg"))
+        place = inside(folder, file_of(figure, ENGLISH))
+        refuse_folder(place)
+        svg = drawings[figure.name] = drawing.drawn(figure, place)
+        for language in [each for each in languages if each != ENGLISH]:
+            write_if_changed(inside(folder, file_of(figure, language)), spoken(svg, speaker(language)), durable=False)
     wrong = []
     for language in languages:
         pages = {"md": to_markdown(document, language, stem)}
@@ -43,9 +48,8 @@ def own_folder(folder, names):
         raise RecordError(f"{folder} is a link, through which nothing is written: remove it")
     if folder.exists() and not folder.is_dir():
         raise RecordError(f"{folder} is a file in place of a folder: remove it")
-    stale = [
-        path for path in sorted(folder.glob("*")) if path.suffix in (".csv", ".svg", ".png") and path.name not in names
-    ]
+    found = (path for path in sorted(folder.glob("*")) if path.is_symlink() or not path.is_dir())
+    stale = [path for path in found if path.suffix in (".csv", ".svg", ".png") and path.name not in names]
     if stale and not is_own(folder):
         raise RecordError(f"{stale[0]} was not made by this program, which deletes nothing of others: move it away")
     for path in stale:
@@ -55,19 +59,25 @@ def own_folder(folder, names):
     return folder
 
 
-def contents(document):
+def contents(document, languages):
     """The table of the files in a document's folder, each with the titles of its sections."""
-    return Table("contents", ("File", "Section"), [*_named(document, [])])
+    return Table("contents", ("File", "Section"), [*_named(document, languages, [])])
 
 
-def _named(section, titles):
+def _named(section, languages, titles):
     for block in section.blocks:
         if isinstance(block, Section):
-            yield from _named(block, [*titles, str(block.title)])
+            yield from _named(block, languages, [*titles, str(block.title)])
         elif isinstance(block, Choice):
-            yield from _named(Section("", list(block.items.values())), titles)
+            yield from _named(Section("", list(block.items.values())), languages, titles)
         elif isinstance(block, Figure | Table):
-            yield f"{block.name}.{'svg' if isinstance(block, Figure) else 'csv'}", " / ".join(titles)
+            names = files(block, languages) if isinstance(block, Figure) else [f"{block.name}.csv"]
+            yield from ((name, " / ".join(titles)) for name in names)
+
+
+def files(figure, languages):
+    """Names of the files of a figure."""
+    return [file_of(figure, language) for language in dict.fromkeys([ENGLISH, *languages])]
 
 
 def tables(document):

@@ -14,8 +14,8 @@ import jinja2
 from markupsafe import Markup
 
 from slidesparse.files import printable
-from slidesparse.report.document.drawing import parts_of
-from slidesparse.report.document.languages import available, speaker
+from slidesparse.report.document import drawing, looks
+from slidesparse.report.document.languages import ENGLISH, available, speaker
 from slidesparse.report.document.model import Bullets, Choice, Figure, Number, Section, Table, Text, plain
 from slidesparse.report.tables.columns import cell
 
@@ -93,24 +93,33 @@ def markdown_cell(value):
 
 def markdown_table(table, say):
     """A table in Markdown."""
-    rules = ["---" if table.side(column) == "l" else "---:" for column in range(len(table.headers))]
+    rules = ["---:" if table.side(column) == "r" else "---" for column in range(len(table.headers))]
     heads, *rows = [[markdown_cell(say(value)) for value in line] for line in (table.headers, *table.rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (heads, rules, *rows))
 
 
-def html_table(table, say):
-    """A table in HTML, with buttons as column heads."""
-    sides = [' class="l"' if table.side(column) == "l" else "" for column in range(len(table.headers))]
-    heads = [
-        f'<th scope="col"{s}><button>{code(say(h))}</button></th>' for s, h in zip(sides, table.headers, strict=True)
-    ]
+LONG_WORD = re.compile(r"[^\s<>&;]{16,}")
+BREAKS = re.compile(r"/(?=.)|_(?=\w{3})|[0-9A-Za-z]{10}(?=[0-9A-Za-z]{6})")
+
+
+def breakable(text):
+    """HTML of a text whose long words may be broken on paper: after a slash, or inside a long run of letters."""
+    return LONG_WORD.sub(lambda word: BREAKS.sub(r"\g<0><wbr>", word[0]), text)
+
+
+def html_table(table, title, say):
+    """A table in HTML. title: its caption, for those who do not see the page."""
+    classes = {"l": ' class="l"', "w": LONG, "r": ""}
+    sides = [classes[table.side(column)] for column in range(len(table.headers))]
+    heads = [f'<th scope="col"{s}>{code(say(h))}</th>' for s, h in zip(sides, table.headers, strict=True)]
     many = ' class="many"' if len(table.headers) > MANY else ""
-    lines = [f"<table{many}><thead><tr>{''.join(heads)}</tr></thead>", "<tbody>"]
+    caption = f"<caption>{code(title)}</caption>" if title else ""
+    lines = [f"<table{many}>{caption}<thead><tr>{''.join(heads)}</tr></thead>", "<tbody>"]
     for row in table.rows:
         cells = []
         for side, value in zip(sides, row, strict=True):
-            text = value if type(value) is Number else code(plain(say(value)))
-            cells.append(f"<td{LONG if side and len(text) > WRAPPED else side}>{text}</td>")
+            text = value if type(value) is Number else breakable(code(plain(say(value))))
+            cells.append(f"<td{LONG if side and len(text.replace('<wbr>', '')) > WRAPPED else side}>{text}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return Markup("\n".join([*lines, "</tbody></table>"]))
 
@@ -129,6 +138,7 @@ def to_markdown(document, language, folder):
             document=document,
             say=said,
             folder=folder,
+            file_of=lambda figure: file_of(figure, language),
             markdown_table=lambda table: markdown_table(table, words),
             tables=lambda section: [*section.walk(Table), *(figure.table for figure in section.walk(Figure))],
         )
@@ -159,15 +169,17 @@ def to_html(document, language, folder, stem, drawings, languages=None):
             languages=languages or [language],
             folder=folder,
             stem=stem,
-            style=Markup(TEMPLATES.joinpath("report.css").read_text(encoding="utf-8")),
+            style=Markup(palette() + TEMPLATES.joinpath("report.css").read_text(encoding="utf-8")),
             script=Markup(script),
             script_hash=f"sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
-            html_table=lambda table: html_table(table, say),
-            drawing=lambda figure: pictures(drawings[figure.name], f"f-{figure.name}"),
+            html_table=lambda table, title: html_table(table, title, say),
+            drawing=lambda figure: pictures(drawings[figure.name], f"f-{figure.name}", say),
             anchor=lambda section: anchors[id(section)],
-            shown=lambda section: depths[id(section)] <= SHOWN_DEPTH and len(str(say(section.title))) <= SHOWN_LENGTH,
+            shown=lambda section: depths[id(section)] <= SHOWN_DEPTH and len(brief(say(section.title))) <= SHOWN_LENGTH,
             axes=axes,
             alternatives=alternatives,
+            absent=absent,
+            brief=brief,
             leading=lambda section: [*takewhile(lambda block: kind(block) == "text", section.blocks)],
             depth=lambda section: depths[id(section)],
         )
@@ -185,24 +197,79 @@ def axes(section):
     return [(axis, list(options.values())) for axis, options in found.values()]
 
 
-def alternatives(choice, known):
-    """[({number of an axis: number of its option}, block or None)] of all combinations. known: the section's `axes`."""
+def places(choice, known):
+    """(numbers of the axes of a Choice, {numbers of its options: block}). known: the section's `axes`."""
     numbers = {str(axis): number for number, (axis, _) in enumerate(known)}
-    places = {number: {str(option): i for i, option in enumerate(options)} for number, (_, options) in enumerate(known)}
     mine = [numbers[str(axis)] for axis in choice.axes]
-    items = {tuple(map(str, key)): block for key, block in choice.items.items()}
-    return [
-        ({axis: places[axis][option] for axis, option in zip(mine, key, strict=True)}, items.get(key))
-        for key in product(*(places[axis] for axis in mine))
-    ]
+    options = [{str(option): i for i, option in enumerate(known[axis][1])} for axis in mine]
+    return mine, {
+        tuple(found[str(option)] for found, option in zip(options, key, strict=True)): block
+        for key, block in choice.items.items()
+    }
+
+
+def under(items, start):
+    """Options of the next axis that lead to a block, in order. start: options that are chosen already."""
+    return sorted({key[len(start)] for key in items if key[: len(start)] == start})
+
+
+def alternatives(choice, known):
+    """[({number of an axis: number of its option}, block or None)] of what a reader may choose.
+
+    Where the last axis has one block only, it is shown whatever that axis says, because `absent` hides the axis.
+    """
+    mine, items = places(choice, known)
+    *first, last = (range(len(known[axis][1])) for axis in mine)
+    found = []
+    for start in product(*first):
+        there = under(items, start)
+        if first and len(there) < 2:
+            found.append((start, items[*start, *there] if there else None))
+        else:
+            found += [((*start, option), items.get((*start, option))) for option in last]
+    return [(dict(zip(mine, key, strict=False)), block) for key, block in found]
+
+
+def absent(choice, known):
+    """[({axis: option} chosen, axis, option)] of options without a block there; option None: all of a last axis.
+
+    An option of the first axis is always there, because other parts of the section depend on it.
+    """
+    mine, items = places(choice, known)
+    found = []
+    for depth in range(1, len(mine)):
+        axis, ahead = mine[depth], [range(len(known[each][1])) for each in mine[:depth]]
+        for start in product(*ahead):
+            there, chosen = under(items, start), dict(zip(mine, start, strict=False))
+            if depth == len(mine) - 1 and len(there) == 1 < len(known[axis][1]):
+                found.append((chosen, axis, None))
+            elif there:
+                found += [(chosen, axis, option) for option in range(len(known[axis][1])) if option not in there]
+    return found
+
+
+def brief(title):
+    """A title for the navigation: what stands before a colon."""
+    return re.split("[:：]", str(title))[0]
 
 
 DIGITS = re.compile(r"(\.\d)\d+")
+FONT = "font-family: 'DejaVu Sans'; "
+INNER = {looks.GROUND: "var(--page)", looks.INK: "currentColor"} | {
+    colour: f"var(--c{i})" for i, colour in enumerate(looks.COLOURS) if i
+}
+"""A colour of a drawing -> that of the same drawing inside a page, which has a light and a dark one."""
+
+
+def palette():
+    """CSS of the colours of drawings, on a light and on a dark page."""
+    light, dark = (" ".join(f"--c{i}: {pair[side]};" for i, pair in enumerate(looks.PALETTE) if i) for side in (0, 1))
+    return f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
 
 
 @lru_cache(maxsize=64)  # a page in another language has the same figures
 def inline(svg):
-    """The <svg> element of a file, without parts that only a separate file needs; ink takes the page's colour.
+    """The <svg> element of a file, without parts that only a separate file needs; colours are those of the page.
 
     A tenth of a point is enough for coordinates on a screen.
     """
@@ -210,16 +277,39 @@ def inline(svg):
     svg = re.sub(r"\s*<metadata>.*?</metadata>|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:d|x|y|x1|y1|x2|y2|transform)="[^"]*"', lambda found: DIGITS.sub(r"\1", found[0]), svg)
     svg = re.sub(r'<g id="[A-Za-z0-9_.]+">', "<g>", svg).replace("<svg", '<svg role="img"', 1)
-    return svg.replace("#1b1f24", "currentColor")
+    svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg).replace(FONT, "")
+    svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><").replace(' "', '"')
+    return re.sub("#[0-9a-f]{6}", lambda found: INNER.get(found[0], found[0]), svg)
 
 
-def pictures(svg, name):
+SPEED_UP = "speed-up over "
+
+
+def label(text, say):
+    """A word or a title inside a drawing in the language of `say`."""
+    if text.startswith(SPEED_UP):
+        return say(Text("speed-up over {over}", {"over": text[len(SPEED_UP) :]}))
+    return say([*text.split(", ")])
+
+
+def file_of(figure, language):
+    """Name of the SVG of a figure in a language. No name of a figure has an @."""
+    return f"{figure.name}.svg" if language == ENGLISH else f"{figure.name}@{language}.svg"
+
+
+def spoken(svg, say):
+    """A drawing with its words in the language of `say`."""
+    return re.sub("(?<=>)[^<]+(?=</text>)", lambda text: html.escape(label(html.unescape(text[0]), say)), svg)
+
+
+def pictures(svg, name, say):
     """HTML of a figure: the whole, and for narrow screens its parts below one another, which show pieces of the whole.
 
-    name: becomes the id of the whole.
+    name: becomes the id of the whole. say: translates the words in it.
     """
-    if not (parts := parts_of(svg)):
-        return Markup(f"<div>{inline(svg)}</div>")
+    drawn = spoken(inline(svg), say)
+    if not (parts := drawing.parts_of(svg)):
+        return Markup(f"<div>{drawn}</div>")
     width, height = re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg).groups()
     use = f'<use href="#{name}" width="{width}" height="{height}"/>'
     widths = [f"{100 * part[2] / parts[0][2]:.1f}%" for part in parts]
@@ -227,7 +317,7 @@ def pictures(svg, name):
         f'<svg viewBox="{" ".join(map(str, part))}" style="width: {share}">{use}</svg>'
         for part, share in zip(parts, widths, strict=True)
     ]
-    whole = inline(svg).replace("<svg", f'<svg id="{name}"', 1)
+    whole = drawn.replace("<svg", f'<svg id="{name}"', 1)
     return Markup(f'<div class="whole">{whole}</div><div class="parts" aria-hidden="true">{"".join(pieces)}</div>')
 
 

@@ -2,7 +2,7 @@
 
 from slidesparse.report.document.model import Bullets, Table, fixed, number, say
 from slidesparse.report.sections import unfit
-from slidesparse.report.sections.ratios import of_layers
+from slidesparse.report.sections.quantities import of_layers
 from slidesparse.report.sources.rows import by_configuration, caches_of, configuration_order, grouped, workload
 from slidesparse.sparsity.patterns import Pattern
 
@@ -38,6 +38,11 @@ def anomalies(source, comparisons, others=()):
             say("Step that did not hold M tokens"),
             say("no figure of M tokens a step"),
             disqualified(unfit.token_counts(source)),
+        ),
+        (
+            say("Engine that contradicts itself"),
+            say("one of its figures, or its name, is wrong"),
+            disqualified([*unfit.short_steps(source), *unfit.not_dense(source)]),
         ),
         (
             say("Above the bound"),

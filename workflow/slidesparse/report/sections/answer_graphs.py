@@ -1,8 +1,10 @@
-"""The graphs of the first screen: speed-up over M of a few patterns, for each type, stage and denominator."""
+"""The graphs of the first screen: speed beside quality, and speed-up over M, for each type, stage and denominator."""
 
+from slidesparse.plan import prompts
 from slidesparse.report.document.model import Figure, Table, fixed, number, say
-from slidesparse.report.sections.figures import line, look
-from slidesparse.report.sections.verdict import row_names
+from slidesparse.report.sections import tradeoffs
+from slidesparse.report.sections.figures import line
+from slidesparse.report.sections.verdict import STAGES, row_names
 from slidesparse.sparsity.patterns import Pattern
 
 MOST_LINES = 5
@@ -15,19 +17,32 @@ DRAWN = {
     ("decode", "step_ms"): "decode, clock",
     ("decode", "tokens_per_s"): "decode, tokens/s",
     ("kernel", "linear_us"): "kernel, whole linears",
+    ("kernel", "latency_us"): "kernel, products",
 }
 """(stage, figure) -> its name among the figures."""
 
 
 def figure_choices(comparisons, types, label, prefix):
-    """(type, stage, denominator) -> Figure of ratios over M with their intervals, of at most MOST_LINES patterns."""
+    """(type, graph, denominator) -> Figure.
+
+    Speed beside quality comes first where both are known. Then come ratios over M with their intervals, of at most
+    MOST_LINES patterns.
+    """
     found = {}
     for model, dtype in types:
+        for stage in STAGES:
+            name = f"{prefix}_answer_{dtype}_{stage}_quality_{model}"
+            if picture := tradeoffs.of_model(comparisons, model, [dtype], name, [stage]):
+                found[label[model, dtype], f"quality, {stage}", "dense"] = picture
         for stage, metric in DRAWN:
-            said = DRAWN[stage, metric]
-            if metric == "tokens_per_s" and any(p[0] == label[model, dtype] and p[1].startswith(stage) for p in found):
+            said, weights = DRAWN[stage, metric], (prompts.apart(model)[0], dtype)
+            if stage == "kernel" and weights != (model, dtype) and weights in types:
+                continue  # its kernels are those of the usual prompt
+            # The first figure of a stage that there is; in decode GPU time and the clock.
+            there = any(place[:1] == (label[model, dtype],) and place[1].startswith(stage) for place in found)
+            if there and metric not in ("step_ms", "gpu_step_ms"):
                 continue
-            for over, kinds in (("dense", ("best_dense", "dense", "linear")), ("stock vLLM", ("stock",))):
+            for over, kinds in (("dense", ("linear", "best_dense", "dense")), ("stock vLLM", ("stock",))):
                 same = [c for c in comparisons if (c.stage, c.dtype, c.metric) == (stage, dtype, metric) and c.ratios]
                 same = [c for c in same if model == c.model or stage == "kernel"]
                 one = next((c for kind in kinds for c in same if c.kind == kind and c.sparse_names()), None)
@@ -48,18 +63,17 @@ def drawn(comparison, name):
         bands = [None if value.low is None else [value.low, value.high] for value in values.values()]
         out = [bool(comparison.left_out(each, M)) for M in values]
         bound = Pattern(each.sparsity).bound if each.sparsity != "2_inf" and comparison.kind != "stock" else None
-        style = {"style": (look(each, names)[0], 0)}  # full markers: hollow ones are left out
         y = [value.value for value in values.values()]
         series.append(line(each, names, list(values), y, band=bands, hollow=out, bound=bound))
-        series[-1] |= style | {"label": labels[each]}
+        series[-1] |= {"label": labels[each]}
         for (M, value), left in zip(values.items(), out, strict=True):
             shown = [fixed(each_, 3) for each_ in (value.value, value.low, value.high)]
             rows.append((labels[each], number(str(M), M), *shown, "yes" if left else ""))
     panel = {"kind": "lines", "title": "", "y": comparison.axis, "series": series, "one": True, "flat": True}
     caption = say(
         "{stage} {model} {dtype}, {what}, over {over}. Above 1 sparse is faster.{bands} Hollow: left out. Thin line,"
-        " or ▲ beyond the edge: a pattern's bound.",
-        bands=say(" Bands: intervals.") if any(any(each["band"] or ()) for each in series) else "",
+        " ▲: a pattern's bound.",
+        bands=say(" Bars: intervals.") if any(any(each["band"] or ()) for each in series) else "",
         stage=comparison.stage,
         model=comparison.model,
         dtype=comparison.dtype,

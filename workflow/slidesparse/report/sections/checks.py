@@ -2,8 +2,13 @@
 
 from slidesparse.plan.backends import STAGES
 from slidesparse.report.document.model import Bullets, Table, say
-from slidesparse.report.sections.ratios import linears_of
+from slidesparse.report.sections.quantities import linears_of
 from slidesparse.report.sources.rows import configuration_order, configurations
+
+BY_LINEAR = say("A kernel point counts once for each of its linears.")
+
+STAGES_CHECKED = ("prefill", "decode", "kernel", "quality")
+"""All stages, in the order in which tables count their points. Quality is counted where it was asked for."""
 
 WORDS = {"ok": "ok", "failed": "failed", "in_flight": "being measured", "out_of_memory": "out of memory"}
 
@@ -35,8 +40,10 @@ def passed(source, stage):
 def check_blocks(source):
     """A table of passed/asked for, for every dtype, backend and sparsity of every stage."""
     blocks = []
-    for stage in ("prefill", "decode", "kernel"):
+    for stage in STAGES_CHECKED:
         counts = passed(source, stage)
+        if not counts and stage == "quality":
+            continue
         if not counts:
             blocks.append(say("{stage}: nothing measured.", stage=stage))
             continue
@@ -47,7 +54,7 @@ def check_blocks(source):
         summary = [f"{' '.join(group)} {ratio(total)}" for group, total in totals]
         total = ratio(add(counts.values()))
         blocks.append(say("{stage}: {summary}; total {total}", stage=stage, summary=summary, total=total))
-        blocks += grid(source, stage, counts)
+        blocks += grid(source, stage, counts) or [BY_LINEAR] * (stage == "kernel")
         columns = list(dict.fromkeys(name.column for name in counts))
         rows = []
         for group, total in totals:
@@ -88,7 +95,7 @@ def grid(source, stage, counts):
 def by_type(source):
     """(type, stage) -> (passed, asked for), see `passed`."""
     counts = {}
-    for stage in ("prefill", "decode", "kernel"):
+    for stage in STAGES_CHECKED:
         for name, pair in passed(source, stage).items():
             counts[name.dtype, stage] = add([counts.get((name.dtype, stage), (0, 0)), pair])
     return counts

@@ -4,21 +4,15 @@ A sentence says of how many M it speaks. It counts what it leaves out: ratios th
 disqualifies, or that exceed the bound of their pattern. A ratio without an interval is neither faster nor slower.
 """
 
-from statistics import geometric_mean, median
+from statistics import median
 
-from slidesparse.report.document.model import Bullets, Table, fixed, interval, joined, number, say
+from slidesparse.report.document.model import Bullets, Table, fixed, joined, number, say
+from slidesparse.report.sections.between_types import dtypes
 from slidesparse.report.sections.checks import add, passed, ratio
-from slidesparse.report.sections.ratios import (
-    ACROSS,
-    ACROSS_NOTE,
-    DENSE_RAN,
-    FIGURES,
-    VERDICTS,
-    of_layers,
-    of_points,
-    quotient,
-)
-from slidesparse.report.sources.rows import DTYPES, caches_of, configuration_order, grouped
+from slidesparse.report.sections.outputs import against, unlike
+from slidesparse.report.sections.quantities import ACROSS, ACROSS_NOTE, NARROW, VERDICTS, marked
+from slidesparse.report.sections.ratios import DENSE_RAN, lacking_at
+from slidesparse.report.sources.rows import configuration_order
 from slidesparse.sparsity.patterns import Pattern
 
 KINDS = ("best_dense", "dense")
@@ -26,26 +20,34 @@ KINDS = ("best_dense", "dense")
 
 
 LEGEND = say(
-    "Faster and slower: the confidence interval of the ratio lies above or below 1. Even: it holds 1. Unknown: there is"
-    " no interval, or two GPUs measured the sides. Ratios that are left out are in the tables, and count nowhere here."
+    "Faster and slower: the confidence interval of the ratio lies above or below 1. Even: it holds 1 and lies within"
+    " {narrow}. Unknown: it holds 1 and is wider, or there is none that covers 90 %, or two GPUs measured the sides."
+    " Ratios that are left out are in the tables, and count nowhere here.",
+    narrow=NARROW,
 )
 
 
 def totals(source):
-    """Sentences on how many points of each stage passed, failed or ran out of memory, and what was refused."""
+    """Sentences on how many points of each stage passed, failed or ran out of memory, and what was refused.
+
+    Of kernels, linears are counted.
+    """
     sentences = []
-    for stage in ("prefill", "decode", "kernel"):
+    for stage in ("prefill", "decode", "kernel", "quality"):
         counts = passed(source, stage)
         if counts:
             failed = {(row.configuration, row.M) for row in source.stage(stage) if row.status == "failed"}
             memory = {(row.configuration, row.M) for row in source.stage(stage) if row.status == "out_of_memory"}
+            said = {"passed": ratio(add(counts.values())), "failed": len(failed), "memory": len(memory)}
             sentences.append(
                 say(
-                    "{stage}: {passed} passed, {failed} points failed, {memory} out of memory.",
+                    "{stage}: {passed} linears passed, {failed} points failed, {memory} out of memory.",
                     stage=stage,
-                    passed=ratio(add(counts.values())),
-                    failed=len(failed),
-                    memory=len(memory),
+                    **said,
+                )
+                if stage == "kernel"
+                else say(
+                    "{stage}: {passed} points passed, {failed} failed, {memory} out of memory.", stage=stage, **said
                 )
             )
     if source.refused:
@@ -105,19 +107,22 @@ def only_hot(comparison, comparisons):
 
 
 def pattern_rows(comparison):
-    """A row for every configuration that ran sparse kernels: range and median of its ratios, bound, and verdicts.
+    """A row for every pattern: range and median of its ratios, bound, and verdicts.
 
-    Only ratios that count are in range and median; the last column has the number of the others.
+    Only ratios that count are in range and median; the last column has the number of other M, with a ratio or not.
     """
     rows = []
-    for name in comparison.sparse_names():
+    for name in comparison.patterns() if comparison.sparse_names() else ():
         counted = {M: each for M, each in comparison.counted(name).items() if each.sparse}
         values = [each.value for each in counted.values()]
         ends = (min(values), median(values), max(values)) if values else (None, None, None)
-        shown = [fixed(value, 2) for value in (*ends, Pattern(name.sparsity).bound)]
+        mark = ACROSS * any(each.across for each in counted.values())
+        shown = [value and number(fixed(value, 2) + mark, value) for value in ends]
+        shown.append(fixed(Pattern(name.sparsity).bound, 2))
         verdicts = [each.verdict for each in counted.values()]
         counts = [number(str(n), n) for n in map(verdicts.count, VERDICTS)]
-        left = sum(each.sparse for each in comparison.of(name).values()) - len(counted)
+        absent = [M for M, why in comparison.absent(name).items() if why is not DENSE_RAN]
+        left = sum(each.sparse for each in comparison.of(name).values()) - len(counted) + len(absent)
         over = (comparison.stage, comparison.model, comparison.dtype, comparison.what, comparison.over)
         rows.append((*over, name.column, *shown, *counts, number(str(left), left)))
     return rows
@@ -134,7 +139,7 @@ def of_comparison(comparison, clock=None):
     of = {"stage": comparison.stage, "model": comparison.model, "dtype": comparison.dtype}
     of |= {"what": comparison.what, "over": comparison.over}
     counted = {(name, M): each for name in names for M, each in comparison.counted(name).items() if each.sparse}
-    parts = joined([pattern_counts(comparison, name) for name in names])
+    parts = joined([pattern_counts(comparison, name) for name in comparison.patterns()])
     if not counted:
         return [say("{stage} {model} {dtype}, {what}, over {over}: no ratio counts. {parts}.", **of, parts=parts)]
     (name, M), best = max(counted.items(), key=lambda item: item[1].value)
@@ -150,11 +155,10 @@ def of_comparison(comparison, clock=None):
         theirs=fixed(theirs, digits, True),
         unit=comparison.unit,
     )
-    if comparison.outputs:
-        own, over = comparison.outputs
-        found = say("{found}, {own} outputs against {over}", found=found, own=own, over=over)
-    if M in comparison.lacking:
-        found = say("{found}, without {names} there", found=found, names=", ".join(comparison.lacking[M]))
+    found = against(found, comparison.outputs.get((name, M)))
+    if (name, M) in comparison.lacking and comparison.kind != "stock":
+        rivals = [say("{name} ({why})", name=each, why=why) for each, why in comparison.lacking[name, M].items()]
+        found = say("{found}, without {names} there", found=found, names=joined(rivals, ", "))
     if beside:
         ratio = marked(beside, 2, ends=True)
         if comparison.kind in ("best_dense", "stock"):
@@ -203,12 +207,16 @@ def dense_choices(source):
         for name in {row.configuration for row in rows}:
             if name.sparsity == "dense" and not name.stock:
                 engines.setdefault((name.model, name.dtype), set()).add(name.backend)
-        if any(len(backends) > 1 and "auto" not in backends for backends in engines.values()):
+        engines = {each: backends for each, backends in engines.items() if len(backends) > 1}
+        if lacking := [" ".join(each) for each, backends in engines.items() if "auto" not in backends]:
+            of = (
+                [say("{stage} {of}", stage=stage, of=", ".join(sorted(lacking)))] if len(lacking) < len(engines) else []
+            )
             sentences.append(
                 say(
                     "{stage}: the fastest dense engine has one library for all linears. An engine with the fastest"
-                    " dense library of each linear (auto/dense) was not measured, and could be faster.",
-                    stage=stage,
+                    " dense library of each linear (auto/dense) has no figure here, and could be faster.",
+                    stage=of[0] if of else stage,
                 )
             )
         dense, unknown = without_sparse_kernels(rows)
@@ -270,136 +278,66 @@ def kernel_against_model(source, comparisons):
         shared = sorted(
             (item for item in shared if model.ratios[item].sparse), key=lambda item: configuration_order(item[0])
         )
-        most = max((M for _, M in shared), default=None)
+        if not shared:
+            continue
+        most = max(M for _, M in shared)
         shared = [item for item in shared if item[1] == most]
         left = left_at(most, kernel, model, key[0])
-        if shared:
-            parts = [
-                say(
-                    "{pattern} {kernel} and {model}",
-                    pattern=name.column,
-                    kernel=marked(ratios[name, M], 2),
-                    model=marked(model.ratios[name, M], 2),
-                )
-                for name, M in shared
-            ]
-            sentences.append(
-                say(
-                    "{model} {dtype} at M={M}, over {over}: speed-up of the GEMMs ({caches}) and of prefill ({what}):"
-                    " {parts}{left}.",
-                    left=left,
-                    model=key[0],
-                    dtype=key[1],
-                    M=most,
-                    caches=say(kernel.caches),
-                    what=model.what,
-                    over=model.over,
-                    parts=parts,
-                )
+        if odd := unlike(kernel, [(name._replace(model=shape[0]), M) for name, M in shared]):
+            left = say("; unlike outputs: {parts}{left}", parts=odd, left=left)
+        parts = [
+            say(
+                "{pattern} {kernel} and {model}",
+                pattern=name.column,
+                kernel=marked(ratios[name, M], 2),
+                model=marked(model.ratios[name, M], 2),
             )
+            for name, M in shared
+        ]
+        sentences.append(
+            say(
+                "{model} {dtype} at M={M}, over {over}: speed-up of the GEMMs ({caches}) and of prefill ({what}):"
+                " {parts}{left}.",
+                left=left,
+                model=key[0],
+                dtype=key[1],
+                M=most,
+                caches=say(kernel.caches),
+                what=model.what,
+                over=over_both(kernel, model),
+                parts=parts,
+            )
+        )
     return sentences
+
+
+def over_both(kernel, model):
+    """The denominator of kernels and of prefill, or both, if they are two."""
+    if kernel.kind == "best_dense" or str(kernel.over).partition("/")[0] == str(model.over).partition("/")[0]:
+        return model.over
+    return say("{kernel} and {model}", kernel=kernel.over, model=model.over)
 
 
 def left_at(M, kernel, model, name):
-    """What a sentence on kernels and prefill at M leaves out: patterns whose ratio counts not in both; or nothing."""
-    left = {}
-    there = [{each._replace(model=name) for each, at in comparison.ratios if at == M} for comparison in (kernel, model)]
+    """What a sentence on kernels and prefill at M leaves out: patterns of both without a ratio that counts in both, and
+    larger M; and dense rivals without a figure there; or nothing.
+    """
+    left, pairs = {}, {}
     for comparison in (kernel, model):
-        for each, at in comparison.ratios:
-            why = comparison.left_out(each, at) if each._replace(model=name) in there[0] & there[1] else None
-            if at == M and why and comparison.ratios[each, at].sparse:
-                left.setdefault(str(why), (why, {}))[1][each._replace(model=name)] = None
-    parts = [
-        say("{names} ({why})", names=", ".join(each.column for each in sorted(names, key=configuration_order)), why=why)
-        for why, names in left.values()
+        for each in comparison.patterns():
+            pairs.setdefault(each._replace(model=name), []).append((comparison, each))
+    for each, sides in sorted(pairs.items(), key=lambda item: configuration_order(item[0])):
+        for comparison, own in sides if len(sides) > 1 else ():
+            there = (own, M) in comparison.ratios and comparison.ratios[own, M].sparse
+            if why := comparison.left_out(own, M) if there else comparison.absent(own).get(M):
+                left.setdefault(str(why), (why, {}))[1][each.column] = None
+    parts = [say("{names} ({why})", names=", ".join(names), why=why) for why, names in left.values()]
+    if larger := sorted(each for each in kernel.Ms & model.Ms if each > M):
+        parts.append(say("M={Ms} (no ratio counts in both)", Ms=", ".join(map(str, larger))))
+    left = say("; left out {parts}", parts=joined(parts, ", ")) if parts else ""
+    rivals = [
+        say("{name} ({stage}, {why})", name=each, stage=say(comparison.stage), why=why)
+        for comparison in (kernel, model)
+        for each, _, why in lacking_at(comparison, [(own, M) for own in comparison.sparse_names()])
     ]
-    return say("; left out {parts}", parts=joined(parts, ", ")) if parts else ""
-
-
-def dtypes(source):
-    """Sentences on FP8 over INT8 for each dense configuration.
-
-    Prefill is compared by step time, decode by the GPU time of a step, and kernels by the sum over a layer. If prefill
-    or decode has only the published protocol's tokens/s, these are compared.
-    """
-    sentences = []
-    for stage, known in (("prefill", "step_ms"), ("decode", "gpu_step_ms")):
-        figures = {column: of_points(source, source.stage(stage), column) for column in (known, "tokens_per_s")}
-        names = {name for values in figures.values() for name, _ in values}
-        for name in sorted(names, key=configuration_order):
-            other = name._replace(dtype=DTYPES[1])
-            if name.dtype != DTYPES[0] or name.sparsity != "dense":
-                continue
-            for column, values in figures.items():
-                ratios, apart = between_types(name, other, values, higher=column == "tokens_per_s")
-                if ratios:
-                    what = next(what for metric, what, _ in FIGURES[stage] if metric == column)
-                    what = say("tokens/s") if column == "tokens_per_s" else what
-                    sentences.append(between(stage, name, what, ratios, apart))
-                    break
-    sums = {}
-    caches = caches_of(source.stage("kernel"))
-    for model, dtype in grouped(source.stage("kernel")):
-        sums |= of_layers(source, model, dtype, "latency_us")
-    for name in sorted({name for name, _ in sums if name.dtype == DTYPES[0] and name.sparsity == "dense"}):
-        ratios, apart = between_types(name, name._replace(dtype=DTYPES[1]), sums, higher=False)
-        if ratios:
-            what = say("speed of the GEMMs ({caches})", caches=say(caches))
-            own, over = (outputs(source, each) for each in (name._replace(dtype=DTYPES[1]), name))
-            if own != over:
-                what = say("{found}, {own} outputs against {over}", found=what, own=own, over=over)
-            sentences.append(between("kernel", name, what, ratios, apart))
-    return sentences
-
-
-def outputs(source, name):
-    """Output types of one configuration's kernels, where files of others tell them, as text."""
-    rows = (row for row in source.stage("kernel") if row.configuration == name)
-    return ", ".join(sorted({row.values.get("output_of_others") or "" for row in rows} - {""}))
-
-
-def between_types(name, other, values, higher):
-    """(M -> how many times as fast `other` is as `name`, number of M at which both were measured in other ways).
-
-    Machine, output type, versions and protocol may differ no more than in any other ratio.
-    """
-    shared = sorted(M for own, M in values if own == name and (other, M) in values)
-    sides = {M: (values[name, M], values[other, M]) for M in shared}
-    ratios = {
-        M: quotient(*(reversed(both) if higher else both))
-        for M, both in sides.items()
-        if both[0].kind == both[1].kind and both[0].machine == both[1].machine
-    }
-    return ratios, len(sides) - len(ratios)
-
-
-def marked(quantity, digits, ends=False):
-    """A ratio, marked if its sides were measured on two GPUs. ends: with its interval, if that is known."""
-    shown = interval(quantity.value, quantity.low, quantity.high, digits) if ends else fixed(quantity.value, digits)
-    return number(shown + ACROSS * quantity.across, quantity.value)
-
-
-def between(stage, name, what, ratios, apart):
-    """One sentence on FP8 over INT8: at how many M it is faster, even, slower, and its ratio M by M.
-
-    apart: number of M whose sides were measured in other ways.
-    """
-    counted = {M: each for M, each in ratios.items() if not (each.unfit or each.host_bound)}
-    verdicts = [each.verdict for each in counted.values()]
-    found = [say("{verdict} at {n}", verdict=each, n=verdicts.count(each)) for each in VERDICTS if each in verdicts]
-    left = len(ratios) - len(counted)
-    found += [say("left out {n}", n=left)] if left else []
-    found += [say("measured otherwise {n}", n=apart)] if apart else []
-    mean = geometric_mean([each.value for each in counted.values()]) if counted else None
-    return say(
-        "{stage} {model} {column}: FP8 over INT8 in {what}, of {n} M: {found}; geometric mean of those that count"
-        " {mean}: {values}.",
-        stage=stage,
-        model=name.model,
-        column=name.column,
-        what=what,
-        n=len(ratios) + apart,
-        found=joined(found, ", "),
-        mean=fixed(mean, 2),
-        values=", ".join(f"{marked(each, 3)} (M={M})" for M, each in counted.items()) or "—",
-    )
+    return say("{left}; without {parts}", left=left, parts=joined(rivals, ", ")) if rivals else left

@@ -3,6 +3,7 @@
 from math import floor
 
 from slidesparse.report.document.model import say
+from slidesparse.report.sections.quantities import ends
 from slidesparse.report.sources.rows import grouped
 from slidesparse.report.tables.intervals import PERCENT
 
@@ -19,7 +20,7 @@ def covers(source, comparisons):
     for each in comparisons:
         column = "latency_us" if each.stage == "kernel" else each.metric
         for row in grouped(source.stage(each.stage)).get((each.model, each.dtype), ()):
-            if any(row.values.get(f"{name}_ci_low") is not None for name in (column, *PAIRED)):
+            if any(ends(row.values, name, column)[0] is not None for name in (column, *PAIRED)):
                 known.append(row.values.get(f"{column}_ci_coverage"))
     if not known or None in known:
         return say("nominally {share} %", share=PERCENT)

@@ -1,8 +1,9 @@
 """Dense engines against one another, and the factors from stock vLLM to a sparse engine: fusion, library, sparsity."""
 
-from slidesparse.report.document.model import NONE, Figure, Section, Table, fixed, number, say
+from slidesparse.report.document.model import NONE, Figure, Section, Table, fixed, joined, number, say
 from slidesparse.report.sections.performance import wide_table
-from slidesparse.report.sections.ratios import ACROSS_NOTE, FIGURES, of_points, quotient
+from slidesparse.report.sections.quantities import ACROSS_NOTE, of_points, quotient
+from slidesparse.report.sections.ratios import FIGURES, RAN, asked, is_dense_engine, lost, why_lacking
 from slidesparse.report.sections.speedups import cell, notes_on
 from slidesparse.report.sources.rows import configuration_order, grouped, pattern_length
 
@@ -67,7 +68,7 @@ def rival_blocks(source):
         title = say("{stage} {model} {dtype}, {what}", stage=stage, model=model, dtype=dtype, what=what)
         name = f"rivals_{stage}_{model}_{dtype}_{column}"
         blocks.append(Section(title, [note, *notes_on(ratios), wide_table(name, cells)]))
-    return blocks or [say("Fewer than two dense engines were measured.")]
+    return blocks or [say("No two dense engines of one stage, model and type have a measured step.")]
 
 
 def factor_figures(source, prefix):
@@ -88,7 +89,7 @@ def factor_figures(source, prefix):
             "{model}: what each step from stock vLLM to a sparse engine gives. Fusion and graphs: our dense engine with"
             " stock's library, over stock vLLM. Library: our fastest dense engine over that one. Sparsity: {pattern}"
             " over our fastest dense engine. The whole gain is their product. Prefill by the clock, decode by GPU time"
-            " where it is known. Hollow: bound by the host.",
+            " where it is known. Hollow: bound by the host, or disqualified by a check.",
             model=model,
             pattern=", ".join(dict.fromkeys(row[4] for _, rows in mine for row in rows if row[3] == "sparsity")),
         )
@@ -152,7 +153,8 @@ def gain_blocks(source):
                 row.M: next(filter(None, map(row.values.get, named)), None) for row in rows if row.configuration.stock
             }
             values = of_points(source, rows, column)
-            cells = gain_rows(values, variants)
+            ran = {place: why for place, why in lost(rows, column).items() if any(why is each for each in RAN)}
+            cells = gain_rows(values, variants, ran)
             if cells:
                 notes = [
                     say(
@@ -164,7 +166,7 @@ def gain_blocks(source):
                 ]
                 if len({step.gpu_uuid for step in values.values()}) > 1:
                     notes.append(ACROSS_NOTE)
-                notes += notes_on(values)
+                notes += [*notes_on(values), *lacking_note(source, stage, column, rows, values)]
                 name = f"gains_{stage}_{model}_{dtype}{'_gpu' if column == 'gpu_step_ms' else ''}"
                 title = say(
                     "{stage} {model} {dtype}, {what}, from stock vLLM to sparse",
@@ -177,8 +179,29 @@ def gain_blocks(source):
     return blocks
 
 
-def gain_rows(values, variants):
-    """Rows of the table of gains. values: (configuration, M) -> step time. variants: M -> variant of stock vLLM."""
+def lacking_note(source, stage, column, rows, values):
+    """A list with a sentence on dense engines that lack a figure beside one of stock vLLM; empty if none does.
+
+    rows: those of one stage, model and type. values: (configuration, M) -> step time of a column.
+    """
+    every = asked(source, stage, *rows[0].configuration[:2], rows)["asked"]
+    rivals, reasons, found = sorted(filter(is_dense_engine, every)), lost(rows, column), {}
+    for M, before in sorted((M, step) for (name, M), step in values.items() if name.stock):
+        for name in rivals:
+            if why := why_lacking(values, reasons, (name, M), before):
+                found.setdefault((name.backend, str(why)), (why, []))[1].append(str(M))
+    parts = [
+        say("{name} at M={Ms} ({why})", name=name, Ms=", ".join(Ms), why=why) for (name, _), (why, Ms) in found.items()
+    ]
+    text = say("Dense backends without a figure here, which may be faster: {lacking}.", lacking=joined(parts))
+    return [text] if parts else []
+
+
+def gain_rows(values, variants, ran):
+    """Rows of the table of gains. values: (configuration, M) -> step time. variants: M -> variant of stock vLLM.
+
+    ran: (configuration, M) -> what ran there, if no sparse kernel is known to have run: sparsity gains nothing then.
+    """
     rows = []
     stock = {M: step for (name, M), step in values.items() if name.stock}
     for M, before in sorted(stock.items()):
@@ -190,11 +213,12 @@ def gain_rows(values, variants):
         first = (number(str(M), M), variants[M], fixed(before.value, 3), fastest.column, fixed(between.value, 3))
         first += (cell(quotient(before, between)),)
         own = next((name for name in dense if name.backend == STOCK_LIBRARY), None)
-        library = cell(quotient(same[own], between)) if own else NONE
+        library = NONE if not own else number("1", 1) if own == fastest else cell(quotient(same[own], between))
         sparse = sorted((name for name in same if name.sparse_kernel), key=configuration_order)
         for name in sparse:
-            gains = cell(quotient(between, same[name])), cell(quotient(before, same[name]))
-            rows.append((*first, name.column, fixed(same[name].value, 3), *gains, library))
+            gain = ran.get((name, M)) or cell(quotient(between, same[name]))
+            whole = cell(quotient(before, same[name]))
+            rows.append((*first, name.column, fixed(same[name].value, 3), gain, whole, library))
         if not sparse:
             rows.append((*first, NONE, NONE, NONE, NONE, library))
     return rows

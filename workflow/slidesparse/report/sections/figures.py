@@ -17,28 +17,28 @@ from slidesparse.report.sources.rows import (
     step_value,
 )
 from slidesparse.report.tables.columns import CUBLASLT
-from slidesparse.report.tables.roofline import moved
+from slidesparse.report.tables.roofline import moved, weight_bits
 from slidesparse.sparsity.patterns import Pattern
 
 PATTERN_COLOURS = {"2_4": 1, "2_6": 2, "2_8": 3, "2_10": 4, "2_12": 5, "2_14": 6, "2_16": 7, "2_inf": 8}
 """Colours of patterns, the same in every figure."""
-AUTO_COLOURS = {"2_4": 5, "2_6": 6, "2_8": 7, "2_10": 8}
-"""Colours of patterns on `auto`, whose engines have no longer patterns."""
-DENSE_COLOURS = {"cublaslt": 0, "cutlass": 9, "torch": 10, "vllm": 11, "auto": 4}
+DENSE_COLOURS = {"cublaslt": 0, "cutlass": 9, "torch": 10, "vllm": 11, "auto": 12, "ternary": 13}
 """Colours of dense backends, the same in every figure."""
+AUTO_FORM = 1
+"""The form of `auto` in the colour of its pattern."""
 SHOWN_BARS = 12
 """Most bars in a panel."""
 
 
 def look(name, names):
-    """(colour, form) of a configuration in a figure. The first backend of a pattern has the plain form."""
+    """(colour, form) of a configuration in a figure. A pattern has one colour, and each of its backends a form."""
     if name.sparsity == "dense":
         return DENSE_COLOURS.get(name.backend, names.index(name)), 0
     colour = PATTERN_COLOURS.get(name.sparsity, pattern_length(name.sparsity) % 10)
     if name.backend == "auto":
-        return (AUTO_COLOURS[name.sparsity], 1) if name.sparsity in AUTO_COLOURS else (colour, 2)
+        return colour, AUTO_FORM
     alike = [other for other in names if other.sparsity == name.sparsity and other.backend != "auto"]
-    return colour, 3 * alike.index(name)
+    return colour, 2 * alike.index(name)
 
 
 def figures(source, comparisons, prefix):
@@ -108,7 +108,9 @@ def speedup_figures(source, model, prefix, comparisons, stage):
                     else None
                 )
                 y = [value.value for value in values.values()]
-                series.append(line(name, names, list(values), y, band=bands if any(bands) else None, bound=bound))
+                out = [bool(comparison.left_out(name, M)) for M in values]
+                shown = {"band": bands if any(bands) else None, "hollow": out, "bound": bound}
+                series.append(line(name, names, list(values), y, **shown))
                 for M, value in values.items():
                     rows.append(
                         (
@@ -136,8 +138,9 @@ def speedup_figures(source, model, prefix, comparisons, stage):
             dict.fromkeys((prefix, "speedup", stage, metric, kind, *(["paired"] if first.over == CUBLASLT else [])))
         )
         caption = say(
-            "{stage} {model}, {what}: speed-up over {over}. Thin lines: the bound L/(L-2) of each "
-            "pattern; bands: intervals made of ones that cover their medians with {coverage}, where they are known.",
+            "{stage} {model}, {what}: speed-up over {over}. Hollow: left out. Thin line, or ▲ beyond the edge: the"
+            " bound L/(L-2) of a pattern. Bars: intervals made of ones that cover their medians with {coverage}, where"
+            " they are known.",
             stage=stage,
             model=first.model,
             what=first.what,
@@ -244,12 +247,13 @@ def roofline_figure(source, model, prefix):
 
 
 def roofline_point(row):
-    """(useful operations per byte, useful TOPS, roof in TOPS or None) of a linear with 8-bit weights and inputs."""
+    """(useful operations per byte, useful TOPS, roof in TOPS or None) of a linear with 8-bit inputs."""
     values = row.values
     operations = 2 * row.M * values["N"] * values["K"]
     slid = values.get("K_slid") or values["K"]
     sparse = row.configuration.sparsity != "dense" and row.configuration.backend not in DENSE_BACKENDS
-    bytes_moved = moved(row.M, values["N"], slid, values.get("output"), sparse)
+    bits = weight_bits(row.configuration.backend)
+    bytes_moved = moved(row.M, values["N"], slid, values.get("output"), sparse, bits)
     best = operations / values["roofline_us"] / 1e6 if values.get("roofline_us") else None
     return operations / bytes_moved, operations / values["latency_us"] / 1e6, best
 

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from slidesparse.errors import HardwareError
-from slidesparse.machine import hardware
+from slidesparse.machine import families, naming
 from slidesparse.plan.backends import STAGES
 from slidesparse.report.document.model import NONE, Bullets, Table, fixed, say, whole
 from slidesparse.report.sources.rows import Provenance, configuration_order
@@ -40,7 +40,11 @@ def span_of_times(sources):
         return None
     ends = {"first": min(span[0] for span in spans), "last": max(span[1] for span in spans)}
     rows = [row for source in sources if not source.dates for row in source.rows if row.measured]
-    untimed = [stage for stage in STAGES if any(row.stage == stage and not row.utc for row in rows)]
+    untimed = []
+    for stage in STAGES:
+        times = [bool(row.utc) for row in rows if row.stage == stage]
+        if not all(times):
+            untimed.append(say("some of {stage}", stage=stage) if any(times) else stage)
     if untimed:
         return say(
             "Measured: {first} to {last}, without {stages}, whose times are not recorded", stages=untimed, **ends
@@ -51,9 +55,10 @@ def span_of_times(sources):
 def architecture_name(key):
     """NVIDIA's name of the architecture of a hardware key, or None for a CPU and an unknown one."""
     try:
-        return hardware.ARCHITECTURES.get(hardware.parse(key).cc)
+        known = families.family(naming.parse(key).cc)
     except HardwareError:
         return None
+    return known and known.architecture
 
 
 def architecture(key):
@@ -61,7 +66,7 @@ def architecture(key):
     name = architecture_name(key)
     if name is None:
         return None
-    capability = fixed(hardware.parse(key).cc / 10, 1)
+    capability = fixed(naming.parse(key).cc / 10, 1)
     return say("Architecture: {name}, compute capability {cc}", name=name, cc=capability)
 
 
@@ -112,7 +117,24 @@ def model_blocks(source):
         )
         headers = ("checkpoint", "weights", "zeros before", "changed by pruning", "changed (%)", "bytes")
         blocks.append(Table("checkpoints", headers, [checkpoint_row(item) for item in order], "l"))
+        blocks += pruned_by_position(source)
     return blocks
+
+
+def pruned_by_position(source):
+    """A list with a sentence on models without latent weights that were pruned; empty if there are none."""
+    names = {item["model"] for item in source.checkpoints if by_position(item.get("layers"))}
+    told = say(
+        "{names}: the weights are stored as -1, 0 and 1, so pruning goes by position and not by magnitude.",
+        names=", ".join(sorted(names)),
+    )
+    return [told] if names else []
+
+
+def by_position(layers):
+    """Whether a manifest's list of layers says that one was pruned by position."""
+    found = layers if isinstance(layers, list) else []
+    return any(isinstance(layer, dict) and layer.get("pruned_by") == "position" for layer in found)
 
 
 def counts_of_models(source):
@@ -123,7 +145,7 @@ def counts_of_models(source):
     """
     made = {(item["model"], item["dtype"], item["sparsity"]) for item in source.checkpoints}
     run = {row.configuration for stage in ("prefill", "decode") for row in source.stage(stage)}
-    made |= {(name.model, name.dtype, name.sparsity) for name in run}
+    made |= {(name.weights, name.dtype, name.sparsity) for name in run}
     base = sorted({item["model"] for item in source.models} | {f"{m} {dtype}" for m, dtype, s in made if s == "dense"})
     if not source.models and any(task["task"] == NAMES[0] and task["status"] == "success" for task in source.tasks):
         base = sorted({*base, *(f"{m} BF16" for m, _, s in made if s == "dense")})

@@ -2,7 +2,7 @@
 
 from slidesparse.report.document.model import NONE, Section, Table, fixed, interval, number, say, whole
 from slidesparse.report.sections.checks import WORDS
-from slidesparse.report.sections.ratios import of_layers
+from slidesparse.report.sections.quantities import of_layers
 from slidesparse.report.sources.rows import (
     by_configuration,
     caches_of,

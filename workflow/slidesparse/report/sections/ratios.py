@@ -2,103 +2,40 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from slidesparse.plan.backends import DENSE_BACKENDS
 from slidesparse.report.document.model import Text, say
+from slidesparse.report.sections.losses import losses
+from slidesparse.report.sections.outputs import outputs_of
+from slidesparse.report.sections.quantities import around, ends, linears_of, of_layers, of_points, quotient
 from slidesparse.report.sections.unfit import reasons
-from slidesparse.report.sources.rows import caches_of, configuration_order, grouped, workload
+from slidesparse.report.sources.rows import caches_of, configuration_order, grouped
 from slidesparse.report.tables.columns import CUBLASLT
 from slidesparse.sparsity.patterns import Pattern
-
-ACROSS = " ⇄"
-"""Mark of a ratio whose sides were measured on two GPUs."""
-
-ACROSS_NOTE = say(
-    "⇄ marks ratios of points that two GPUs measured: GPUs of one name differ by some percent, so which side is faster"
-    " is unknown."
-)
 
 HALF = "2_4"
 """The pattern that sparse tensor cores are made for."""
 
-
-FASTER, EVEN, SLOWER, UNKNOWN = VERDICTS = (say("faster"), say("even"), say("slower"), say("unknown"))
-"""What an interval says of a ratio. Without an interval nobody knows."""
 
 HOST_BOUND = say("bound by the host")
 ABOVE_BOUND = say("above the bound")
 
 DENSE_RAN = say("only dense kernels ran")
 UNKNOWN_RAN = say("unknown which kernels ran")
-FAILED = say("not measured")
+RAN = (DENSE_RAN, UNKNOWN_RAN)
+FAILED = say("failed")
+FLYING = say("being measured")
+MISSING = say("no usable point")
+OTHERWISE = say("measured otherwise")
+OTHER_OUTPUTS = say("other outputs")
 BLANK = say("its points lack this figure")
 MEMORY = say("out of memory")
 ALONE = say("the denominator has no figure")
 APART = say("the denominator was measured otherwise")
 
 
-class Quantity(NamedTuple):
-    """A figure, or a ratio of two, with the ends of its confidence interval (None if not known).
-
-    machine: properties of machine and run that must agree on both sides of a ratio.
-    kind: a property that must agree as well, such as the output type of a GEMM.
-    gpu_uuid: hash of the GPU's UUID; empty if not known.
-    across: whether the sides of a ratio were measured on two GPUs of one name.
-    host_bound: whether the host bounds the figure, or a side of the ratio.
-    unfit: why a check disqualifies the figure, or a side of the ratio; None if none does.
-    sparse: whether a sparse kernel ran for the figure, or for the ratio's own side.
-    """
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    machine: tuple = ()
-    kind: str = ""
-    gpu_uuid: str = ""
-    across: bool = False
-    host_bound: bool = False
-    unfit: Text | None = None
-    sparse: bool = False
-
-    @property
-    def spread(self):
-        """Half the width of the interval divided by the value, or None."""
-        return None if self.low is None or self.high is None else (self.high - self.low) / 2 / self.value
-
-    @property
-    def inside_noise(self):
-        """Whether the interval of a ratio contains 1."""
-        return self.low is not None and self.high is not None and self.low <= 1 <= self.high
-
-    @property
-    def verdict(self):
-        """Of a ratio: FASTER, SLOWER or EVEN by its interval; UNKNOWN without one, whatever its value.
-
-        Unknown, too, if two GPUs measured its sides: the interval does not hold their difference.
-        """
-        if self.low is None or self.high is None or self.across:
-            return UNKNOWN
-        return EVEN if self.inside_noise else FASTER if self.value > 1 else SLOWER
-
-
-def around(value, spread, machine=(), kind="", gpu_uuid=""):
-    """A quantity from a value and the relative half-width of its interval, which may be None."""
-    ends = (value * (1 - spread), value * (1 + spread)) if spread is not None else (None, None)
-    return Quantity(value, *ends, machine, kind, gpu_uuid)
-
-
-def both(first, second):
-    """Relative half-width of a ratio from those of its two independent sides."""
-    return None if first is None or second is None else math.hypot(first, second)
-
-
-def quotient(first, second):
-    """The ratio of two independent figures, first over second."""
-    across = bool(first.gpu_uuid and second.gpu_uuid) and first.gpu_uuid != second.gpu_uuid
-    marks = {"across": across, "host_bound": first.host_bound or second.host_bound}
-    marks["unfit"] = first.unfit or second.unfit
-    return around(first.value / second.value, both(first.spread, second.spread))._replace(**marks)
+NO_RATIO = {str(ALONE), str(APART), str(BLANK)}
+"""Why a point in which a sparse kernel ran has no ratio."""
 
 
 @dataclass
@@ -114,15 +51,17 @@ class Comparison:
     ratios: (Configuration, M) -> Quantity.
     sides: (Configuration, M) -> (own value, denominator's value).
     bases: (Configuration, M) -> the Configuration of the denominator, if it is one.
-    apart: (Configuration, M) whose ratios are left out because hardware, driver, versions, protocol or lengths of
+    apart: (Configuration, M) whose ratios are left out because hardware, driver, versions, protocol, power limit or
     requests differ.
     alone: (Configuration, M) of sparse figures without a figure of the denominator.
-    failed, memory: (Configuration, M) of figures that failed, or found too little memory.
-    blank: (Configuration, M) of good points without this figure.
-    silent: (Configuration, M) of points of `auto` that do not say which kernels ran.
-    Ms: all M of the stage, of engines, that were measured for any configuration or are planned.
-    lacking: M -> dense backends that have no figure there, and may be the fastest.
-    outputs: (output types of sparse products, those of the denominator's), if files of others say that they differ.
+    lost: (Configuration, M) -> why its point has no such figure, or does not say which kernels ran.
+    asked: all configurations of the stage, model and type that were measured or are planned.
+    Ms: all M of the stage that were measured for any configuration or are planned.
+    rivals: dense backends of which the denominator is the fastest.
+    lacking: (Configuration, M) -> {dense backend: why it has no figure that counts beside that ratio}. It may be the
+    fastest.
+    outputs: (Configuration, M) -> (own output type, the denominator's), if files of others say that they differ.
+    losses: sparsity -> losses.Loss of the model's checkpoint, of those that were scored.
     """
 
     stage: str
@@ -139,13 +78,13 @@ class Comparison:
     bases: dict = field(default_factory=dict)
     apart: list = field(default_factory=list)
     alone: list = field(default_factory=list)
-    failed: list = field(default_factory=list)
-    memory: list = field(default_factory=list)
-    blank: list = field(default_factory=list)
-    silent: list = field(default_factory=list)
+    lost: dict = field(default_factory=dict)
+    asked: frozenset = frozenset()
     Ms: frozenset = frozenset()
+    rivals: tuple = ()
     lacking: dict = field(default_factory=dict)
-    outputs: tuple | None = None
+    outputs: dict = field(default_factory=dict)
+    losses: dict = field(default_factory=dict)
 
     @property
     def in_turn(self):
@@ -180,18 +119,10 @@ class Comparison:
     def absent(self, name):
         """M -> why a configuration has no ratio of a sparse kernel there."""
         own = self.of(name)
-        why = dict.fromkeys(self.Ms - own.keys(), FAILED)
-        why |= {M: DENSE_RAN for M, ratio in own.items() if not ratio.sparse}
-        lists = (
-            (BLANK, self.blank),
-            (UNKNOWN_RAN, self.silent),
-            (FAILED, self.failed),
-            (MEMORY, self.memory),
-            (ALONE, self.alone),
-            (APART, self.apart),
-        )
-        for reason, keys in lists:
-            why |= {M: reason for other, M in keys if other == name}
+        why = {M: self.lost.get((name, M), MISSING) for M in self.Ms - own.keys()}
+        why |= {M: self.lost.get((name, M), DENSE_RAN) for M, ratio in own.items() if not ratio.sparse}
+        for reason, keys in ((ALONE, self.alone), (APART, self.apart)):
+            why |= {M: reason for other, M in keys if other == name and self.lost.get((name, M)) not in RAN}
         return dict(sorted(why.items()))
 
     def sparse_counted(self, name):
@@ -201,6 +132,15 @@ class Comparison:
     def sparse_names(self):
         """Configurations with a ratio for which a sparse kernel ran, sorted."""
         return sorted({name for (name, _), ratio in self.ratios.items() if ratio.sparse}, key=configuration_order)
+
+    def patterns(self):
+        """Configurations with a ratio for which a sparse kernel ran, those whose sparse figures lack a denominator, and
+        those all of whose points failed or are missing, sorted.
+        """
+        there = {*self.sparse_names()}
+        lost = {name: {*map(str, self.absent(name).values())} for name in self.asked if name.sparse_kernel}
+        lost = {name for name, why in lost.items() if not {*map(str, RAN)} & why or NO_RATIO & why}
+        return sorted(there | lost, key=configuration_order)
 
     def is_above_bound(self, name, M):
         """Whether a ratio exceeds the bound of its pattern by more than noise explains."""
@@ -214,104 +154,34 @@ class Comparison:
         return [key for key in order if self.is_above_bound(*key)]
 
 
-def outputs_of(rows, comparison):
-    """(own, denominator's) output types of kernels in files of others, as text, if they differ; else None."""
-    kinds = {}
-    for row in rows:
-        if kind := row.values.get("output_of_others"):
-            for sparse, sides in ((True, comparison.names()), (False, comparison.bases.values())):
-                if row.configuration in sides:
-                    kinds.setdefault(sparse, set()).add(kind)
-    own, over = (", ".join(sorted(kinds.get(sparse, ()))) for sparse in (True, False))
-    return (own, over) if own and over and own != over else None
-
-
-def linears_of(source, model):
-    """Number of linears in a layer: from the model's shape, or else from what was measured, or else 1."""
-    if model in source.linears:
-        return source.linears[model]
-    rows = [row for row in source.stage("kernel") if row.configuration.model == model and row.linear]
-    return len({row.linear for row in rows}) or 1
-
-
-def of_points(source, rows, column):
-    """(configuration, M) -> Quantity of a column of prefill or decode rows of a source.
-
-    The GPU time of stock vLLM is that of the variant with the least GPU time, if known. The interval of
-    another variant's is not its own.
-    """
-    least = "least_gpu_step_ms" if column == "gpu_step_ms" else column
-
-    def machine(row):
-        """Only requests of equal lengths are compared by tokens/s."""
-        return row.provenance.machine + ((workload(row),) if column == "tokens_per_s" else ())
-
-    def end(row, which):
-        own = row.values.get(least) in (None, row.values[column])
-        return row.values.get(f"{column}_ci_{which}") if own else None
-
-    return {
-        (row.configuration, row.M): Quantity(
-            row.values.get(least) or row.values[column],
-            end(row, "low"),
-            end(row, "high"),
-            machine(row),
-            gpu_uuid=row.provenance.gpu_uuid,
-            host_bound=bool(row.values.get("host_bound")) and column != "gpu_step_ms",
-            unfit=reasons(source).get((row.stage, row.configuration, row.M)),
-            sparse=row.sparse,
-        )
-        for row in rows
-        if row.status == "ok" and row.values.get(column) is not None
-    }
-
-
-def of_layers(source, model, dtype, column):
-    """(configuration, M) -> Quantity of a column summed over a layer's linears, if all of them were measured."""
-    if (model, dtype, column) not in source.sums:
-        points, need = {}, linears_of(source, model)
-        for row in grouped(source.stage("kernel")).get((model, dtype), ()):
-            if row.status == "ok" and row.values.get(column) is not None:
-                points.setdefault((row.configuration, row.M), []).append(of_row(source, row, column))
-        sums = {key: summed(linears) for key, linears in points.items() if len(linears) == need}
-        source.sums[model, dtype, column] = sums
-    return source.sums[model, dtype, column]
-
-
-def of_row(source, row, column):
-    """Quantity of a column of one kernel row of a source."""
-    values = row.values
-    ends = values.get(f"{column}_ci_low"), values.get(f"{column}_ci_high")
-    kind, why = values.get("output") or "", reasons(source).get((row.stage, row.configuration, row.M))
-    found = Quantity(values[column], *ends, row.provenance.machine, kind, row.provenance.gpu_uuid)
-    return found._replace(unfit=why, sparse=row.sparse)
-
-
-def summed(quantities):
-    """Sum of independent figures."""
-    total = sum(quantity.value for quantity in quantities)
-    spreads = [quantity.spread for quantity in quantities]
-    known = (
-        None
-        if None in spreads
-        else math.hypot(*(s * q.value for s, q in zip(spreads, quantities, strict=True))) / total
-    )
-    first = quantities[0]
-    return around(total, known, first.machine, first.kind, first.gpu_uuid)._replace(
-        unfit=first.unfit, sparse=first.sparse
-    )
-
-
 TOKENS = ("tokens_per_s", say("tokens/s of the published protocol"), "tokens/s")
 WALL = ("step_ms", say("steady-state step time"), "ms")
 FIGURES = {"prefill": (TOKENS, WALL), "decode": (TOKENS, WALL, ("gpu_step_ms", say("GPU time of a step"), "ms"))}
 """stage -> (column, name, unit) of the compared figures. Decode also has GPU time, because the host may need longer."""
 
 
-def planned(source, stage, model, dtype):
-    """The M that a plan asks for at a stage, of a model and type."""
-    points = source.plan.points.get(stage, {}) if source.plan else {}
-    return {M for name, Ms in points.items() if name[:2] == (model, dtype) for M in Ms}
+def asked(source, stage, model, dtype, rows):
+    """{"asked": configurations, "Ms": M} of a stage, model and type: those of its rows, and those that a plan or files
+    of others ask for.
+    """
+    planned = {name: Ms for name, Ms in source.planned(stage).items() if name[:2] == (model, dtype)}
+    Ms = {M for each in planned.values() for M in each} | {row.M for row in rows}
+    return {"asked": frozenset({row.configuration for row in rows} | planned.keys()), "Ms": frozenset(Ms)}
+
+
+def lost(rows, column):
+    """(Configuration, M) -> why its point has no figure in a column, or no sparse kernel that is known to have run."""
+    found, words = {}, {"failed": FAILED, "out_of_memory": MEMORY, "in_flight": FLYING}
+    for row in rows:
+        if row.status in words:
+            found[row.configuration, row.M] = words[row.status]
+        elif row.silent:
+            found[row.configuration, row.M] = UNKNOWN_RAN
+        elif row.stage != "kernel" and row.configuration.sparse_kernel and not row.sparse:
+            found[row.configuration, row.M] = DENSE_RAN
+        elif row.values.get(column) is None:
+            found.setdefault((row.configuration, row.M), BLANK)
+    return found
 
 
 def comparisons(source):
@@ -319,24 +189,21 @@ def comparisons(source):
     comparisons = []
     for stage, columns in FIGURES.items():
         for (model, dtype), rows in grouped(source.stage(stage)).items():
+            all_of = asked(source, stage, model, dtype, rows) | {"losses": losses(source, model, dtype)}
             for column, what, unit in columns:
                 values = of_points(source, rows, column)
-                failed, memory = (
-                    [(row.configuration, row.M) for row in rows if row.status == status]
-                    for status in ("failed", "out_of_memory")
+                new = Comparison(
+                    stage, model, dtype, what, "", "dense", unit, column, lost=lost(rows, column), **all_of
                 )
-                good = [row for row in rows if row.status == "ok"]
-                blank = [(row.configuration, row.M) for row in good if row.values.get(column) is None]
-                silent = [(row.configuration, row.M) for row in good if row.silent]
-                lists = {"failed": failed, "memory": memory, "blank": blank, "silent": silent}
-                new = Comparison(stage, model, dtype, what, "", "dense", unit, column, **lists)
-                new.Ms = frozenset(row.M for row in rows) | planned(source, stage, model, dtype)
                 comparisons += divided(new, values, higher=column == "tokens_per_s")
     for (model, dtype), rows in grouped(source.stage("kernel")).items():
+        all_of = asked(source, "kernel", model, dtype, rows)
         for column, caches in (("latency_us", caches_of(rows)), ("latency_hot_us", "hot")):
             values = of_layers(source, model, dtype, column)
             what = say("sum of {caches} GEMM latencies of a layer", caches=say(caches))
-            new = Comparison("kernel", model, dtype, what, "", "dense", "µs", column, caches)
+            new = Comparison(
+                "kernel", model, dtype, what, "", "dense", "µs", column, caches, lost=lost(rows, column), **all_of
+            )
             found = divided(new, values, higher=False)
             for each in found:
                 each.outputs = outputs_of(rows, each)
@@ -357,9 +224,10 @@ def comparisons(source):
             ),
         ):
             metric = "linear_us" if kind == "linear" else "latency_us"
-            comparisons += paired(
-                source, rows, Comparison("kernel", model, dtype, what, over, kind, "µs", metric, "cold"), sides
+            new = Comparison(
+                "kernel", model, dtype, what, over, kind, "µs", metric, "cold", lost=lost(rows, metric), **all_of
             )
+            comparisons += paired(source, rows, new, sides)
     return comparisons
 
 
@@ -376,10 +244,17 @@ def dense_base(values):
     return min(dense, key=lambda name: order.get(name.backend, len(order)), default=None)
 
 
+def is_dense_engine(name):
+    """Whether a configuration is a dense engine of ours."""
+    return name.sparsity == "dense" and not name.stock
+
+
 def divided(empty, values, higher):
     """Comparisons of measured values over the dense backend, the fastest dense backend, 2:4, and stock vLLM.
 
-    Stock vLLM is no dense backend here. It lacks our fusion, so a ratio over it does not show the gain of sparsity.
+    Stock vLLM is no dense backend here. It lacks our fusion, so a ratio over it does not show the gain of sparsity. The
+    fastest dense backend is one of those that were measured as the other side was, if there are such. It may be one
+    whose figure a check disqualifies. Then the ratio does not count.
     """
     stock = next((name for name, _ in values if name.stock), None)
     everything, values = values, {key: value for key, value in values.items() if not key[0].stock}
@@ -392,17 +267,19 @@ def divided(empty, values, higher):
         pick = max if higher else min
 
         def best(name, M):
-            kind = values[name, M].kind
-            there = [other for other in dense if (other, M) in values and values[other, M].kind == kind]
-            there = [other for other in there if not values[other, M].unfit] or there
+            own = values[name, M]
+            there = [other for other in dense if (other, M) in values and values[other, M].kind == own.kind]
+            there = [other for other in there if values[other, M].machine == own.machine] or there
             return pick(there, key=lambda other: values[other, M].value) if there and name not in dense else None
 
         fastest = replace(empty, over=FASTEST, kind="best_dense")
         comparisons.append(ratios(fastest, values, best, higher))
-        for M in sorted({M for _, M in comparisons[-1].ratios}):
-            absent = [name.backend for name in dense if (name, M) not in values]
-            if absent:
-                comparisons[-1].lacking[M] = absent
+    if dense:
+        comparisons[-1].lacking = lacking(comparisons[-1], values)
+        alike = {(base, M): values[base, M].machine for (_, M), base in comparisons[-1].bases.items()}
+        alike = {(M, machine) for (_, M), machine in alike.items()}
+        rivals = {name for name, M in values if name in dense and (M, values[name, M].machine) in alike}
+        comparisons[-1].rivals = tuple(name.backend for name in dense if name in rivals)
     sparse = {name.backend: name for name, _ in values if name.sparsity == HALF and name.sparse_kernel}
     if sparse:
         over = ", ".join(sorted(name.column for name in sparse.values()))
@@ -410,7 +287,41 @@ def divided(empty, values, higher):
         comparisons.append(ratios(new, values, lambda name, M: sparse.get(name.backend), higher))
     if stock:
         comparisons.append(ratios(replace(empty, over=STOCK, kind="stock"), everything, lambda name, M: stock, higher))
+        comparisons[-1].lacking = lacking(comparisons[-1], everything)
     return [comparison for comparison in comparisons if comparison.ratios or comparison.apart]
+
+
+def lacking(comparison, values):
+    """(Configuration, M) of ratios -> {dense backend that was asked for: why it has no figure that counts there}."""
+    found = {}
+    rivals = sorted(filter(is_dense_engine, comparison.asked), key=configuration_order)
+    for (name, M), base in comparison.bases.items():
+        for rival in (each for each in rivals if each not in (name, base)):
+            if why := why_lacking(values, comparison.lost, (rival, M), values[base, M]):
+                found.setdefault((name, M), {})[rival.backend] = why
+    return found
+
+
+def why_lacking(values, lost, key, beside):
+    """Why the figure at `key` does not count beside another one, or None. lost: what `lost` gives."""
+    mine = values.get(key)
+    if mine is None or mine.unfit:
+        return mine.unfit if mine else lost.get(key, MISSING)
+    if mine.machine != beside.machine:
+        return OTHERWISE
+    return OTHER_OUTPUTS if mine.kind != beside.kind else None
+
+
+def lacking_at(comparison, keys):
+    """[(dense backend, M as text, why)]: where it has no figure that counts beside some ratios.
+
+    keys: their (Configuration, M).
+    """
+    found = {}
+    for key in comparison.lacking.keys() & set(keys):
+        for backend, why in comparison.lacking[key].items():
+            found.setdefault((backend, str(why)), (why, set()))[1].add(key[1])
+    return [(backend, ", ".join(map(str, sorted(Ms))), why) for (backend, _), (why, Ms) in sorted(found.items())]
 
 
 def ratios(empty, values, base_of, higher):
@@ -418,7 +329,7 @@ def ratios(empty, values, base_of, higher):
 
     GEMMs with different output types are not compared, but for published ones (`Comparison.outputs`).
     """
-    filled = replace(empty, ratios={}, sides={}, bases={}, apart=[], alone=[], lacking={})
+    filled = replace(empty, ratios={}, sides={}, bases={}, apart=[], alone=[], rivals=(), lacking={})
     for (name, M), mine in values.items():
         base = base_of(name, M)
         theirs = values.get((base, M))
@@ -436,7 +347,7 @@ def ratios(empty, values, base_of, higher):
 
 def beside_cublaslt(values):
     """(own latency, cuBLASLt's latency, ends of the ratio's interval) of one linear, for the same output type."""
-    interval = values.get("speedup_cublaslt_ci_low"), values.get("speedup_cublaslt_ci_high")
+    interval = ends(values, "speedup_cublaslt", "latency_us")
     if values.get("latency_int32_us") and values.get("cublaslt_int32_us"):
         return values["latency_int32_us"], values["cublaslt_int32_us"], *interval
     return values.get("latency_us"), values.get("cublaslt_us"), *interval
@@ -444,7 +355,7 @@ def beside_cublaslt(values):
 
 def beside_best(values):
     """The same for the fastest dense library."""
-    interval = values.get("speedup_best_dense_ci_low"), values.get("speedup_best_dense_ci_high")
+    interval = ends(values, "speedup_best_dense", "latency_us")
     ratio = values.get("speedup_best_dense")
     theirs = values.get("best_dense_us")
     return (theirs / ratio if ratio and theirs else None), theirs, *interval
@@ -452,7 +363,7 @@ def beside_best(values):
 
 def beside_best_linear(values):
     """The same for whole linears: quantising, lifting, GEMM, scales."""
-    interval = values.get("speedup_linear_ci_low"), values.get("speedup_linear_ci_high")
+    interval = ends(values, "speedup_linear", "latency_us")
     return values.get("linear_us"), values.get("best_dense_linear_us"), *interval
 
 
@@ -462,6 +373,8 @@ def paired(source, rows, empty, sides):
     It has only sparse configurations, because a dense one is itself a rival.
     """
     points = {}
+    good = [row for row in rows if row.status == "ok"]
+    empty.lost = dict.fromkeys([(row.configuration, row.M) for row in good], BLANK) | empty.lost
     for row in rows:
         sparse = row.status == "ok" and row.configuration.sparse_kernel
         mine, theirs, low, high = sides(row.values) if sparse else (None, None, None, None)

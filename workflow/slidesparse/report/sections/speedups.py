@@ -2,9 +2,12 @@
 
 from statistics import median
 
-from slidesparse.report.document.model import NONE, Section, Table, fixed, interval, number, say, whole
+from slidesparse.report.document.model import NONE, Section, Table, fixed, interval, joined, number, say, whole
 from slidesparse.report.sections.coverage import covers
-from slidesparse.report.sections.ratios import ACROSS, ACROSS_NOTE
+from slidesparse.report.sections.outputs import unlike_outputs
+from slidesparse.report.sections.quantities import ACROSS, ACROSS_NOTE
+from slidesparse.report.sections.ratios import is_dense_engine, lacking_at
+from slidesparse.report.sections.verdict import asks_sparse
 from slidesparse.report.sources.rows import configuration_order, grouped
 from slidesparse.report.tables.columns import RIVALS
 from slidesparse.sparsity.patterns import Pattern
@@ -40,7 +43,7 @@ def speedup_blocks(source, comparisons):
     apart = [
         say(
             "{stage} {dtype}: left out are {n} ratios of points that differ in hardware name, driver,"
-            " versions, protocol or lengths of requests.",
+            " versions, protocol, power limit or requests.",
             stage=comparison.stage,
             dtype=comparison.dtype,
             n=len(comparison.apart),
@@ -57,7 +60,7 @@ def without_dense(source, comparisons, stage):
     groups = {
         key: rows
         for key, rows in grouped(source.stage(stage)).items()
-        if key not in known and any(row.configuration.sparse_kernel for row in rows)
+        if key not in known and asks_sparse(source, stage, key)
     }
     if groups and not known:
         groups = {(): source.stage(stage)}
@@ -66,15 +69,16 @@ def without_dense(source, comparisons, stage):
         what = " ".join((stage, *key))
         dense = [row for row in rows if row.configuration.sparsity == "dense" and not row.configuration.stock]
         good = [[row for row in side if row.status == "ok"] for side in (dense, [r for r in rows if r not in dense])]
-        if dense and not good[0]:
+        rivals = [name for name in source.planned(stage) if is_dense_engine(name) and name[: len(key)] == key]
+        if (dense or rivals) and not good[0]:
             sentences.append(say("{stage}: no speed-up over dense, because no dense engine gave a figure.", stage=what))
         elif dense and not any(row.configuration.sparse_kernel for row in good[1]):
             sentences.append(say("{stage}: no speed-up over dense, because no sparse one gave a figure.", stage=what))
         elif dense:
             sentences.append(
                 say(
-                    "{stage}: no speed-up over dense, because both sides have no M in common, or a layer lacks"
-                    " linears.",
+                    "{stage}: no speed-up over dense, because both sides have no M in common, or other outputs, or a"
+                    " layer lacks linears.",
                     stage=what,
                 )
             )
@@ -165,41 +169,32 @@ def comparison_section(source, comparison):
             )
         )
     else:
-        notes.append(say("One figure a point, no repeats: how much of a ratio is noise is not known."))
+        notes.append(say("No ratio here has an interval: how much of it is noise is not known."))
     if comparison.in_turn and any(name.sparse_on_gpu for name in sparse):
         notes.append(TURN_NOTE)
     notes += notes_on(comparison.ratios)
     notes += unlike_outputs(comparison)
-    if comparison.lacking:
-        lacking = [say("{names} at M={M}", names=", ".join(names), M=M) for M, names in comparison.lacking.items()]
-        notes.append(say("Dense backends without a figure, which may be faster: {lacking}.", lacking=lacking))
+    if comparison.lacking and comparison.kind != "stock":
+        lacking = joined(
+            [
+                say("{name} at M={Ms} ({why})", name=name, Ms=Ms, why=why)
+                for name, Ms, why in lacking_at(comparison, comparison.lacking)
+            ]
+        )
+        notes.append(say("Dense backends without a figure here, which may be faster: {lacking}.", lacking=lacking))
     above = [say("{name} at M={M}", name=name.column, M=M) for name, M in comparison.above_bound()]
     if above:
         notes.append(say("Above the bound, which supposes GEMMs of equal efficiency: {above}.", above=above))
     if comparison.apart:
         notes.append(
             say(
-                "Left out: {n} ratios of points that differ in hardware name, driver, versions, protocol or lengths of"
-                " requests.",
+                "Left out: {n} ratios of points that differ in hardware name, driver, versions, protocol, power limit"
+                " or requests.",
                 n=len(comparison.apart),
             )
         )
     table = Table(name_of(comparison), ("M", *(name.column for name in names)), rows)
     return [Section(title_of(comparison), [*notes, table], folded=comparison.kind in ("half", "stock"))]
-
-
-def unlike_outputs(comparison):
-    """A list with a sentence, if products of others with unlike outputs are divided by one another."""
-    if not comparison.outputs:
-        return []
-    own, over = comparison.outputs
-    return [
-        say(
-            "By the heads of these files, products with {own} outputs are held against ones with {over} outputs.",
-            own=own,
-            over=over,
-        )
-    ]
 
 
 def search_blocks(source):
@@ -255,7 +250,7 @@ def turn_blocks(source):
 def turn_key(row, column):
     """What a product in turn and one alone must have in common. column: its column as a rival (`rival_column`)."""
     name = row.configuration
-    return name.model, name.dtype, row.linear, row.M, column, row.provenance.machine, row.provenance.gpu_uuid
+    return name.model, name.dtype, row.linear, row.M, column, row.machine, row.provenance.gpu_uuid
 
 
 def rival_column(row):

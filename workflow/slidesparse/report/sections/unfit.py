@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from slidesparse.plan.key import Configuration
 from slidesparse.report.document.model import Text, fixed, say
+from slidesparse.report.sources.agree import is_longer_on_gpu
 from slidesparse.report.sources.rows import by_configuration, step_value
 
 FLAT = 1.15
@@ -18,6 +19,8 @@ WINDOW = say("not M sequences at once")
 WAVED = say("perhaps not M sequences at once")
 TOKENS = say("not M tokens a step")
 WRONG = say("a wrong product")
+SHORT = say("a step shorter than its GPU time")
+NOT_DENSE = say("sparse kernels in a dense engine")
 
 
 class Unfit(NamedTuple):
@@ -33,7 +36,8 @@ class Unfit(NamedTuple):
 
 def unfit(source):
     """All Unfit of a source."""
-    return [*flat_steps(source), *windows(source), *token_counts(source), *inexact(source)]
+    engines = [*flat_steps(source), *windows(source), *token_counts(source), *short_steps(source), *not_dense(source)]
+    return [*engines, *inexact(source)]
 
 
 def reasons(source):
@@ -97,6 +101,42 @@ def token_counts(source):
             sentence = say("steps of {least} to {most} tokens", least=least, most=most)
             found.append(Unfit("prefill", row.configuration, row.M, TOKENS, sentence))
     return found
+
+
+def short_steps(source):
+    """Steps with more GPU time in them than they took: one of the two figures is wrong."""
+    return [
+        Unfit(
+            row.stage,
+            row.configuration,
+            row.M,
+            SHORT,
+            say(
+                "{gpu} ms of GPU time in a step of {step} ms",
+                gpu=fixed(row.values["gpu_step_ms"], 2),
+                step=fixed(row.values["step_ms"], 2),
+            ),
+        )
+        for stage in ("prefill", "decode")
+        for row in source.stage(stage)
+        if row.status == "ok" and is_longer_on_gpu(row.values)
+    ]
+
+
+def not_dense(source):
+    """Dense engines in which sparse kernels ran."""
+    return [
+        Unfit(
+            row.stage,
+            row.configuration,
+            row.M,
+            NOT_DENSE,
+            say("{n} linears of a layer ran sparse kernels", n=row.values["sparse_linears"]),
+        )
+        for stage in ("prefill", "decode")
+        for row in source.stage(stage)
+        if row.configuration.sparsity == "dense" and row.status == "ok" and row.values.get("sparse_linears")
+    ]
 
 
 def inexact(source):

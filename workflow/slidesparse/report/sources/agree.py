@@ -90,15 +90,20 @@ def longer_on_gpu(path, table):
     """
     sentences = []
     for row in table:
-        step = row.get("step_ms_ci_high") or row.get("step_ms")
-        gpu = row.get("gpu_step_ms_ci_low") or row.get("gpu_step_ms")
-        if step and gpu and gpu > LONGER * step:
+        if is_longer_on_gpu(row):
             M = row.get("M_prefill") or row.get("M_decode")
             sentences.append(
                 f"{path}: M={M} has a step of {row['step_ms']:g} ms with {row['gpu_step_ms']:g} ms of GPU time in it:"
                 " one of them is wrong"
             )
     return sentences
+
+
+def is_longer_on_gpu(row):
+    """Whether a row of a CSV has more GPU time than the step in which it was spent, beyond what `LONGER` allows."""
+    step = row.get("step_ms_ci_high") or row.get("step_ms")
+    gpu = row.get("gpu_step_ms_ci_low") or row.get("gpu_step_ms")
+    return bool(step and gpu and gpu > LONGER * step)
 
 
 def refuse_contradiction(path, stage, table, foreign=True):

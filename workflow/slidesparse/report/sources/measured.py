@@ -1,15 +1,17 @@
 """Our layout, `{root}/{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/{model}-{dtype}_{stage}.csv` -> rows."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
 from slidesparse.errors import RecordError
-from slidesparse.plan import stock
-from slidesparse.plan.key import Configuration, Key
+from slidesparse.plan import prompts, stock
+from slidesparse.plan.key import Configuration
 from slidesparse.points import records
+from slidesparse.points.answers import csv_of_table, has_text
 from slidesparse.points.plan import read_plan
-from slidesparse.points.request import expected_digests
+from slidesparse.points.request import check_table, expected_digests
 from slidesparse.points.strict import read_csv, read_json, refuse_duplicates, refuse_zeros
 from slidesparse.report.sources.agree import longer_on_gpu, refuse_contradiction
 from slidesparse.report.sources.names import instant, refuse_copy, refuse_other_head, refuse_unable
@@ -22,6 +24,7 @@ REQUIRED = {
     "prefill": ("tokens_per_s", "step_ms"),
     "decode": ("tokens_per_s", "step_ms"),
     "kernel": ("latency_us",),
+    "quality": ("bits_per_byte",),
 }
 """Columns by stage; a row with status ok has a value in at least one of them."""
 
@@ -56,16 +59,20 @@ FIRST = {
         *("M", "N", "K", "linear", "K_slid", "alg_count", "alg_id", *LATENCY, "effective_tops", "output", "exact"),
         *("error_max_abs", "samples", *RUN, *MACHINE),
     ),
+    "quality": tuple(COLUMNS["quality"]),
 }
 """Columns that our CSVs have always had. An old CSV may lack later ones."""
 
+
+SIGNED = {f"extra_bits_per_byte{end}" for end in ("", "_ci_low", "_ci_high")}
+"""Columns whose figures may be below zero."""
 
 RELATIVE = 1e-6
 """How far a figure may lie outside its interval, relatively: cells have ten digits."""
 
 
 def read(source, hardware):
-    """Add all of one hardware key in our layout to `source`; refused files become sentences in it."""
+    """Add all of one hardware key in our layout, but its task table, to `source`, also sentences on refused files."""
     root = Path(source.root)
     try:
         source.plan = read_plan(root, hardware)
@@ -84,24 +91,33 @@ def read(source, hardware):
                 if path != expected:
                     raise RecordError(f"{path} does not belong there: the CSV of this folder is {expected.name}")
                 rows = read_configuration(path, hardware, stage, configuration)
-                rows = of_plan(source, root, rows)
+                rows = [row for row in of_plan(source, root, rows) if not is_lost(path_of(root, row))]
                 source.refused += longer_on_gpu(path, [row.values for row in rows if row.status == "ok"])
             except RecordError as error:
                 source.refused.append(str(error))
                 continue
             source.add(OURS, rows, path)
-            there = {row.M for row in rows}
-        if not expected.is_file() and point_files(directory):
+            there = {row.point for row in rows}
+        if not os.path.isfile(expected) and point_files(directory):
             source.ungathered.append(str(directory))
         source.add(OURS, failures(directory, hardware, stage, configuration, there))
     source.add(OURS, failures_of_variants(root, hardware, source.rows))
     for path in sorted((root / hardware / "tuning").glob("*/*/*/*.csv")):
+        try:
+            refuse_changed_table(path)
+        except RecordError as error:
+            source.refused.append(str(error))
+            continue
         name = Configuration(*path.with_suffix("").parts[-4:])
         collect(
             source, "tuning", path, lambda path, name=name: [row | {"configuration": name} for row in read_tuning(path)]
         )
-    tasks = root / hardware / "tasks.csv"
-    if tasks.is_file():
+
+
+def read_task_table(source, hardware):
+    """Add the rows of tasks.csv of one hardware key to `source`."""
+    tasks = Path(source.root, hardware, "tasks.csv")
+    if os.path.isfile(tasks):
         collect(source, "tasks", tasks, read_tasks)
 
 
@@ -126,13 +142,15 @@ def read_configuration(path, hardware, stage, configuration):
             raise RecordError(f"{path} is damaged: row {number} is ok but has no {' or '.join(REQUIRED[stage])}")
         if stage == "kernel" and row["status"] == "ok" and not (row["linear"] and row["N"] and row["K"]):
             raise RecordError(f"{path} is damaged: row {number} does not name its linear, N and K")
-    refuse_duplicates(path, table, (M, "linear") if stage == "kernel" else (M,))
+    for row in table if stage == "prefill" else ():
+        row["prompt"] = prompts.USUAL if row["prompt"] is None else row["prompt"]
+    refuse_duplicates(path, table, (M, *{"kernel": ["linear"], "prefill": ["prompt"]}.get(stage, ())))
     refuse_zeros(path, table, POSITIVE[stage])
     refuse_impossible(path, table, COLUMNS[stage])
     if stage == "kernel":
         refuse_partial(path, table)
         refuse_lengths(path, table, configuration)
-    else:
+    elif stage != "quality":
         refuse_contradiction(path, stage, table, foreign=False)
     return [to_row(hardware, stage, configuration, row) for row in table]
 
@@ -145,10 +163,10 @@ def refuse_impossible(path, table, columns):
             value = row.get(column)
             if value is None:
                 continue
-            if value < 0:
+            if value < 0 and column not in SIGNED:
                 raise RecordError(f"{path} is damaged: row {number} has {column} = {value:g}")
             low, high = row.get(lower), row.get(upper)
-            if None not in (low, high) and not low * (1 - RELATIVE) <= value <= high * (1 + RELATIVE):
+            if None not in (low, high) and not low - RELATIVE * abs(low) <= value <= high + RELATIVE * abs(high):
                 raise RecordError(
                     f"{path} is damaged: row {number} has {column} = {value:g}, outside {low:g} to {high:g}"
                 )
@@ -176,12 +194,13 @@ def refuse_lengths(path, table, configuration):
 
 
 def to_row(hardware, stage, configuration, row):
-    """One CSV row in the tidy form."""
+    """One CSV row in the tidy form. Its configuration has its prompt."""
+    model = prompts.at(configuration.model, row.get("prompt", prompts.USUAL))
     names = ("gpu_name", "driver", "torch", "vllm", "protocol", "git_commit", "git_dirty", "gpu_uuid")
     return Row(
         hardware,
         stage,
-        configuration,
+        configuration._replace(model=model),
         row[M_COLUMN[stage]],
         row["status"],
         row,
@@ -201,28 +220,42 @@ def of_plan(source, root, rows):
     plan = source.plan
     if not plan or not rows or rows[0].stage not in plan.parameters:
         return rows
-    first = rows[0]
-    Ms = plan.of_stage(first.stage).get(first.configuration, ())
-    keys = [Key(first.hardware, first.stage, *first.configuration, M) for M in Ms]
-    there = [path for path in (key.path(root) for key in keys) if Path(path).is_file()]
+    asked = plan.of_stage(rows[0].stage)
+    paths = [path_of(root, row) for row in rows]
+    planned = {path for row, path in zip(rows, paths, strict=True) if row.M in asked.get(row.configuration, ())}
     try:
-        digests = expected_digests(there, plan.parameters[first.stage])
+        digests = expected_digests(filter(os.path.isfile, planned), plan.parameters[rows[0].stage])
     except RecordError as error:
         source.refused.append(str(error))
         return rows
-    return [row for row in rows if digests.get(row.M) in (None, row.values.get("request_digest"))]
+    pairs = zip(rows, paths, strict=True)
+    return [row for row, path in pairs if digests.get(path) in (None, row.values.get("request_digest"))]
+
+
+def path_of(root, row):
+    """Path of the point of a row."""
+    return row.configuration.key(row.hardware, row.stage, row.M).path(root)
+
+
+def is_lost(path):
+    """Whether the point of a CSV's row is gone, and a record says that it failed or is being measured."""
+    return not os.path.exists(path) and os.path.exists(records.failure_of(path))
 
 
 def failures(directory, hardware, stage, configuration, there=None):
     """A row for every `M{m}.failed.json` whose point has failed or is being measured.
 
-    there: M that the folder's CSV has, whose records count for nothing. None if there is no CSV; then those count for
-    nothing that have a point beside them.
+    there: points that the folder's CSV has, whose records count for nothing. None if there is no CSV; then those count
+    for nothing that have a point beside them.
     """
     rows = []
     for path in directory.glob("M*.failed.json"):
-        M = re.fullmatch(r"M([0-9]{1,12})\.failed\.json", path.name)
-        if not M or (int(M[1]) in there if there is not None else (directory / f"M{M[1]}.json").exists()):
+        name = re.fullmatch(rf"M({prompts.NAME})\.failed\.json", path.name)
+        if not name:
+            continue
+        M, prompt = prompts.read(name[1])
+        own = configuration._replace(model=prompts.at(configuration.model, prompt))
+        if (stage, own, M) in there if there is not None else os.path.exists(directory / f"M{name[1]}.json"):
             continue
         try:
             record = read_json(path)
@@ -234,8 +267,8 @@ def failures(directory, hardware, stage, configuration, there=None):
             Row(
                 hardware,
                 stage,
-                configuration,
-                int(M[1]),
+                own,
+                M,
                 "in_flight" if flying else "failed",
                 {},
                 reason=" ".join(reason.split()),
@@ -248,16 +281,26 @@ def failures(directory, hardware, stage, configuration, there=None):
 
 def failures_of_variants(root, hardware, rows):
     """Rows for points of stock vLLM that `rows` lack, because a variant failed (with its reason) or is in flight."""
-    there = {(row.stage, row.configuration, row.M) for row in rows}
+    there = {row.point for row in rows}
     rows_by_key = {}
     for directory in configuration_directories(root, hardware, variants=True):
         stage, model, dtype, variant, sparsity = directory.parts[-5:]
         configuration = Configuration(model, dtype, stock.BACKEND, sparsity)
         for row in failures(directory, hardware, stage, configuration):
-            if (stage, configuration, row.M) not in there:
+            if row.point not in there:
                 row = replace(row, reason=row.reason and f"{variant}: {row.reason}")
-                rows_by_key.setdefault((stage, configuration, row.M), row)
+                rows_by_key.setdefault(row.point, row)
     return list(rows_by_key.values())
+
+
+def refuse_changed_table(path):
+    """Raise RecordError if the CSV at `path`, or the tuning table beside it, is not as it was written."""
+    table = path.with_suffix(".json")
+    if not os.path.isfile(table) or path.parent.name == "auto":
+        return
+    check_table(table, read_json(table))
+    if not has_text(path, csv_of_table(table)):
+        raise RecordError(f"{path} does not say what {table.name} says: put it back, or delete both to tune again")
 
 
 def read_tuning(path):

@@ -4,7 +4,8 @@ import re
 from datetime import UTC, datetime
 
 from slidesparse.errors import RecordError
-from slidesparse.machine.hardware import gpu_model, gpu_token, parse, supports, wrong_capability
+from slidesparse.machine.families import supports, wrong_capability
+from slidesparse.machine.naming import gpu_model, gpu_token, parse
 from slidesparse.plan import stock
 from slidesparse.plan.backends import BACKENDS, DTYPES
 from slidesparse.plan.key import from_kept, is_pattern

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from slidesparse.machine.hardware import gpu_token
+from slidesparse.machine.naming import gpu_token
 from slidesparse.plan.backends import STAGES
 from slidesparse.plan.key import is_pattern
 from slidesparse.report.sources import published, tidy
@@ -57,8 +57,8 @@ def nothing(root):
     """A sentence on a root that holds nothing that could be reported, with the folder that may be meant; else None."""
     path = Path(root)
     try:
-        if not path.is_dir():
-            return f"{root} {'is no folder' if path.exists() else 'does not exist'}"
+        if not os.path.isdir(path):
+            return f"{root} {'is no folder' if os.path.exists(path) else 'does not exist'}"
         if not any(path.iterdir()):
             return f"{root} is empty"
     except OSError as error:
@@ -109,30 +109,42 @@ def root_above(path):
     return None
 
 
+def plain_files(root):
+    """Sentences on plain files of a root that have the name and the place of a folder of one hardware key."""
+    root = Path(root)
+    found = [*root.glob("*"), *root.glob(f"{tidy.FOLDER}/*")]
+    for base in published.bases(root, published.THROUGHPUT):
+        found += base.glob("*/*")
+    for base in published.bases(root, published.KERNELS):
+        found += base.glob(f"*/{published.SEARCHES}/*")
+    found = sorted(path for path in found if os.path.isfile(path) and (HARDWARE.fullmatch(path.name) or keyed(path)))
+    return [f"{path} is not read: it is a file, where a folder of one hardware key would be" for path in found]
+
+
 def misplaced(root):
     """Sentences on files and folders of a root that belong to no hardware key, so that no report has them."""
     root = Path(root)
-    sentences = []
+    sentences = plain_files(root)
     for folder in (root, root / tidy.FOLDER, *sorted(root.glob(f"{tidy.FOLDER}/*"))):
         if folder.parent.name == tidy.FOLDER and HARDWARE.fullmatch(folder.name):
             continue
         sentences += [
             f"{folder / f'{name}.csv'} is not read: a tidy table belongs in {root / tidy.FOLDER}/{{hardware key}}/"
             for name in tidy.TABLES
-            if (folder / f"{name}.csv").is_file()
+            if os.path.isfile(folder / f"{name}.csv")
         ]
     named = []  # folders whose name should be a hardware key
     for base in published.bases(root, published.THROUGHPUT):
         for stage in filter(Path.is_dir, sorted(base.glob("*"))):
             if stage.name in PUBLISHED:
-                wrong = [folder for folder in sorted(stage.glob("*")) if folder.is_dir() and not keyed(folder)]
+                wrong = [folder for folder in sorted(stage.glob("*")) if os.path.isdir(folder) and not keyed(folder)]
                 sentences += [bad_name(folder, "RTX4090_cc89_INT8_py312_cu129_x86_64") for folder in wrong]
             else:
                 sentences.append(f"{stage} is not read: its name is neither prefill nor decode")
     for base in published.bases(root, published.KERNELS):
         named += sorted(base.glob(f"*/{published.SEARCHES}/*"))
     named += [folder for folder in sorted(root.glob("*")) if LIKE_A_KEY.fullmatch(folder.name) and holds_stages(folder)]
-    sentences += [bad_name(folder) for folder in named if folder.is_dir() and not HARDWARE.fullmatch(folder.name)]
+    sentences += [bad_name(folder) for folder in named if os.path.isdir(folder) and not HARDWARE.fullmatch(folder.name)]
     gpus = {key.partition("_cc")[0] for key in keys(root)}
     sentences += [
         f"{path} is not read: a status file is {published.LOGS}/{{GPU}}/bitnet_bench_*_status.json, and its GPU is"
@@ -149,7 +161,7 @@ def other_case(root):
     sentences = [
         f"{folder} is not read: it is written {known[folder.name.lower()]}"
         for folder in sorted(root.glob("*"))
-        if folder.name.lower() in known and folder.name not in LAYOUTS and folder.is_dir()
+        if folder.name.lower() in known and folder.name not in LAYOUTS and os.path.isdir(folder)
     ]
     alike = {}
     for key in sorted(keys(root)):
@@ -171,7 +183,7 @@ def keyed(folder):
 
 def holds_stages(folder):
     """Whether a folder has the folder of a stage."""
-    return any((folder / stage).is_dir() for stage in STAGES)
+    return any(os.path.isdir(folder / stage) for stage in STAGES)
 
 
 def bad_name(folder, such="RTX4090_cc89_py312_cu129_x86_64"):
@@ -193,14 +205,14 @@ def strays(source, hardware):
     inside += [folder for key, _, folder in published.kernel_folders(root) if key == hardware]
     own = root / hardware
     wrong = [path for path in sorted(own.glob("*")) if path.name.lower() in STAGES and path.name not in STAGES]
-    sentences = [f"{path} is not read: a stage is written {path.name.lower()}" for path in wrong if path.is_dir()]
+    sentences = [f"{path} is not read: a stage is written {path.name.lower()}" for path in wrong if os.path.isdir(path)]
     read = source.read | {path for path, _ in source.files}
     said = "\n".join(source.refused)
     for folder in inside:
         for path in sorted(folder.rglob("*")):
             name = path.name.lower()
             table = (".csv" in name or name.endswith(TABLES)) and published.SQUARE not in name
-            if table and str(path) not in read and str(path) not in said and path.is_file():
+            if table and str(path) not in read and str(path) not in said and os.path.isfile(path):
                 sentences.append(f"{path} is not read: {why_not(path, own)}")
     more = len(sentences) - MOST_STRAYS
     return sentences[:MOST_STRAYS] + ([f"{root}: {more} more tables are not read"] if more > 0 else [])
@@ -232,6 +244,8 @@ def elsewhere(root):
         and holds_stages(folder)
     ]
     for key in sorted(known):
-        deep += [path.parent for stage in STAGES for path in sorted((root / key).glob(f"*/{stage}")) if path.is_dir()]
+        deep += [
+            path.parent for stage in STAGES for path in sorted((root / key).glob(f"*/{stage}")) if os.path.isdir(path)
+        ]
     deep = [folder for folder in dict.fromkeys(deep) if folder.name not in (*STAGES, "tuning", "report")]
     return [f"{folder} is not read: it belongs in {root}" for folder in [*found[:SHOWN], *deep[:SHOWN]]]

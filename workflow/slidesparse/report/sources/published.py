@@ -7,6 +7,7 @@ vllm_bench_logs/{GPU}/*_status.json
 Kernels in this layout were timed back to back on the same operands, so their caches were hot.
 """
 
+import os
 import re
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -51,10 +52,13 @@ LONGEST = 1e9
 MOST = 1000
 """Most M or shapes that a head announces and that are then counted as asked for."""
 
-FAILED = -1
+FAILED, FAILED_SAID = -1, "the file records it as failed (-1)"
 
 OUTPUTS, NO_OUTPUT = ("INT32", "BF16", "FP16", "FP32"), "not recorded"
 """Wide output types that a head may name, and what our export writes if a point does not tell."""
+
+CALLS, USUAL_CALLS = re.compile(r"(\d{1,9}), *repeat=(\d{1,9})"), ("25", "50")
+"""Calls that warm up and that are timed, in the head of a search behind `warmup=`, and those of the published files."""
 
 BRACKETS = str.maketrans("()", "[]")
 """Turns lists of pairs in Python's form into JSON."""
@@ -62,7 +66,7 @@ BRACKETS = str.maketrans("()", "[]")
 
 def bases(root, folder):
     """Directories called `folder` below a root, at the places of this layout."""
-    return [path for base in FOLDERS if (path := Path(root, base, folder)).is_dir()]
+    return [path for base in FOLDERS if os.path.isdir(path := Path(root, base, folder))]
 
 
 def throughput_folders(root):
@@ -72,7 +76,8 @@ def throughput_folders(root):
         for directory in sorted(base.glob("*/*")):
             match = THROUGHPUT_FOLDER.fullmatch(directory.name)
             hardware = match and f"{match['gpu']}_{match['cc']}_{match['rest']}"
-            if match and HARDWARE.fullmatch(hardware) and directory.parent.name in PUBLISHED:
+            held = match and HARDWARE.fullmatch(hardware) and directory.parent.name in PUBLISHED
+            if held and os.path.isdir(directory):
                 folders.append((hardware, match["dtype"], directory.parent.name, directory))
     return folders
 
@@ -83,7 +88,7 @@ def kernel_folders(root):
         (directory.name, directory.parts[-3], directory)
         for base in bases(root, KERNELS)
         for directory in sorted(base.glob(f"*/{SEARCHES}/*"))
-        if HARDWARE.fullmatch(directory.name)
+        if HARDWARE.fullmatch(directory.name) and os.path.isdir(directory)
     ]
 
 
@@ -192,7 +197,7 @@ def read_throughput(source, path, hardware, stage, dtype, folders):
     rows = []
     for row in table:
         failed = row["tokens_per_s"] == FAILED or row["requests_per_s"] == FAILED or row["elapsed_time_s"] == FAILED
-        reason = "the file records it as failed (-1)" if failed else ""
+        reason = FAILED_SAID if failed else ""
         status = "failed" if failed else "ok"
         rows.append(Row(hardware, stage, configuration, row[M], status, row, reason=reason))
         refuse_negative(path, row, () if failed else ("tokens_per_s", "requests_per_s", "elapsed_time_s"))
@@ -282,7 +287,9 @@ def origin(header):
     """Provenance of a file's rows, from its leading lines."""
     driver = header.get("driver", "") or header.get("CUDA driver", "").replace("runtime: ", "runtime ")
     name = f"CUDA {driver}" if "CUDA driver" in header else driver
-    return Provenance(header.get("GPU", ""), name, header.get("torch", ""))
+    calls = CALLS.match(header.get("warmup", ""))
+    protocol = "" if not calls or calls.groups() == USUAL_CALLS else "warmup={}, repeat={}".format(*calls.groups())
+    return Provenance(header.get("GPU", ""), name, header.get("torch", ""), protocol=protocol)
 
 
 def output_of(path, header, dtype):

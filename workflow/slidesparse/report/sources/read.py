@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from slidesparse.plan.backends import STAGES
-from slidesparse.report.sources import measured, names, places, published, shapes, tidy
+from slidesparse.report.sources import measured, names, places, published, scores, shapes, tidy
 from slidesparse.report.sources.rows import LINEARS, Source
 from slidesparse.report.tables.gather import hardware_directories
 
@@ -12,10 +12,16 @@ APART = 1e-3
 """Largest relative difference of one figure in two layouts that is not named."""
 
 
-def read_source(root, hardware):
-    """The Source of one root. It names the refused files and rows, of which nothing is used."""
-    source = Source(str(root))
-    measured.read(source, hardware)
+def read_source(root, hardware, ours=None):
+    """The Source of one root. It names the refused files and rows, of which nothing is used.
+
+    ours: what `measured.read` has made of this root already.
+    """
+    source = ours or Source(str(root))
+    if ours is None:
+        measured.read(source, hardware)
+    measured.read_task_table(source, hardware)
+    scores.read(source, hardware)
     published.read(source, hardware)
     tidy.read(source, hardware)
     source.refused += apart_by_caches(source)

@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from slidesparse.machine.hardware import KEY_PATTERN
+from slidesparse.machine.naming import KEY_PATTERN
+from slidesparse.plan import prompts
 from slidesparse.plan.backends import DENSE_BACKENDS, DTYPES, STAGES
 from slidesparse.plan.key import Configuration
 
@@ -27,7 +28,7 @@ class Provenance(NamedTuple):
 
     @property
     def machine(self):
-        """The properties that must agree before two figures are divided by one another."""
+        """Hardware name, driver, versions and protocol."""
         return self[:5]
 
 
@@ -61,15 +62,20 @@ class Row:
         return self.stage, self.configuration, self.M
 
     @property
+    def machine(self):
+        """The properties of machine and run that must agree before two figures are divided by one another."""
+        return (*self.provenance.machine, self.values.get("power_limit_w"))
+
+    @property
     def measured(self):
         """Whether the measurement has a result; out of memory is one."""
         return self.status in ("ok", "out_of_memory")
 
     @property
     def sparse(self):
-        """Whether a sparse kernel ran. `auto` may choose dense ones for every linear; its points say what ran."""
-        name = self.configuration
-        return name.sparse_kernel and (name.backend != "auto" or bool(self.values.get("sparse_linears")))
+        """Whether a sparse kernel ran. `auto` may choose dense ones for all linears. Points of engines say what ran."""
+        name, ran = self.configuration, self.values.get("sparse_linears")
+        return name.sparse_kernel and (bool(ran) if ran is not None else name.backend != "auto")
 
     @property
     def silent(self):
@@ -95,13 +101,14 @@ class Source:
     files: (path, rows) of each file that was read.
     refused: a sentence for each refused file.
     tasks: rows of the task table.
+    scores: rows of CSVs of tasks of the lm-evaluation-harness, with their configuration, and tasks that failed.
     models, checkpoints: manifests.
     linears, layers: model -> number of linears in a layer, and of layers.
     shapes: model -> the model whose tuning tables and kernel points it shares.
     tuning: rows of tuning tables, with their configuration.
     lifts: rows of published quantise-and-lift kernels.
     ungathered: directories whose points are in no CSV.
-    sums, unfit: what sections have computed of the source, kept for the next one that asks.
+    sums, unfit, stages: what sections have computed of the source, kept for the next one that asks.
     dates: ISO times besides those of rows.
     log: the log of the run, as far as a status file tells.
     plan: the Plan of the run, or None.
@@ -117,6 +124,7 @@ class Source:
     files: list = field(default_factory=list)
     refused: list = field(default_factory=list)
     tasks: list = field(default_factory=list)
+    scores: list = field(default_factory=list)
     models: list = field(default_factory=list)
     checkpoints: list = field(default_factory=list)
     linears: dict = field(default_factory=dict)
@@ -135,6 +143,7 @@ class Source:
     repeated: list = field(default_factory=list)
     read: set = field(default_factory=set)
     paths: dict = field(default_factory=dict)
+    stages: tuple = (None, 0, {})
 
     def add(self, layout, rows, path=None):
         """Add the rows of one file, or of none. A point that another layout has brought keeps that layout's rows."""
@@ -156,8 +165,14 @@ class Source:
         self.announced.setdefault(stage, {}).setdefault(configuration, set()).update(Ms)
 
     def stage(self, stage):
-        """The rows of one stage."""
-        return [row for row in self.rows if row.stage == stage]
+        """The rows of one stage. They are sorted out again if rows were added, or replaced by another list."""
+        rows, count, by_stage = self.stages
+        if rows is not self.rows or count != len(rows):
+            by_stage = {}
+            for row in self.rows:
+                by_stage.setdefault(row.stage, []).append(row)
+            self.stages = self.rows, len(self.rows), by_stage
+        return [*by_stage.get(stage, ())]
 
     def planned(self, stage):
         """Configuration -> set of M that were asked for, by the plan or by files of others; empty if nobody says it."""
@@ -175,13 +190,14 @@ class Source:
         }
 
     def shape_of(self, model):
-        """The model under whose name a model's tuning tables and kernel points lie."""
-        return self.shapes.get(model, model)
+        """The model under whose name a model's tuning tables and kernel points lie, at whatever prompt."""
+        name, _ = prompts.apart(model)
+        return self.shapes.get(name, name)
 
     def model_names(self):
-        """Models that were measured or planned."""
-        planned = {name.model for stage in STAGES for name in self.planned(stage)}
-        return planned | {row.configuration.model for row in self.rows}
+        """Models that were measured or planned, without their prompts."""
+        planned = {name.weights for stage in STAGES for name in self.planned(stage)}
+        return planned | {row.configuration.weights for row in self.rows}
 
 
 def step_value(row):
@@ -203,6 +219,11 @@ def pattern_length(sparsity):
     """L of a sparsity, for sorting: 0 for dense, and the largest for 2_inf."""
     text = sparsity.partition("_")[2]
     return int(text) if text.isdigit() else 10**9 if text == "inf" else 0
+
+
+def spell(sparsity):
+    """A pattern as people write it: 2:4."""
+    return sparsity.replace("_", ":").replace("inf", "∞")
 
 
 def configuration_order(configuration):
@@ -247,6 +268,12 @@ def workload(row):
     if row.stage == "prefill":
         lengths[1] = None
     return "+".join(str(length) for length in lengths if length is not None)
+
+
+def numbers(row):
+    """(prompts, steps) of a row's run of the published protocol; None where they are not known."""
+    steps = "N_prefill" if row.stage == "prefill" else "N_decode"
+    return row.values.get("num_prompts"), row.values.get(steps)
 
 
 def caches_of(rows):

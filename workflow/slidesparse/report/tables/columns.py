@@ -93,7 +93,7 @@ RIVALS = tuple(
 """Dense rivals that take turns with a kernel point, one for each output type: INT32 if named, else BF16."""
 
 COLUMNS = {
-    "prefill": {**PUBLISHED["prefill"], **STEADY, **STEP, **TAIL},
+    "prefill": {**PUBLISHED["prefill"], "prompt": int, **STEADY, **STEP, **TAIL},
     "decode": {**PUBLISHED["decode"], **STEADY, **STEP, **TAIL},
     "kernel": {
         "M": int,
@@ -147,6 +147,58 @@ COLUMNS = {
 well, which have as many samples; clock_mhz is the clock under the load, and the roofline's; the roofline is empty where
 the GPU's rate is not known."""
 
+ESTIMATES = (
+    "bits_per_byte",
+    "perplexity",
+    "reference_bits_per_byte",
+    "reference_perplexity",
+    "extra_bits_per_byte",
+    "divergence",
+    "divergence_p99",
+    "top1_agreement",
+)
+"""Figures of a text, each with the ends of its interval of 95 % (…_ci_low, …_ci_high), by a bootstrap of windows.
+
+extra_bits_per_byte is what the reference does not need. The divergence is KL(reference || checkpoint) of a token, in
+nats: its mean, and what 99 % of the tokens do not exceed. The agreement is the share of tokens for which both give the
+same token the largest probability."""
+
+COLUMNS["quality"] = {
+    "tokens": int,
+    "context": int,
+    "bytes": int,
+    "vocabulary": int,
+    "reference": str,
+    **{f"{name}{end}": float for name in ESTIMATES for end in ("", "_ci_low", "_ci_high")},
+    "scoring_s": float,
+    **TAIL,
+}
+
+SCORES = {
+    "task": str,
+    "part": str,
+    "metric": str,
+    "filter": str,
+    "value": float,
+    "standard_error": float,
+    "higher_is_better": bool,
+    "documents": int,
+    "shots": int,
+    "version": str,
+    "lm_eval": str,
+    "utc": str,
+    "seconds": float,
+    "git_commit": str,
+    "git_dirty": bool,
+    "request_digest": str,
+    "protocol": int,
+    "gpu_name": str,
+    "driver": str,
+    "torch": str,
+    "vllm": str,
+}
+"""Columns of a CSV of tasks of the lm-evaluation-harness. A part is the task itself, or one that it consists of."""
+
 TASKS = {
     "task": str,
     "status": str,
@@ -158,7 +210,10 @@ TASKS = {
 }
 """Columns of tasks.csv."""
 
-M_COLUMN = {"prefill": "M_prefill", "decode": "M_decode", "kernel": "M"}
+M_COLUMN = {"prefill": "M_prefill", "decode": "M_decode", "kernel": "M", "quality": "tokens"}
+
+OTHER_PROMPTS = ("prompt",)
+"""The column that a CSV has only if a point of it has another prompt than the usual one (`plan.prompts`)."""
 
 STEPS = {"prefill": ("N_prefill", 128), "decode": ("output_len", 256)}
 """The column for the length of a run, and its value in the published protocol."""
@@ -171,9 +226,10 @@ POSITIVE = {
     for (stage, columns), sizes in zip(
         COLUMNS.items(),
         (
-            ("M_prefill", *WORKLOAD, "N_prefill"),
+            ("M_prefill", *WORKLOAD, "N_prefill", "prompt"),
             ("M_decode", *WORKLOAD, "N_decode", "output_len"),
             ("M", "N", "K", "K_slid"),
+            ("tokens", "context", "bytes", "vocabulary"),
         ),
         strict=True,
     )

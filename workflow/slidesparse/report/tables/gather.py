@@ -1,20 +1,23 @@
 """The points of one configuration -> its CSV, or a sentence for each point that is refused."""
 
 import csv
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from slidesparse.errors import RecordError
 from slidesparse.files import canonical_json, inside, is_plain, leads_out, printable, read_text, write_atomic
-from slidesparse.plan import stock
+from slidesparse.plan import prompts, stock
 from slidesparse.plan.backends import STAGES, deciding
-from slidesparse.plan.key import Configuration, Key, is_pattern, root_of
+from slidesparse.plan.key import Key, is_pattern, root_of
 from slidesparse.points.plan import Plan, read_plan
-from slidesparse.points.request import expected_digests, linears
-from slidesparse.points.strict import parse_csv, refuse_zeros
-from slidesparse.points.validate import AGAIN, check_digest, read_point
+from slidesparse.points.request import expected_digests, linears, variant_paths
+from slidesparse.points.strict import parse_csv, read_json, refuse_zeros
+from slidesparse.points.validate import AGAIN, check_digest, check_seal, read_point
+from slidesparse.program import sentence
 from slidesparse.report.sources.rows import HARDWARE
-from slidesparse.report.tables.columns import COLUMNS, M_COLUMN, POSITIVE
+from slidesparse.report.tables.columns import COLUMNS, M_COLUMN, OTHER_PROMPTS, POSITIVE
 from slidesparse.report.tables.point_rows import to_csv
 
 SHOWN = 5
@@ -25,8 +28,8 @@ def gather(point_paths, output_csv, expected=None):
     """Write the CSV of the points of one configuration, atomically. The same points give the same bytes.
 
     point_paths: files `{hardware}/{stage}/{model}/{dtype}/{backend}/{sparsity}/M{m}.json`, in any order.
-    expected: M -> request digest (hex) that the point must answer; None is not checked. The points must have exactly
-    these M. Without `expected`, neither is checked.
+    expected: path -> request digest (hex) that the point must answer; None is not checked. It must have exactly these
+    paths. Without `expected`, neither is checked.
 
     Returns the number of rows. If a point is refused, it writes nothing and raises RecordError that names the points.
     """
@@ -35,10 +38,10 @@ def gather(point_paths, output_csv, expected=None):
         more = f" (and {len(refused) - SHOWN} more)" if len(refused) > SHOWN else ""
         raise RecordError("; ".join(refused[:SHOWN]) + more)
     if expected is not None:
-        measured = {point["key"]["M"] for point in points}
-        for problem, values in (("lacks", set(expected) - measured), ("was not asked for", measured - set(expected))):
-            if values:
-                names = ", ".join(f"M={M}" for M in sorted(values))
+        there = set(point_paths)
+        for problem, paths in (("lacks", set(expected) - there), ("was not asked for", there - set(expected))):
+            if paths:
+                names = ", ".join(sorted(Path(path).name for path in paths))
                 raise RecordError(f"{output_csv} cannot be gathered: its configuration {problem} {names}")
     text = to_csv(points)
     write_atomic(output_csv, text)
@@ -46,47 +49,64 @@ def gather(point_paths, output_csv, expected=None):
 
 
 def rows_of(path):
-    """{M: digest of the request} of the rows of a gathered CSV; empty if it cannot be read."""
+    """{(M, prompt): digest of the request} of the rows of a gathered CSV; empty if it cannot be read."""
     try:
         header, *rows = csv.reader(read_text(path).splitlines())
         M = next(header.index(column) for column in M_COLUMN.values() if column in header)
-        digest = header.index("request_digest")
-        return {int(row[M]): row[digest] for row in rows}
+        digest, prompt = header.index("request_digest"), header.index("prompt") if "prompt" in header else None
+        return {(int(row[M]), prompts.USUAL if prompt is None else int(row[prompt])): row[digest] for row in rows}
     except (OSError, ValueError, IndexError, StopIteration, csv.Error):
         return {}
 
 
 def read_points(paths, expected=None, parameters=None):
-    """(valid points of one configuration sorted by M, one sentence for each refused file).
+    """(valid points of one configuration sorted by prompt and M, one sentence for each refused file).
 
+    expected: as for `gather`.
     parameters: how the plan measures; a point that was measured in another way is told from a stale one.
     """
     points, refused = {}, []
     for path in sorted(paths, key=str):
         try:
             point = read_point(path)
-            M = Key.of(path).M
-            if expected and M in expected:
-                refuse_other_request(path, point, expected[M], parameters)
+            key = Key.of(path)
+            if expected and path in expected:
+                asked = parameters and prompts.measuring(key.stage, parameters, key.prompt)
+                refuse_other_request(path, point, expected[path], asked)
             first = next(iter(points.values()), point)
             check_shape(path, point)
             if configuration_of(point) != configuration_of(first):
                 raise RecordError(f"{path} is of another configuration than the points beside it")
-            if point["key"]["M"] in points:
-                raise RecordError(f"{path} is a second point for M={point['key']['M']}")
+            if (key.prompt, key.M) in points:
+                raise RecordError(f"{path} is a second point for M={key.M}")
             refuse_unreadable(path, point)
-            points[point["key"]["M"]] = point
+            points[key.prompt, key.M] = point
         except RecordError as error:
             refused.append(str(error))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             refused.append(f"{path} is damaged: no row can be made of it ({type(error).__name__}); {AGAIN}")
-    return [points[M] for M in sorted(points)], refused
+    return [points[step] for step in sorted(points)], refused
+
+
+def refused_variants(paths):
+    """One sentence for each point of a variant of stock vLLM that was changed or damaged. No row is made of it.
+
+    paths: the points that were chosen from variants; other points have none.
+    """
+    refused = []
+    for variant in (variant for path in paths for variant in variant_paths(path).values()):
+        try:
+            if os.path.exists(variant):
+                check_seal(variant, read_json(variant))
+        except RecordError as error:
+            refused.append(str(error))
+    return refused
 
 
 def refuse_unreadable(path, point):
     """Raise RecordError unless a point of the right form gives rows that can be read again."""
     stage = point["key"]["stage"]
-    rows, _ = parse_csv(path, to_csv([point]), COLUMNS[stage])
+    rows, _ = parse_csv(path, to_csv([point]), COLUMNS[stage], optional=OTHER_PROMPTS)
     refuse_zeros(path, rows, POSITIVE[stage])
 
 
@@ -117,7 +137,7 @@ def check_shape(path, point):
     """Raise RecordError if the linears of a kernel point are not those of the model's shape.json in the same tree."""
     gemms = point["results"].get("gemms") if point["key"]["stage"] == "kernel" else None
     shape = Path(Key.of(path).basis(root_of(path)))
-    if not gemms or not shape.is_file():
+    if not gemms or not os.path.isfile(shape):
         return
     try:
         said = {each["name"]: (each["N"], each["K"]) for each in linears(shape)}
@@ -135,22 +155,23 @@ def check_shape(path, point):
 
 
 def configuration_of(point):
-    """The key of a point without its M."""
-    return {name: value for name, value in point["key"].items() if name != "M"}
+    """The key of a point without its M and prompt."""
+    return {name: value for name, value in point["key"].items() if name not in ("M", "prompt")}
 
 
 def gather_all(results, hardware):
     """Gather all configurations of one hardware key that have points; only CSVs whose content changes are rewritten.
 
     A point is refused if it is damaged, or if it is planned but answers another request than the plan's: a stale one,
-    or one that was measured with another configuration. All other points are gathered. Returns one sentence for each
-    refused file.
+    or one that was measured with another configuration. All other points are gathered. Where all are refused or gone,
+    an earlier CSV is renamed. Returns one sentence for each refused file.
     """
     refused = []
     try:
         plan = read_plan(results, hardware) or Plan()
     except RecordError as error:
         plan, refused = Plan(), [str(error)]
+    refused += unreadable_folders(Path(results, hardware))
     for directory in configuration_directories(results, hardware):
         stage, *names = directory.parts[-5:]
         paths = point_files(directory)
@@ -162,8 +183,7 @@ def gather_all(results, hardware):
                 f"{directory} leads out of {results} by a link, so nothing is gathered there: remove the link"
             )
             continue
-        Ms = plan.of_stage(stage).get(Configuration(*names), ())
-        planned = [path for path in paths if Key.of(path).M in Ms]
+        planned = [path for path in paths if plan.asks(Key.of(path))]
         try:
             digests = expected_digests(planned, plan.parameters[stage]) if stage in plan.parameters else {}
         except RecordError as error:
@@ -171,18 +191,49 @@ def gather_all(results, hardware):
         parameters = deciding(stage, plan.parameters[stage]) if stage in plan.parameters else None
         points, sentences = read_points(paths, digests, parameters)
         refused += sentences
+        refused += refused_variants(paths)
         refused += [f"{path} has no name of a point, such as M16.json: remove it" for path in stray_files(directory)]
-        if points:
-            try:
-                write_if_changed(inside(directory, f"{names[0]}-{names[1]}_{stage}.csv"), to_csv(points))
-            except RecordError as error:
-                refused.append(str(error))
+        try:
+            table = inside(directory, f"{names[0]}-{names[1]}_{stage}.csv")
+            if points:
+                write_if_changed(table, to_csv(points))
+            elif os.path.exists(table) and (why := outlived(directory, paths)):
+                # it may be the last that holds their figures
+                aside = table.replace(table.with_name(f"{table.name}.old"))
+                refused.append(f"{table} is of points that are {why}: its figures are in {aside.name}")
+        except (RecordError, PermissionError) as error:  # of one folder, which may be another user's
+            refused.append(sentence(error))
     return refused
+
+
+def outlived(directory, paths):
+    """What became of the points of a CSV if none is left, or None. A CSV that was copied alone has no logs beside it.
+
+    paths: the points of its folder.
+    """
+    if not paths:
+        return "gone" if any(directory.glob("M*.log")) else None
+    return None if read_points(paths, {}, None)[0] else "all refused"  # whatever is asked for
+
+
+def unreadable_folders(root):
+    """One sentence for each folder below `root` that cannot be read, such as another user's."""
+    errors = []
+    for _ in os.walk(root, onerror=errors.append):
+        pass
+    refused = [error for error in errors if not isinstance(error, FileNotFoundError)]
+    return [f"{error.filename} cannot be read ({error.strerror}), and nothing in it" for error in refused]
+
+
+def closed_folders(root):
+    """One sentence for each folder directly below `root` that this user may not enter: it has no known hardware key."""
+    folders = (path for path in sorted(Path(root).glob("*")) if os.path.isdir(path))
+    return [f"{path} cannot be read, and nothing in it" for path in folders if not os.access(path, os.R_OK | os.X_OK)]
 
 
 def point_files(directory):
     """Files in a configuration's folder that have the name of a point, which has no zeros in front."""
-    return sorted(path for path in directory.glob("M*.json") if re.fullmatch("M[1-9][0-9]{0,11}", path.stem))
+    return sorted(path for path in directory.glob("M*.json") if re.fullmatch(f"M{prompts.NAME}", path.stem))
 
 
 def stray_files(directory):
@@ -194,7 +245,8 @@ def stray_files(directory):
 def is_usable(directory):
     """Whether the path of a configuration's folder has valid names, so that its CSV can be named after it."""
     _, model, dtype, _, sparsity = directory.parts[-5:]
-    return is_pattern(sparsity) and is_plain(f"{model}-{dtype}_prefill.csv")
+    usual = prompts.apart(model)[0] == model
+    return is_pattern(sparsity) and usual and is_plain(f"{model}-{dtype}_prefill.csv")
 
 
 def configuration_directories(root, hardware, variants=False):
@@ -202,7 +254,8 @@ def configuration_directories(root, hardware, variants=False):
 
     variants: those of the variants of stock vLLM, or else those of all other backends.
     """
-    directories = [d for stage in STAGES for d in sorted(Path(root, hardware, stage).glob("*/*/*/*")) if d.is_dir()]
+    found = [path for stage in STAGES for path in sorted(Path(root, hardware, stage).glob("*/*/*/*"))]
+    directories = filter(os.path.isdir, found)
     return [directory for directory in directories if (directory.parts[-2] in stock.VARIANTS) == variants]
 
 
@@ -213,6 +266,12 @@ def hardware_directories(root):
     return sorted(name for name in held if HARDWARE.fullmatch(name))
 
 
+def refuse_folder(path):
+    """Raise RecordError if a folder lies where a file is to be written."""
+    if os.path.isdir(path):
+        raise RecordError(f"{path} is a folder in place of a file: remove it")
+
+
 def write_if_changed(path, text, durable=True):
     """Write a file atomically unless it already has exactly this text; returns whether it was written.
 
@@ -221,12 +280,12 @@ def write_if_changed(path, text, durable=True):
     Raises RecordError if a folder lies in its place, or a file in place of its folder.
     """
     path = Path(path)
-    if path.is_dir():
-        raise RecordError(f"{path} is a folder in place of a file: remove it")
-    if path.parent.exists() and not path.parent.is_dir():
+    refuse_folder(path)
+    if os.path.exists(path.parent) and not os.path.isdir(path.parent):
         raise RecordError(f"{path.parent} is a file in place of a folder: remove it")
     data = text.encode()
-    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
-        return False
+    with suppress(OSError):  # one that cannot be read is replaced
+        if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+            return False
     write_atomic(path, text, durable)
     return True

@@ -9,10 +9,11 @@ import io
 
 from slidesparse.errors import RecordError
 from slidesparse.files import canonical_json
+from slidesparse.plan import prompts
 from slidesparse.plan.backends import BACKENDS
 from slidesparse.report.sources.rows import linear_order
 from slidesparse.report.tables import intervals, roofline
-from slidesparse.report.tables.columns import COLUMNS, CUBLASLT, M_COLUMN, STEP, cell
+from slidesparse.report.tables.columns import COLUMNS, CUBLASLT, ESTIMATES, M_COLUMN, OTHER_PROMPTS, STEP, cell
 
 PROFILE = 0.02
 """Share of a step's GPU time by which profiles of one point differ: repeated ones agreed within 1.8 % (see
@@ -21,22 +22,35 @@ resources/measured/README.md)."""
 WINDOWS = 5
 """Least number of profiled windows of which a GPU time gets an interval."""
 
+ENDS = {"": "value", "_ci_low": "ci_low", "_ci_high": "ci_high"}
+"""End of a column's name -> the part of an estimate that it has."""
+
 POWER_CAP = 4
 """NVML's bit for clocks that are held down by the power limit (nvmlClocksThrottleReasonSwPowerCap)."""
 
 
 def to_csv(points):
-    """CSV text of points of one configuration, sorted by M. Raises RecordError if there are none."""
+    """CSV text of sorted points of one configuration. Raises RecordError if there are none."""
     if not points:
         raise RecordError("there are no points to gather; measure one first")
     stage = points[0]["key"]["stage"]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS[stage])
+    others = any("prompt" in point["key"] for point in points)
+    columns = [column for column in COLUMNS[stage] if others or column not in OTHER_PROMPTS]
+    writer.writerow(columns)
     for point in points:
-        for row in kernel_rows(point) if stage == "kernel" else [throughput_row(point)]:
-            writer.writerow(cell(row.get(column)) for column in COLUMNS[stage])
+        for row in rows_of(point):
+            writer.writerow(cell(row.get(column)) for column in columns)
     return stream.getvalue()
+
+
+def rows_of(point):
+    """The CSV rows of a point."""
+    stage = point["key"]["stage"]
+    if stage == "kernel":
+        return kernel_rows(point)
+    return [(quality_row if stage == "quality" else throughput_row)(point)]
 
 
 def tail(point):
@@ -60,10 +74,22 @@ def tail(point):
     }
 
 
+def quality_row(point):
+    """The CSV row of a quality point."""
+    results = point["results"]
+    names = ("context", "bytes", "vocabulary", "reference", "scoring_s")
+    row = {"tokens": point["key"]["M"], **tail(point)} | {name: results.get(name) for name in names}
+    for name in ESTIMATES:
+        found = results.get(name) or {}
+        row |= {f"{name}{end}": as_float(found.get(kept)) for end, kept in ENDS.items()}
+    return row
+
+
 def throughput_row(point):
     """The CSV row of a prefill or decode point."""
     stage, results = point["key"]["stage"], point["results"]
     row = {M_COLUMN[stage]: point["key"]["M"], f"N_{stage}": results.get("steps"), **tail(point)}
+    row["prompt"] = point["key"].get("prompt", prompts.USUAL)
     for name in ("prompt_len", "max_num_seqs", "num_prompts", "output_len"):
         row[name] = results.get(name)
     for name, result in (
@@ -81,9 +107,10 @@ def throughput_row(point):
     row |= interval_columns("gpu_step_ms", {}, windows if len(windows) >= WINDOWS else ())
     row["power_capped"] = power_capped(results)
     row["host_bound"] = host_bound(results, row)
-    times = {name: each.get("gpu_step_ms") for name, each in results.get("variants", {}).items()}
+    of = results.get("variants", {})
+    times = {name: each.get("gpu_step_ms") for name, each in of.items()}
     least = min((name for name in times if times[name]), key=times.get, default=None)
-    row |= {"least_gpu_variant": least, "least_gpu_step_ms": times.get(least)}
+    row |= {"least_gpu_variant": least and of[least].get("ran", least), "least_gpu_step_ms": times.get(least)}
     for name in ("tokens", "sequences"):
         row[f"{name}_min"], row[f"{name}_max"] = results.get(name) or (None, None)
     ran = results.get("linears")
@@ -154,7 +181,8 @@ def kernel_rows(point):
 def roofline_columns(point, gemm):
     """Least time of one linear, its share of the measured one, and what limits it; empty if the GPU is not known."""
     key = point["key"]
-    found = roofline.least(point["hardware"], key["dtype"], is_sparse(key["backend"]), gemm, key["M"])
+    bits = roofline.weight_bits(key["backend"])
+    found = roofline.least(point["hardware"], key["dtype"], is_sparse(key["backend"]), gemm, key["M"], bits)
     if not found:
         return {}
     seconds, limit = found

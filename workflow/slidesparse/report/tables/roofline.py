@@ -3,7 +3,8 @@
 It is computed from what a point stores, when points are gathered.
 """
 
-from slidesparse.machine.hardware import gpu_token
+from slidesparse.machine.naming import gpu_token
+from slidesparse.plan.backends import BACKENDS
 
 ADA = "NVIDIA Ada GPU Architecture 2.02"
 BLACKWELL = "CUTLASS, media/docs/cpp/blackwell_functionality.md: tcgen05.mma 2x Hopper"
@@ -40,21 +41,28 @@ OUTPUT_BYTES = {"INT32": 4, "FP32": 4, "BF16": 2, "FP16": 2, "INT8": 1, "FP8": 1
 """Bytes of one number of a product."""
 
 
-def moved(M, N, K, output, sparse):
-    """Least bytes that a product of 8-bit operands reads and writes.
+def weight_bits(backend):
+    """Bits of a dense weight as a backend reads it, 8 if the backend is unknown."""
+    return BACKENDS[backend].weight_bits if backend in BACKENDS else 8
+
+
+def moved(M, N, K, output, sparse, bits=8):
+    """Least bytes that a product of 8-bit activations reads and writes.
 
     M, N, K: rows, output channels and K' (K of a dense product). A 2:4 weight has K/2 values and 2 bits of index for
-    each, which is 0.625 K in all, as cuSPARSELt's compressed size is. Unknown outputs count as BF16.
+    each, which is 0.625 K in all, as cuSPARSELt's compressed size is. A dense weight has K times `bits`. Unknown
+    outputs count as BF16.
     """
-    weight = 0.625 * K if sparse else K
+    weight = 0.625 * K if sparse else K * bits / 8
     return N * weight + M * K + M * N * OUTPUT_BYTES.get(output, 2)
 
 
-def least(hardware, dtype, sparse, gemm, M):
+def least(hardware, dtype, sparse, gemm, M, bits=8):
     """(seconds, "compute" or "memory") of a product, or None if it is not known.
 
     hardware: block of a point with name, sm_count and memory_bandwidth (bytes/s).
     gemm: block with N, K_slid, output and clock_mhz, the clock of the multiprocessors while the product ran.
+    bits: of a dense weight.
     """
     quadro = "Quadro" in hardware["name"].split()  # older than all of these, of which some have the same number
     rates = () if quadro else OPERATIONS.get(gpu_token(hardware["name"]), ())
@@ -64,5 +72,5 @@ def least(hardware, dtype, sparse, gemm, M):
         return None
     N, K = gemm["N"], gemm["K_slid"]
     compute = 2 * M * N * K / (rate * (2 if sparse else 1) * multiprocessors * gemm["clock_mhz"] * 1e6)
-    memory = moved(M, N, K, gemm["output"], sparse) / bandwidth
+    memory = moved(M, N, K, gemm["output"], sparse, bits) / bandwidth
     return max(compute, memory), "compute" if compute >= memory else "memory"

@@ -12,7 +12,8 @@ from pathlib import Path
 from slidesparse.errors import RecordError
 from slidesparse.plan import stock
 from slidesparse.plan.backends import STAGES
-from slidesparse.points.strict import number, read_json, read_text
+from slidesparse.points.records import duration_of, plausible
+from slidesparse.points.strict import read_json
 from slidesparse.report.sources import measured
 from slidesparse.report.sources.rows import Source, pattern_length
 from slidesparse.report.tables.columns import TASKS, cell
@@ -36,7 +37,9 @@ STATUS = ("ok", "out_of_memory", "in_flight", "failed")
 
 
 def task_of(stage, configuration):
-    """Index into NAMES of the task that measures a configuration."""
+    """Index into NAMES of the task that measures a configuration; None for quality, which none of the eight is."""
+    if stage == "quality":
+        return None
     if stage != "kernel":
         return {"prefill": 3, "decode": 4}[stage]
     if not configuration.sparse_kernel:
@@ -44,24 +47,29 @@ def task_of(stage, configuration):
     return 6 if pattern_length(configuration.sparsity) <= HIGH_SPARSITY else 7
 
 
-def tasks_table(results_dir, hardware):
+def tasks_table(results_dir, hardware, ours=None):
     """The rows of tasks.csv of one hardware key, from the gathered CSVs, manifests and benchmark files below a root.
 
     The items of a task come from plan.json, or without a plan from what exists. Returns eight dictionaries with the
     columns of tasks.csv. status is success, failed, skipped (not asked for) or missing.
+
+    ours: what `measured.read` has made of this root already, which stays as it is.
     """
     source = Source(str(results_dir))
-    measured.read(source, hardware)
+    if ours is None:
+        measured.read(source, hardware)
+    else:
+        source.rows, source.plan, source.shapes = ours.rows, ours.plan, dict(ours.shapes)
     measured.read_manifests(source)
     return [prepare(source), convert(source), tune(source, hardware), *(measure(source, i) for i in range(3, 8))]
 
 
-def write_tasks(results_dir, hardware):
-    """Write results/{hardware}/tasks.csv if its content changes; returns its path."""
+def write_tasks(results_dir, hardware, ours=None):
+    """Write results/{hardware}/tasks.csv if its content changes; returns its path. ours: as for `tasks_table`."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(TASKS)
-    for row in tasks_table(results_dir, hardware):
+    for row in tasks_table(results_dir, hardware, ours):
         writer.writerow(cell(row[column]) for column in TASKS)
     path = Path(results_dir, hardware, "tasks.csv")
     write_if_changed(path, stream.getvalue())
@@ -86,7 +94,7 @@ def engine_checkpoints(source):
     stages = ("prefill", "decode")
     names = {row.configuration for stage in stages for row in source.stage(stage)}
     names |= {name for stage in stages for name in source.planned(stage)}
-    return {(model, dtype, sparsity) for model, dtype, _, sparsity in names}
+    return {(name.weights, name.dtype, name.sparsity) for name in names}
 
 
 def prepare(source):
@@ -96,7 +104,7 @@ def prepare(source):
     needed = {(model,) for model, _, _ in asked} | {key for key in asked if key[2] == "dense"}
     there = {(model,) for model in models} | dense
     files = [Path(source.root, "tasks", model, "fetch_model.tsv") for model in sorted(models)]
-    return made(0, there, needed, [*map(benchmark_seconds, files), *conversions(source, dense)])
+    return made(0, there, needed, [*map(duration_of, files), *conversions(source, dense)])
 
 
 def convert(source):
@@ -108,7 +116,7 @@ def convert(source):
 
 def conversions(source, keys):
     """Durations of the conversions of checkpoints (model, dtype, sparsity)."""
-    return [benchmark_seconds(Path(source.root, "tasks", *key, "convert_checkpoint.tsv")) for key in sorted(keys)]
+    return [duration_of(Path(source.root, "tasks", *key, "convert_checkpoint.tsv")) for key in sorted(keys)]
 
 
 def held(source, dense):
@@ -130,9 +138,9 @@ def tune(source, hardware):
 def table_seconds(path):
     """Seconds of the search that made a tuning table."""
     try:
-        return number(str(read_json(path)["run"]["seconds"]), float)
+        return plausible(read_json(path)["run"]["seconds"])
     except (KeyError, TypeError, ValueError, RecordError):
-        return benchmark_seconds(path.with_suffix(".tsv"))
+        return duration_of(path.with_suffix(".tsv"))
 
 
 def made(index, there, asked, durations):
@@ -147,21 +155,6 @@ def made(index, there, asked, durations):
         notes.append(f"duration of {len(durations) - len(known)} of {len(durations)} not recorded")
     seconds = sum(known) if known else None
     return entry(index, "missing" if missing else "success", seconds, "; ".join(notes), len(there), 0, len(needed))
-
-
-def benchmark_seconds(path):
-    """Seconds in a TSV file (column `s`, sum of its rows), or None if there is no such file.
-
-    Raises RecordError if the file is damaged.
-    """
-    if not path.is_file():
-        return None
-    header, *rows = [line.split("\t") for line in read_text(path).splitlines()] or [[]]
-    try:
-        column = header.index("s")
-        return sum(number(row[column], float) for row in rows) if rows else None
-    except (ValueError, IndexError):
-        raise RecordError(f"{path} is damaged: it is no benchmark file with a column s of seconds") from None
 
 
 def measure(source, index):

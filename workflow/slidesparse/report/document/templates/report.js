@@ -1,3 +1,9 @@
+// Heads of columns become buttons, which would do nothing without this script.
+for (const head of document.querySelectorAll("thead th")) {
+  const button = document.createElement("button");
+  button.append(...head.childNodes);
+  head.append(button);
+}
 // A click on a column's head sorts its table: numbers by value, words as words, what is missing last.
 document.addEventListener("click", (event) => {
   const button = event.target.closest("th button");
