@@ -196,10 +196,13 @@ def test_a_pipe_is_no_safetensors_file(tmp_path):
         safetensors_io.read_header(tmp_path / "x.safetensors")
 
 
+HUGE = {"hidden_size": 1 << 24, "num_attention_heads": 1 << 17, "num_key_value_heads": 1 << 17}
+
+
 def test_a_generated_model_of_a_manifest_fits_the_disk(tmp_path, monkeypatch):
     entry = {"source": "generated", "seed": 1, "shape": SHAPE | {"vocab_size": 1 << 24, "num_hidden_layers": 4000}}
     with pytest.raises(CheckpointError, match="GB are free"):
-        models.fetch("big", entry | {"shape": entry["shape"] | {"hidden_size": 1 << 24}}, tmp_path)
+        models.fetch("big", entry | {"shape": entry["shape"] | HUGE}, tmp_path)
     for field in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
         for number in (0, -1, 1 << 40, "1", 1.0, True, None):
             manifest = models.fetch("tiny", entry | {"shape": SHAPE}, tmp_path)

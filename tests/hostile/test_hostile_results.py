@@ -35,9 +35,10 @@ def test_a_plan_names_no_path_outside(tmp_path):
             read_plan(tmp_path, synthetic.HARDWARE)
         with pytest.raises(RecordError):
             status.screen(tmp_path)
-    (folder / "plan.json").write_text(json.dumps({"points": {}, "shapes": {"a": "../../victim"}}))
-    with pytest.raises(RecordError):
-        read_plan(tmp_path, synthetic.HARDWARE)
+    for wrong in ({"shapes": {"a": "../../victim"}}, {"acceptable": -1}, {"acceptable": "much"}, {"acceptable": []}):
+        (folder / "plan.json").write_text(json.dumps({"points": {}, **wrong}))
+        with pytest.raises(RecordError):
+            read_plan(tmp_path, synthetic.HARDWARE)
 
 
 def test_choices_name_no_table_outside(tmp_path):
@@ -138,6 +139,34 @@ def test_links_that_lead_out_of_the_results_are_named_before_anything_is_written
     os.mkfifo(root / "M1.log")
     with pytest.raises(RecordError, match="neither a file nor a folder"):
         files.refuse_links_out(root)
+
+
+@pytest.mark.parametrize("what", ["file", "loop", "dangling link", "pipe"])
+def test_what_is_no_folder_in_place_of_the_results_is_named(tmp_path, what):
+    root = tmp_path / "results"
+    files.refuse_no_folder(root)
+    {
+        "file": root.touch,
+        "loop": lambda: root.symlink_to(root),
+        "dangling link": lambda: root.symlink_to(tmp_path / "nowhere"),
+        "pipe": lambda: os.mkfifo(root),
+    }[what]()
+    with pytest.raises(RecordError, match="results is no folder, nor a link to one: remove it"):
+        files.refuse_no_folder(root)
+    root.unlink()
+    root.symlink_to(tmp_path)
+    files.refuse_no_folder(root)
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_log_that_is_a_link_goes_before_a_job_empties_it(tmp_path, link):
+    point, log, own = tmp_path / "M32.json", tmp_path / "M16.log", tmp_path / "M32.log"
+    point.write_text("a finished point")
+    own.write_text("a log")
+    link(point, log)
+    files.remove_linked_logs(tmp_path)
+    assert not os.path.lexists(log)
+    assert (point.read_text(), own.read_text()) == ("a finished point", "a log")
 
 
 def test_the_lock_of_a_run_does_not_empty_what_a_link_leads_to(tmp_path, victim):

@@ -1,8 +1,5 @@
 """Decode attention: its kernels, interpreted, against float64, and its operator."""
 
-import re
-import subprocess
-
 import pytest
 import torch
 
@@ -97,40 +94,3 @@ def test_arguments_that_do_not_fit_are_refused(name):
     arguments, sentence = bad_arguments()[name]
     with pytest.raises(ValueError, match=sentence):
         decode_attention._init_fn(*arguments)  # what runs on a GPU
-
-
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize(("M", "D"), [(1, 128), (64, 128), (512, 64)])
-def test_kernels_compile_without_spilling(M, D, capability, tmp_path):
-    triton = pytest.importorskip("triton", reason="Triton is not installed")
-    if triton.knobs.runtime.interpret:
-        pytest.skip("interpreting")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from slidesparse.operators import paged
-
-    cut = paged.plan(M, 5)
-    known = {"BLOCK": 16, "HEADS": 20, "GROUP": 4, "D": D, "TILE": cut.tile, "STAGES": cut.stages}
-    known |= {"SPLITS": cut.splits, "PORTABLE": False}
-    strides = [
-        "query_stride",
-        "pages_stride",
-        *(f"{of}_{by}" for of in ("key", "value") for by in ("block", "slot", "head")),
-    ]
-    types = {**dict.fromkeys(("query", "keys", "values", "out"), "*bf16"), "lengths": "*i32", "pages": "*i32"}
-    types |= {"partial": "*fp32", "sums": "*fp32", "scale": "fp32", **dict.fromkeys(strides, "i32")}
-    absent = {} if cut.splits > 1 else {"partial": None, "sums": None}
-    names = [one.name for one in paged._decode_attention.params]
-    signature = {name: "constexpr" if name in known | absent else types[name] for name in names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name][0] == "*"}
-    aligned |= {(names.index(name),): [["tt.divisibility", 16]] for name in strides if name != "pages_stride"}
-    source = ASTSource(paged._decode_attention, signature, known | absent, aligned)
-    options = {"num_warps": cut.warps, "num_stages": cut.stages}
-    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    binary = tmp_path / "kernel.cubin"
-    binary.write_bytes(kernel.asm["cubin"])
-    dump = subprocess.run(
-        [triton.knobs.nvidia.cuobjdump.path, "-res-usage", binary], capture_output=True, text=True, check=True
-    )
-    assert int(re.search(r"STACK:(\d+)", dump.stdout)[1]) == 0

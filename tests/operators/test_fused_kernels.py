@@ -1,8 +1,6 @@
 """The fused operators: their kernels, interpreted, against the references, and these against BitNet's own layers."""
 
 import itertools
-import re
-import subprocess
 
 import pytest
 import torch
@@ -78,81 +76,6 @@ def interpreted(tmp_path_factory):
 @pytest.mark.parametrize("case", CASES)
 def test_interpreted_kernel_agrees_with_the_reference_and_writes_nothing_else(interpreted, case):
     assert not interpreted[case]
-
-
-def compiled(kernel, signature, constants):
-    """Registers, stack and the binary of a kernel compiled for Hopper, which needs no GPU."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    options = {name: constants.pop(name) for name in ("num_warps", "enable_fp_fusion")}
-    pointers = [name for name, type in signature.items() if type.startswith("*")]
-    absent = [name for name, type in signature.items() if type == "constexpr"]
-    aligned = {(list(signature).index(name),): [["tt.divisibility", 16]] for name in [*pointers, "stride"]}
-    signature |= dict.fromkeys(constants, "constexpr")
-    source = ASTSource(kernel, signature, constants | dict.fromkeys(absent), aligned)
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-
-
-def stack(kernel, tmp_path):
-    """Bytes of stack, which a kernel that spills has."""
-    import triton
-
-    binary = tmp_path / "kernel.cubin"
-    binary.write_bytes(kernel.asm["cubin"])
-    dump = subprocess.run(
-        [triton.knobs.nvidia.cuobjdump.path, "-res-usage", binary], capture_output=True, text=True, check=True
-    )
-    return int(re.search(r"STACK:(\d+)", dump.stdout)[1])
-
-
-@pytest.fixture
-def triton_compiler():
-    triton = pytest.importorskip("triton", reason="Triton is not installed")
-    if triton.knobs.runtime.interpret:
-        pytest.skip("interpreting")
-
-
-@pytest.mark.parametrize(("pattern", "dtype"), [*itertools.product(["dense", "2_6", "2_8", "2_inf"], DTYPES)])
-@pytest.mark.parametrize(
-    ("name", "int32"), [*((name, False) for name in QUANTIZING), *((name, True) for name in SCALED)]
-)
-@pytest.mark.parametrize("M", [64, 2048])
-def test_norm_kernels_compile_for_hopper_without_spilling(name, int32, pattern, dtype, M, triton_compiler, tmp_path):
-    from slidesparse.operators import norms
-
-    add, gated = name.startswith("add"), name.startswith("relu2")
-    K, scaled = 6912 if gated else 2560, add or gated
-    known = norms.settings(K, pattern, dtype, norms.default(K, M), add, gated, scaled, add, True, False, True)
-    signature = {
-        "x": "*i32" if int32 else "*bf16",
-        "residual": "*bf16" if add else "constexpr",
-        "gamma": "*bf16",
-        "token_scale": "*fp32" if scaled else "constexpr",
-        "weight_scale": "*fp32" if scaled else "constexpr",
-        "total": "*bf16" if add else "constexpr",
-        "out": "*i8" if dtype == "INT8" else "*fp8e4nv",
-        "scales": "*fp32",
-        "eps": "fp32",
-        "stride": "i32",
-        "residual_stride": "i32",
-    }
-    assert stack(compiled(norms._norm, signature, dict(known)), tmp_path) == 0
-
-
-@pytest.mark.parametrize("int32", [False, True])
-@pytest.mark.parametrize("cache", [False, True])
-@pytest.mark.parametrize("warps", [1, 4])
-def test_rope_kernel_compiles_for_hopper_without_spilling(warps, cache, int32, triton_compiler, tmp_path):
-    from slidesparse.operators import rope
-
-    known = rope.settings(20, 5, 128, 16, torch.ones(1), torch.bfloat16, cache, warps)
-    signature = {"qkv": "*i32" if int32 else "*bf16", "token_scale": "*fp32", "weight_scale": "*fp32"}
-    signature |= {"positions": "*i64", "table": "*bf16", "query": "*bf16", "key": "*bf16", "value": "*bf16"}
-    signature |= {"slots": "*i64" if cache else "constexpr", "tokens": "i32", "stride": "i32"}
-    signature |= {f"{one}_{step}": "i32" for one in ("key", "value") for step in ("block", "slot", "head")}
-    assert stack(compiled(rope._rope, signature, known), tmp_path) == 0
 
 
 CALLS = [

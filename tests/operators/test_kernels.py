@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import re
 import subprocess
 import sys
 
@@ -98,33 +97,6 @@ def test_interpreted_kernel_writes_every_byte_of_the_reference_once(interpreted,
 @pytest.mark.parametrize("case", SCALING)
 def test_interpreted_pass_applies_the_scales_that_are_given(interpreted, case):
     assert interpreted[case] == {"values": 0, "written": 0}
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", PATTERNS)
-def test_kernel_compiles_for_hopper_without_spilling(name, dtype, tmp_path):
-    """Compiling needs no GPU. A kernel that spills has a stack."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from slidesparse.operators import quantize_lift
-
-    launch = launches.default(2560)
-    constants = quantize_lift.settings(name, 2560, dtype, launch, True)
-    warps = constants.pop("num_warps")
-    code = "*i8" if dtype == "INT8" else "*fp8e4nv"
-    signature = {"x": "*bf16", "codes": code, "scales": "*fp32", "stride": "i32"}
-    aligned = {(i,): [["tt.divisibility", 16]] for i in (0, 1, 2, 3)}
-    signature |= dict.fromkeys(constants, "constexpr")
-    source = ASTSource(quantize_lift._quantize_lift, signature, constants, aligned)
-    kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
-    binary = tmp_path / "kernel.cubin"
-    binary.write_bytes(kernel.asm["cubin"])
-    dump = subprocess.run(
-        [triton.knobs.nvidia.cuobjdump.path, "-res-usage", binary], capture_output=True, text=True, check=True
-    )
-    assert re.search(r"STACK:(\d+)", dump.stdout)[1] == "0"
 
 
 @pytest.mark.parametrize(("name", "dtype"), [*itertools.product(["dense", "2_8", "2_inf"], DTYPES)])

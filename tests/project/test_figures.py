@@ -6,25 +6,39 @@ They are recomputed by programs that share no code with the report. What these p
 import re
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
 import recompute
-import recompute_answer
 import recompute_pages
-import recompute_short
-from kept import H100, H200
+import recompute_screen
+import recompute_table
+from kept import H100, H200, MEASURED
 from places import ROOT
-from reports import markdown
+from reports import compared, unfolded_report
+from slidesparse.report.document.model import Choice
+from slidesparse.report.document.render import to_markdown
 
 PAGES = ("README.md", "docs/results.md")
 
 
+@cache
+def document(key):
+    """The report on the kept points of one GPU."""
+    return unfolded_report(MEASURED, hardware=key)[0]
+
+
+@cache
+def section(title, key=None):
+    """The Markdown of a section of that report, or of the comparison of all GPUs."""
+    text = to_markdown(document(key), "en", "report") if key else compared(MEASURED)
+    return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
 def conclusions(key):
     """The sentences that the report concludes from the kept points of one GPU."""
-    text, _ = markdown(ROOT / "resources" / "measured", hardware=key)
-    part = text.partition("## Conclusions\n")[2].partition("\n## ")[0]
-    return [line.removeprefix("- ") for line in part.splitlines() if line.startswith("- ")]
+    return [line.removeprefix("- ") for line in section("Conclusions", key).splitlines() if line.startswith("- ")]
 
 
 @pytest.mark.parametrize("key", [H200, H100])
@@ -52,26 +66,39 @@ def test_a_wrong_conclusion_is_found():
     assert recompute.mistakes(H200, planted) == planted
 
 
+@cache
 def first_screen(key):
-    text, _ = markdown(ROOT / "resources" / "measured", hardware=key)
-    return text.partition("## Does sparsity pay here?\n")[2].partition("\n## ")[0]
+    """(the first screen of a GPU's report, or of the comparison, what the kept points give)."""
+    if key:
+        return section("Does sparsity pay here?", key), recompute_screen.screen(key)
+    return section("Does sparsity pay?"), recompute_screen.compared([H100, H200])
 
 
-@pytest.mark.parametrize("key", [H200, H100])
+@pytest.mark.parametrize("key", [H200, H100, None])
 def test_the_first_screen_is_what_the_kept_points_give(key):
-    assert recompute_answer.mistakes(key, first_screen(key)) == []
+    assert recompute_screen.mistakes(*first_screen(key)) == []
 
 
 @pytest.mark.parametrize("key", [H200, H100])
-def test_the_first_sentence_is_what_the_kept_points_give(key):
-    assert recompute_short.verdict(key) in first_screen(key).splitlines()
+def test_the_graphs_of_the_first_screen_are_what_the_kept_points_give(key):
+    choice = next(each for each in document(key).walk(Choice) if "graph" in each.axes)
+    found = {place: [[*map(str, row)] for row in figure.table.rows] for place, figure in choice.items.items()}
+    right = {place: lines for place, (_, _, lines) in recompute_table.graphs(key).items()}
+    assert found == right and min(map(len, right.values())) > 10
 
 
-def test_a_wrong_first_screen_is_found():
-    good = first_screen(H200)
-    for old, new in (("pays from M=1024", "pays from M=512"), ("17 of 18", "18 of 18"), ("| 14.3 |", "| 14.4 |")):
-        assert len(recompute_answer.mistakes(H200, good.replace(old, new, 1))) == 1
-    assert recompute_answer.mistakes(H200, good.replace(" unknown |", " pays |", 1)) != []
+@pytest.mark.parametrize("key", [H200, H100, None])
+def test_a_wrong_word_or_figure_of_the_first_screen_is_found(key):
+    said, right = first_screen(key)
+    lines = [line for line in said.strip().splitlines() if line]
+    at = [match.start() for match in re.finditer(r"\w+", said)]
+    assert len(at) > 700
+    for place in at:
+        other = str(int(said[place]) + 1)[-1] if said[place] in "0123456789" else "_"
+        assert recompute_screen.mistakes(said[:place] + other + said[place + 1 :], right), said[place - 60 : place + 60]
+    for line in lines:
+        assert recompute_screen.mistakes(said.replace(line, "", 1), right), f"without {line}"
+        assert recompute_screen.mistakes(said.replace(line, f"{line}\n{line}", 1), right), f"twice: {line}"
 
 
 def test_pages_are_as_the_program_writes_them():

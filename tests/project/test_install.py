@@ -28,7 +28,7 @@ def install(tmp_path):
 def test_an_unknown_environment_is_refused(install, tmp_path):
     status, message = install("gpu")
     assert status == 1
-    assert message == "envs/install.sh: there is no environment 'gpu'; use cpu, gpu-cu12 or gpu-cu13.\n"
+    assert message == "envs/install.sh: there is no environment 'gpu'; use cpu, gpu-cu12, gpu-cu13 or quality.\n"
     assert not (tmp_path / ".venv").exists()
 
 
@@ -37,6 +37,13 @@ def test_an_unfit_python_is_refused(install, tmp_path):
     assert status == 1
     assert "Python 3.11 to 3.13" in message
     assert message.count("\n") == 1
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_the_environment_of_tasks_stands_beside_another(install, tmp_path):
+    status, message = install("quality")
+    assert status == 1
+    assert "install that first (bash envs/install.sh)" in message and message.count("\n") == 1
     assert not (tmp_path / ".venv").exists()
 
 

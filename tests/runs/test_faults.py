@@ -9,13 +9,15 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pytest
 
 from bad_inputs import GENERATED
+from places import SUPPORT
 from slidesparse import models, program
-from slidesparse.errors import MeasurementError, OutOfMemoryError
+from slidesparse.errors import MeasurementError, OutOfMemoryError, SlideSparseError
 from slidesparse.files import read_json, sealed
 from slidesparse.machine import hardware
 from slidesparse.points import measure, records
@@ -194,11 +196,29 @@ def test_a_workflow_whose_disk_fills_up_or_is_read_only_says_so_and_goes_on_late
         assert "No space left on device" in call.output
         assert finished.points() == before
         (results / "filler").unlink()
+        used = os.statvfs(results)
+        again("rw", size=(used.f_blocks - used.f_bfree + 2) * used.f_frsize)  # enough for the plan and a log
+        call = finished.run("kernel", config=TINY, status=1)
+        assert re.search("No space left on device|its disk has no room", call.output), call.output
+        assert "Error in file" not in call.output and "Report: " not in call.output
+        assert finished.points() == before
+        again("rw", size="16m")
         call = finished.run("kernel", config=TINY)
         assert call.points == {f"results/{POINT}"}
         after = finished.points()
         assert {path: after[path] for path in before} == before
         finished.wait_until_alone()
+
+
+def test_without_room_for_temporary_files_a_run_says_so(tmp_path, monkeypatch):
+    with disk(tmp_path / "tmp", size="16k"):
+        monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+        program.refuse_no_room_for_temporary_files()
+        fill(tmp_path / "tmp" / "filler")
+        with pytest.raises(
+            SlideSparseError, match="no temporary file can be written in .*: make room there, or set TMP"
+        ):
+            program.refuse_no_room_for_temporary_files()
 
 
 @pytest.mark.parametrize("stale", [False, True])
@@ -390,6 +410,40 @@ def test_a_stranger_cannot_enter_the_directory_of_sockets(tmp_path, monkeypatch)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert resident.user_directory() == tmp_path / "slidesparse"
     assert resident.user_directory().stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_lies_in_the_place_of_the_lock_is_named_and_left(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    lock, point = resident.user_directory() / "lock", tmp_path / "M16.json"
+    point.write_text("a finished point")
+    {"link": lambda: lock.symlink_to(point), "pipe": lambda: os.mkfifo(lock), "folder": lock.mkdir}[kind]()
+    with pytest.raises(MeasurementError, match="lock cannot be locked .*: remove it"):
+        resident.ask("slidesparse.worker.handlers:kernel", {"worker": "a"}, None, idle=0, log=tmp_path / "log")
+    assert point.read_text() == "a finished point" and os.path.lexists(lock)
+
+
+@pytest.mark.parametrize("run_time", ["file", "missing"])
+def test_a_run_time_directory_that_cannot_be_used_is_passed_over(run_time, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / run_time))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    assert resident.user_directory() == tmp_path / "tmp" / f"slidesparse-{os.getuid()}"
+
+
+def test_sockets_that_killed_workers_have_left_go_when_another_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
+    directory = resident.user_directory()
+    monkeypatch.chdir(directory)  # a whole path may be too long for a socket
+    with socket.socket(socket.AF_UNIX) as dead, socket.socket(socket.AF_UNIX) as used:
+        dead.bind("dead.sock")
+        used.bind("used.sock")
+        used.listen()
+        dead.close()
+        resident.ask("resident_handlers:echo", {"worker": "a"}, None, idle=0, log=tmp_path / "log")
+        assert not (directory / "dead.sock").exists() and (directory / "used.sock").exists()
 
 
 def test_a_device_is_one_for_programs_of_any_environment(tmp_path, monkeypatch, capsys):

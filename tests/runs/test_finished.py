@@ -120,6 +120,19 @@ def test_a_run_whose_lock_is_deleted_ends(clone):
     clone.run("kernel", config=[TINY, OTHER])
 
 
+def test_a_run_whose_results_are_moved_away_ends_and_reports_nothing(clone):
+    results, aside = clone.directory / "results", clone.directory / "aside"
+    before, held = contents(clone), (results / ".lock").stat().st_mtime_ns
+    call = clone.start("--cores", "1", "kernel", config=[TINY, OTHER])
+    wait_until(lambda: (results / ".lock").stat().st_mtime_ns != held)
+    results.rename(aside)
+    assert call.process.wait(60) != 0
+    assert "the lock of this run, is gone" in call.output and "Report:" not in call.output
+    shutil.rmtree(results, ignore_errors=True)
+    aside.rename(results)
+    assert contents(clone).keys() == before.keys()
+
+
 def test_a_csv_follows_its_points(clone):
     """It is gathered again for another M or another point, and not because it has more than is planned."""
     wider = "cpu: {kernel: {M: [16, 24]}}"
@@ -186,6 +199,21 @@ def test_a_table_that_was_edited_is_used_by_nobody(clone, change, seal, sentence
     assert clone.failures() == []
 
 
+def test_a_table_of_another_search_costs_no_point(clone):
+    """Such as another backend's, whole and sealed."""
+    path = clone.only(f"results/{KEY}/tuning/BitNet-tiny/INT8/onednn/dense.json")
+    before, true = contents(clone), path.read_bytes()
+    path.write_bytes(clone.only(f"results/{KEY}/tuning/BitNet-tiny/INT8/reference/2_8.json").read_bytes())
+    call = clone.run("all", config=[TINY], status=1)
+    assert "dense.json is the table of another search: put its own back, or delete it to tune again" in call.output
+    assert {one for one, content in contents(clone).items() if before[one] != content} == {
+        path.relative_to(clone.directory).as_posix()
+    }
+    path.write_bytes(true)
+    clone.run("all", config=[TINY])
+    assert contents(clone) == before
+
+
 @pytest.mark.parametrize("change", ["deleted", "of another search"])
 def test_the_csv_beside_a_table_is_the_tables(clone, change):
     path = clone.only(f"results/{KEY}/tuning/BitNet-tiny/INT8/onednn/dense.csv")
@@ -209,7 +237,7 @@ def test_a_library_that_is_edited_during_a_measurement_names_no_point(clone):
     wait_until(begun.exists)
     clone.edit("workflow/slidesparse/kernel/point.py", r'"zero_rate": ZERO_RATE,', '"zero_rate": 0.123,')
     call.wait(1)
-    assert "the library was changed during the measurement, which counts for nothing: run again" in call.output
+    assert "/slidesparse was changed during the measurement, which counts for nothing: run again" in call.output
     assert not (clone.directory / lost).exists()
     clone.run("kernel", config=[TINY])
     point_of = json.loads((clone.directory / lost).read_text())
@@ -224,7 +252,7 @@ def test_a_report_of_another_plan_is_made_again_and_counts_no_point_of_it(clone)
     )
     clone.run("all", config=[TINY, OTHER], status=1)
     clone.run("report", config=[TINY, OTHER])
-    assert re.search("kernel: 0/[0-9]+ passed, 2 points failed", clone.report())
+    assert re.search("kernel: 0/[0-9]+ linears passed, 2 points failed", clone.report())
     assert clone.status().startswith(f"{KEY}: 4 of 6 points are there, 2 failed")
     clone.git("checkout", "--quiet", "workflow")
     clone.run("all", config=[TINY])
@@ -234,10 +262,27 @@ def test_a_report_of_another_plan_is_made_again_and_counts_no_point_of_it(clone)
     assert not clone.dry_run("all", config=[TINY]).jobs
 
 
+def test_a_report_that_is_asked_for_with_another_configuration_knows_the_points(clone):
+    plan = clone.files(f"results/{KEY}/plan.json")
+    clone.run("report")
+    assert clone.files(f"results/{KEY}/plan.json") == plan
+    assert re.search("kernel: ([0-9]+)/\\1 linears passed, 0 points failed", clone.report())
+    assert "of another configuration" not in clone.report()
+    (clone.directory / f"results/{KEY}/plan.json").unlink()
+    clone.run("report", config=[TINY, OTHER])
+    assert "of another configuration" not in clone.report()
+
+
 def test_choices_of_auto_follow_the_points_without_records_of_snakemake(clone):
     auto = "cpu: {backends: {sparse: [reference, auto]}}"
     more = "cpu: {kernel: {M: [16, 24]}}"
     clone.run("all", config=[TINY, auto, more])
+    chosen = clone.only(f"results/{KEY}/tuning/BitNet-tiny/INT8/auto/2_8.json")
+    bare = {name: value for name, value in json.loads(chosen.read_text()).items() if name != "sha256"}
+    write_json(chosen, bare | {"sparse_gain": 9.0})
+    assert clone.dry_run("all", config=[TINY, auto, more]).jobs["choose_kernels"] == 1
+    write_json(chosen, bare)  # as before choices had a digest; the same kernels
+    assert not clone.dry_run(chosen.relative_to(clone.directory).as_posix(), config=[TINY, auto, more]).jobs
     shutil.rmtree(clone.directory / ".snakemake")
     assert clone.dry_run("all", config=[TINY, auto]).jobs["choose_kernels"] == 1
 

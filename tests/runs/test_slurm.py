@@ -260,8 +260,8 @@ def test_a_variant_of_stock_vllm_is_one_job_and_the_best_is_chosen_here(slurm, c
     clone.pretend(GPUS)
     before = {job.id for job in slurm.jobs()}
     places = {"prefill": 8192, "decode": 4}
-    best = [f"results/{RTX4090}/{stage}/BitNet-tiny/INT8/vllm/dense/M{M}.json" for stage, M in places.items()]
-    clone.start(*best, *SLURM, config=[CLUSTER, SWEEP, f"hardware: {RTX4090}"]).wait()
+    best = [f"results/{H100}/{stage}/BitNet-tiny/INT8/vllm/dense/M{M}.json" for stage, M in places.items()]
+    clone.start(*best, *SLURM, config=[CLUSTER, SWEEP, f"hardware: {H100}"]).wait()
     jobs = [job for job in slurm.jobs() if job.id not in before and job.partition == "gpu"]
     limits = {job.output.split("/")[5]: job.limit for job in jobs}
     one, both = "2:00", "4:00"  # points

@@ -1,6 +1,7 @@
 """What a terminal shows of a run of Snakemake, with a small workflow in place of ours, and of our failing one."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ from workflow_clone import KEY, TINY
 
 pytest_plugins = ["clones"]
 on_cpu = pytest.mark.skipif(hardware.detect().gpu, reason="these clones measure BitNet-tiny on the CPU")
+
+LARGEST = r"prefill( at best INT8 2:8 [0-9.]+|: no ratio counts)"
+"""What a run's last line says of prefill. On a busy CPU the one ratio may exceed its bound, and then none counts."""
 
 RULES = """
 rule all:
@@ -120,7 +124,7 @@ def test_a_failing_download_stands_in_the_last_ten_lines_until_one_succeeds(fini
     last = call.output.splitlines()[-10:]
     sentence = "model Mine: mine cannot be read (No such file or directory)"
     assert any(line.startswith(f"  weights Mine: {sentence}") for line in last), call.output
-    assert last[-1].startswith(f"Report: results/{KEY}/report.en.html · prefill INT8 2:8 ")
+    assert re.match(rf"Report: results/{KEY}/report\.en\.html · {LARGEST}", last[-1])
     assert last[-1].endswith(" · 1 failed")
     assert f"failed: fetch_model results/models/Mine/manifest.json: {sentence}" in call.output
     assert f"weights Mine: {sentence}" in finished.status()
@@ -136,7 +140,8 @@ def test_a_failing_download_stands_in_the_last_ten_lines_until_one_succeeds(fini
 def test_a_report_of_what_is_there_names_its_files(finished):
     call = finished.run("report", config=[TINY, "report: {sources: [results, resources/published]}"])
     lines = call.output.splitlines()
-    (line,) = [line for line in lines if line.startswith(f"Report: results/{KEY}/report.en.html · prefill INT8 ")]
+    (line,) = [line for line in lines if line.startswith(f"Report: results/{KEY}/report.en.html")]
+    assert re.search(LARGEST, line)
     assert line.endswith(" · 0 failed")
     assert lines[-1] == "Report: results/comparison.en.html"
     assert "points are there" not in call.output

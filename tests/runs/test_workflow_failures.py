@@ -63,17 +63,26 @@ def test_after_a_killed_workflow_the_next_call_finishes(finished, planned):
     finish(finished, before, planned)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_signals_end_a_run_without_a_traceback(finished, planned, number):
-    """Twice, as somebody who is in a hurry does, to all of the run's processes, as a terminal does."""
+@pytest.mark.parametrize(
+    ("number", "times"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2)], ids=lambda number: str(number)
+)
+def test_signals_end_a_run_without_a_traceback(finished, planned, number, times):
+    """Twice, as somebody who is in a hurry does, to all of the run's processes, as a terminal does.
+
+    A second SIGINT ends it at once. Otherwise its last line says that it was stopped.
+    """
     before = finished.points()
     call = finished.start("--cores", "1", "all", config=[TINY, MANY])
     InFlight(finished, call)
-    for _ in range(2):
+    for _ in range(times):
         os.killpg(call.pid, number)
         call.let_pass(0.3)
     assert call.process.wait(30) != 0
     assert "Traceback" not in call.output
+    if (number, times) != (signal.SIGINT, 2):
+        wanted = planned | {path for path in before if "/prefill/" not in path}
+        left = f"{len(wanted - finished.points().keys())} of {len(wanted)} points missing"
+        assert call.output.splitlines()[-1] == f"Stopped by {number.name} with {left}: call it again to go on"
     finished.wait_until_alone()
     assert {path: finished.points()[path] for path in before} == before
 
@@ -155,19 +164,20 @@ def test_a_failing_point_spares_its_neighbours(finished):
 def test_a_wrong_configuration_gets_one_sentence_and_writes_nothing(fresh, overlay, sentence):
     before = fresh.files()
     call = fresh.run("all", config=overlay, status=1)
-    assert len(re.findall(rf"^{sentence}$", call.output, re.MULTILINE)) == 1, call.output
+    assert len(re.findall(rf"^ *\S+\.yaml: {sentence}$", call.output, re.MULTILINE)) == 1, call.output
     assert "Traceback" not in call.output
     written = fresh.files().keys() - before.keys()
     assert not {path for path in written if not re.search(r"^\.snakemake/|/__pycache__/", path)}
 
 
 @pytest.mark.parametrize(
-    ("key", "prefill", "decode", "kernel", "left_out"),
-    [(RTX4090, 70, 40, 162, None), (A100, 35, 20, 81, "FP8 cannot run on A100: .* 8.9, and it has 8.0")],
+    ("key", "prefill", "decode", "kernel", "quality", "left_out"),
+    [(RTX4090, 70, 40, 162, 10, None), (A100, 35, 20, 81, 5, "FP8 cannot run on A100: .* 8.9, and it has 8.0")],
 )
-def test_hardware_that_is_not_here_can_be_planned(fresh, key, prefill, decode, kernel, left_out):
+def test_hardware_that_is_not_here_can_be_planned(fresh, key, prefill, decode, kernel, quality, left_out):
     call = fresh.dry_run("all", "--config", f"hardware={key}")
     measured = {"measure_prefill": prefill, "measure_decode": decode, "measure_kernel": kernel}
+    measured["measure_quality"] = quality
     assert {rule: count for rule, count in call.jobs.items() if rule.startswith("measure_")} == measured
     assert bool(re.search(rf"^FP8 is left out on {key}: {left_out}$", call.output, re.MULTILINE)) == bool(left_out)
     assert "BitNet-2B" in call.output and "BitNet-tiny" not in call.output
@@ -187,7 +197,7 @@ def test_models_of_one_shape_are_planned_with_one_set_of_kernel_points(fresh):
     assert f"/tuning/{twin}/" not in call.output
     both = fresh.dry_run("all", "--config", f"hardware={RTX4090}", config=[auto, f"models: [BitNet-2B, {twin}]"])
     assert both.jobs.items() >= (expected | {"fetch_model": 2, "measure_prefill": 252, "measure_decode": 144}).items()
-    assert len(both.points) == 162 + 252 + 144
+    assert len(both.points) == 162 + 252 + 144 + 10  # quality is that of BitNet-2B
 
 
 def test_a_point_of_other_hardware_is_not_measured_here(fresh):

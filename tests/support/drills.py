@@ -20,7 +20,6 @@ from slidesparse import models
 from slidesparse.errors import SlideSparseError
 from slidesparse.files import read_json
 from slidesparse.models import generate
-from slidesparse.plan.key import Key
 from slidesparse.points import status
 from slidesparse.points.request import expected_digests
 from slidesparse.points.validate import read_point
@@ -265,7 +264,7 @@ class Range:
         try:
             for path in (self.clone.directory / path for path in sorted(self.planned)):
                 parameters = read_json(path)["request"]["parameters"]
-                read_point(path, expected_digests([path], parameters)[Key.of(path).M])
+                read_point(path, expected_digests([path], parameters)[path])
             manifests = self.clone.files("results/checkpoints/**/*.json")
             assert {name: content for name, (_, content) in manifests.items()} == {
                 name: content for name, (_, content) in self.manifests.items()

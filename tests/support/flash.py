@@ -1,10 +1,56 @@
-"""FlashAttention for a decode in a CUDA graph, as vLLM's backend FLASH_ATTN calls it: the rival of decode attention."""
+"""FlashAttention for a decode in a CUDA graph, as vLLM's backend FLASH_ATTN calls it: the rival of decode attention.
+
+And how to let engines run another version of it than vLLM takes on this GPU.
+"""
 
 import torch
 
+from slidesparse.machine import families
+
+_forced = []
+"""The version that `force` asked for, if any."""
+
+
+def version():
+    """The version of FlashAttention that engines run here: the one that vLLM takes, unless one was forced."""
+    major, minor = torch.cuda.get_device_capability()
+    return _forced[-1] if _forced else families.attention(10 * major + minor)
+
+
+def lacking(wanted):
+    """Why FlashAttention `wanted` cannot run here, or None."""
+    from vllm.vllm_flash_attn import flash_attn_interface as interface
+
+    if interface.is_fa_version_supported(wanted):
+        return None
+    return f"vLLM has no FlashAttention {wanted} here: {interface.fa_version_unsupported_reason(wanted)}"
+
+
+def force(wanted, monkeypatch):
+    """Let engines run FlashAttention `wanted`, with the CUDA graphs that vLLM makes on a GPU that takes it by itself.
+
+    vLLM decides which graphs its attention supports when the module is imported, by the GPU alone.
+    """
+    from vllm.v1.attention.backend import AttentionCGSupport
+    from vllm.v1.attention.backends.flash_attn import FlashAttentionMetadataBuilder
+
+    from slidesparse.engine.engine import Engine
+
+    running = Engine._running
+
+    def with_version(self, tuning):
+        settings = running(self, tuning)
+        attention = settings.get("attention_config", {}) | {"flash_attn_version": wanted}
+        return settings | {"attention_config": attention}
+
+    monkeypatch.setattr(Engine, "_running", with_version)
+    graphs = AttentionCGSupport.UNIFORM_BATCH if wanted == 2 else AttentionCGSupport.ALWAYS
+    monkeypatch.setattr(FlashAttentionMetadataBuilder, "_cudagraph_support", graphs)
+    monkeypatch.setitem(globals(), "_forced", [wanted])
+
 
 class Flash:
-    """Attention of one query for each sequence, with version 3 on GPUs of compute capability 9, else 2.
+    """Attention of one query for each sequence, with the version that engines run here.
 
     longest: tokens for which a sequence has room, which the host tells the kernel.
     splits: most splits of a sequence, as vLLM's `flash_attn_max_num_splits_for_cuda_graph`.
@@ -15,7 +61,7 @@ class Flash:
         from vllm import vllm_flash_attn  # only GPUs have its kernels
 
         self._attend, self._schedule = vllm_flash_attn.flash_attn_varlen_func, vllm_flash_attn.get_scheduler_metadata
-        self.version = 3 if torch.cuda.get_device_capability()[0] == 9 else 2
+        self.version = version()
         self._lengths, self._pages, self._longest, self._splits = lengths, pages, longest, splits
         self._heads, self._kv_heads, self._D, self._block = heads, kv_heads, D, block
         M = len(lengths)

@@ -8,6 +8,7 @@ from functools import cache
 
 from places import ROOT
 
+MEASURED = ROOT / "resources" / "measured"
 DENSE, MODEL = ("cublaslt", "cutlass"), "BitNet-2B-synthetic"
 H200, H100 = "H200_cc90_py312_cu130_x86_64", "H100_cc90_py312_cu130_x86_64"
 
@@ -16,7 +17,7 @@ H200, H100 = "H200_cc90_py312_cu130_x86_64", "H100_cc90_py312_cu130_x86_64"
 def points(key):
     """(stage, dtype, backend, sparsity, M) -> the kept point."""
     found = {}
-    with tarfile.open(ROOT / "resources" / "measured" / key / "points.tar.xz") as archive:
+    with tarfile.open(MEASURED / key / "points.tar.xz") as archive:
         for member in archive:
             if member.isfile() and (point := json.load(archive.extractfile(member)))["status"] == "ok":
                 where = point["key"]
@@ -37,22 +38,27 @@ def rounded(value, digits):
 
 
 class Figure:
-    """A figure or ratio with the half-width of its interval (relative, None if unknown), its GPU and why it is out."""
+    """A figure or ratio: half-width of its interval (relative, None if unknown), its GPU, why it is out, its backend.
 
-    def __init__(self, value, spread, gpu="", out=""):
-        self.value, self.spread, self.gpu, self.out = value, spread, gpu, out
+    A ratio has its sides (rival's, own).
+    """
+
+    def __init__(self, value, spread, gpu="", out="", name="", sides=()):
+        self.value, self.spread, self.gpu, self.out, self.name, self.sides = value, spread, gpu, out, name, sides
 
     def over(self, other):
         spread = None if None in (self.spread, other.spread) else math.hypot(self.spread, other.spread)
         across = "⇄" if self.gpu != other.gpu else ""
-        return Figure(self.value / other.value, spread, across, self.out or other.out)
+        return Figure(self.value / other.value, spread, across, self.out or other.out, sides=(self, other))
 
     @property
     def verdict(self):
         if self.spread is None or self.gpu == "⇄":
             return "unknown"
         low, high = self.value * (1 - self.spread), self.value * (1 + self.spread)
-        return "even" if low <= 1 <= high else "faster" if self.value > 1 else "slower"
+        if low <= 1 <= high:
+            return "even" if low >= 0.95 and high <= 1.05 else "unknown"
+        return "faster" if self.value > 1 else "slower"
 
     def text(self, digits=2, interval=True):
         text = rounded(self.value, digits)
@@ -83,13 +89,14 @@ def engine(key, stage, dtype, backend, sparsity, M, by):
     out = "not what M says" if carried else "flat steps" if M in flat(key, stage, dtype, backend, sparsity) else ""
     if by == "gpu":
         times = [each["gpu_step_ms"] for each in results.get("variants", {}).values() if each.get("gpu_step_ms")]
-        return Figure(min(times, default=results["gpu_step_ms"]), None, gpu, out)
+        return Figure(min(times, default=results["gpu_step_ms"]), None, gpu, out, backend)
     wall = results["step_s"]["median"]
     low, high = ends(results["repeats_s"], wall)
     reasons = [results["state"][when].get("throttle_reasons") for when in ("before", "after")]
     excess = 1e3 * (wall - (high - low) / 2) - 1.02 * results["gpu_step_ms"]
     late = results["host_bound"] or (None not in reasons and not any(r & 4 for r in reasons) and excess > 0)
-    return Figure(1e3 * wall, (high - low) / 2 / wall, gpu, out or ("bound by the host" if late else ""))
+    out = out or ("bound by the host" if late else "")
+    return Figure(1e3 * wall, (high - low) / 2 / wall, gpu, out, backend)
 
 
 @cache
@@ -106,11 +113,14 @@ def layer(key, dtype, backend, sparsity, M):
 
 @cache
 def in_turn(key, dtype, sparsity, M, rival):
-    """(ratio, own µs, rival's µs) of a layer's products, or whole linears, in turn: cublaslt, best or whole."""
+    """Ratio of the µs of a layer's products, or whole linears, in turn.
+
+    rival: cublaslt, best, whole, or ours: whole linears of which the sparse ones leave scales to their neighbours.
+    """
     mine, theirs, half = 0, 0, []
     for gemm in points(key)["kernel", dtype, "cusparselt", sparsity, M]["results"]["gemms"]:
         peers, own = [peer for peer in gemm["peers"] if peer.get("speedup")], gemm
-        if rival == "whole":
+        if rival in ("whole", "ours"):
             own, *peers = gemm["whole"]
             peer = min(peers, key=lambda each: each["cold"]["median_s"])
         elif rival == "best":
@@ -121,32 +131,46 @@ def in_turn(key, dtype, sparsity, M, rival):
             own = next(each for each in (gemm, *gemm["other_outputs"]) if each["output"] == peer["output"])
         middle, time = peer["speedup"]["median"], 1e6 * peer["cold"]["median_s"]
         low, high = ends([b / a for a, b in zip(own["samples_us"], peer["samples_us"], strict=True)], middle)
-        us = time / middle if rival == "best" else 1e6 * own["cold"]["median_s"]
+        us = time / middle if rival == "best" else 1e6 * own["folded" if rival == "ours" else "cold"]["median_s"]
         mine, theirs, half = mine + us, theirs + time, [*half, (high - low) / 2 * us]
-    return Figure(theirs / mine, math.hypot(*half) / theirs), mine, theirs
+    sides = Figure(theirs, None), Figure(mine, None)
+    return Figure(theirs / mine, math.hypot(*half) / theirs, sides=sides)
 
 
-def changed(dtype, sparsity):
-    """Percent of the weights that pruning changed."""
-    manifest = ROOT / "resources" / "measured" / "checkpoints" / MODEL / dtype / f"{sparsity}.json"
-    item = json.loads(manifest.read_text())
-    return "0" if sparsity == "dense" else rounded(100 * item["changed"] / item["weights"], 1)
+def sparse(key, stage, where):
+    """Whether a sparse kernel ran. where: (dtype, backend, sparsity, M)."""
+    linears = points(key)[stage, *where]["results"].get("linears", {})
+    return where[2] != "dense" and (where[1] != "auto" or any(e["backend"] == "cusparselt" for e in linears.values()))
 
 
-def named(column):
-    backend, _, pattern = column.partition("/")
-    return pattern.replace("_", ":") + (" auto" if backend == "auto" else "")
-
-
-def order(text):
-    pattern, _, backend = text.partition(" ")
-    return int(pattern[2:]), backend
-
-
-def two(value):
-    return rounded(value, 2)
-
-
-def span(values):
-    low, high = two(min(values)), two(max(values))
-    return low if low == high else f"{low} to {high}"
+@cache
+def ratios(key, stage, dtype, what, over):
+    """{(column, M): ratio} of sparse configurations, as a sentence compares them."""
+    found, by = {}, "gpu" if what == "GPU time of a step" else "step"
+    for where in [place[1:] for place in points(key) if place[:2] == (stage, dtype)]:
+        _, backend, sparsity, M = where
+        column = f"{backend}/{sparsity}"
+        if not sparse(key, stage, where):
+            continue
+        if "in turn" in what:
+            rival = "whole" if "whole" in what else "cublaslt" if over == "cublaslt" else "best"
+            found[column, M] = in_turn(key, dtype, sparsity, M, rival)
+            continue
+        if stage == "kernel":
+            own, kind = layer(key, dtype, backend, sparsity, M)
+            dense = {b: layer(key, dtype, b, "dense", M) for b in DENSE if (stage, dtype, b, "dense", M) in points(key)}
+            dense = {b: figure for b, (figure, output) in dense.items() if output == kind}
+        else:
+            own = engine(key, stage, *where, by)
+            rivals = ("vllm",) if over.startswith("stock") else DENSE
+            dense = {b: engine(key, stage, dtype, b, "dense", M, by) for b in rivals}
+        if over == "cublaslt/dense":
+            dense = {b: each for b, each in dense.items() if b == "cublaslt"}
+        fit = [each for each in dense.values() if each.out in ("", "bound by the host")] or dense.values()
+        if fit:
+            ratio = min(fit, key=lambda each: each.value).over(own)
+            bound = int(sparsity[2:]) / (int(sparsity[2:]) - 2) if sparsity != "2_inf" else 1
+            if not over.startswith("stock") and ratio.value * (1 - (ratio.spread or 0)) > bound:
+                ratio.out = ratio.out or "above the bound"
+            found[column, M] = ratio
+    return found

@@ -14,6 +14,8 @@ PIECE = 1_000_000
 class Hub:
     """Repositories {name: {revision: (commit, {file: content})}}, the requests seen, and what goes wrong.
 
+    The name of a data set begins with `datasets/`.
+
     `lfs`: endings of files kept in LFS (announced with sha256, and served by a second host if `cdn` is set).
     `break_at`: {file: bytes} after which the connection breaks once; then the file answers 503, as its `status` says.
     `status`: {file: HTTP status} answered instead of the content. `gated`: repositories nobody may read.
@@ -81,9 +83,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.pour("api")
         elif self.hub.portal:
             self.reply(200, {"Content-Type": "text/html"}, b"<html>Please sign in</html>")
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/([^/]+)", path):
+        elif match := re.fullmatch(r"/api/(?:models/|(?=datasets/))((?:datasets/)?[^/]+/[^/]+)/revision/([^/]+)", path):
             self.model_info(match[1], unquote(match[2]))
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        elif match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self.content(match[1], unquote(match[2]), unquote(match[3]), send)
         else:
             self.refuse(404, "EntryNotFound")

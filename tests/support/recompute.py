@@ -3,46 +3,7 @@
 import re
 from statistics import geometric_mean
 
-from kept import DENSE, engine, in_turn, layer, points, rounded
-
-
-def sparse(key, stage, where):
-    linears = points(key)[stage, *where]["results"].get("linears", {})
-    return where[2] != "dense" and (where[1] != "auto" or any(e["backend"] == "cusparselt" for e in linears.values()))
-
-
-def ratios(key, stage, dtype, what, over):
-    """{(column, M): (Figure, own, denominator's)} of sparse configurations, as a sentence compares them."""
-    found, by = {}, "gpu" if what == "GPU time of a step" else "step"
-    for where in [place[1:] for place in points(key) if place[0] == stage and place[1] == dtype]:
-        _, backend, sparsity, M = where
-        if not sparse(key, stage, where):
-            continue
-        if "in turn" in what:
-            rival = "whole" if "whole" in what else "cublaslt" if over == "cublaslt" else "best"
-            found[f"{backend}/{sparsity}", M] = in_turn(key, dtype, sparsity, M, rival)
-            continue
-        if stage == "kernel":
-            own, kind = layer(key, dtype, backend, sparsity, M)
-            dense = {b: layer(key, dtype, b, "dense", M) for b in DENSE if (stage, dtype, b, "dense", M) in points(key)}
-            dense = {b: figure for b, (figure, output) in dense.items() if output == kind}
-        else:
-            own = engine(key, stage, *where, by)
-            rivals = ("vllm",) if over.startswith("stock") else DENSE
-            dense = {b: engine(key, stage, dtype, b, "dense", M, by) for b in rivals}
-        if over == "cublaslt/dense":
-            dense = {"cublaslt": dense["cublaslt"]} if "cublaslt" in dense else {}
-        fit = {b: each for b, each in dense.items() if each.out in ("", "bound by the host")} or dense
-        if fit:
-            base = min(fit.values(), key=lambda each: each.value)
-            ratio = base.over(own)
-            bound = int(sparsity[2:]) / (int(sparsity[2:]) - 2) if sparsity != "2_inf" else 1
-            least = ratio.value * (1 - (ratio.spread or 0))
-            if not over.startswith("stock") and least > bound:
-                ratio.out = ratio.out or "above the bound"
-            found[f"{backend}/{sparsity}", M] = ratio, own.value, base.value
-    return found
-
+from kept import DENSE, engine, layer, points, ratios, rounded, sparse
 
 COMPARED = re.compile(
     r"(prefill|decode|kernel) \S+ (INT8|FP8), (.+?), over (.+?): "
@@ -54,7 +15,7 @@ BOTH = re.compile(
 )
 NONE_RAN = re.compile(r"(prefill|decode): no sparse kernel ran in (.+)\. These are dense engines with pruned weights\.")
 ONE_LIBRARY = re.compile(
-    r"(prefill|decode): the fastest dense engine has one library .+ \(auto/dense\) was not measured, .+"
+    r"(prefill|decode): the fastest dense engine has one library .+ \(auto/dense\) has no figure here, .+"
 )
 WITHOUT_FIGURES = ("Faster and slower: the confidence", "⇄ marks ratios", "Anomalies, which are listed below, limit")
 
@@ -68,30 +29,36 @@ def compared(key, stage, dtype, what, over, said, parts):
     found, wanted = ratios(key, stage, dtype, what, over), []
     names = [part.partition(", of ")[0] for part in parts.split("; ")]
     for name in [*names, *sorted({name for name, _ in found} - set(names))]:
-        mine = {
-            M: each[0] for (column, M), each in sorted(found.items(), key=lambda item: item[0][1]) if column == name
-        }
+        mine = {M: found[name, M] for M in sorted(M for column, M in found if column == name)}
         left = {}
         for M in [M for M, each in mine.items() if each.out]:
             left.setdefault(mine[M].out, []).append(str(M))
         words = counted([each.verdict for each in mine.values() if not each.out])
         words += [f"left out M={', '.join(Ms)} ({why})" for why, Ms in left.items()]
         wanted.append(f"{name}, of {len(mine)} M: {', '.join(words)}")
-    good = [(each, name, M, mine, theirs) for (name, M), (each, mine, theirs) in found.items() if not each.out]
+    good = {place: each for place, each in found.items() if not each.out}
     if not good:
         return f"no ratio counts. {'; '.join(wanted)}"
-    each, name, M, mine, theirs = max(good, key=lambda item: item[0].value)
+    name, M = max(good, key=lambda place: good[place].value)
     digits, unit = (1, "µs") if stage == "kernel" else (3, "ms")
-    sides = f"({rounded(mine, digits)} against {rounded(theirs, digits)} {unit})"
-    clock = ""
+    theirs, mine = (rounded(side.value, digits) for side in good[name, M].sides)
+    said = f"{good[name, M].text()} at M={M} with {name} ({mine} against {theirs} {unit})"
+    said += without(key, stage, dtype, over, name, M)
     if what == "GPU time of a step":
-        own = (
-            ", by the clock"
-            if over == "cublaslt/dense"
-            else "; by the clock, over the side that is fastest by the clock,"
-        )
-        clock = f"{own} {ratios(key, stage, dtype, 'steady-state step time', over)[name, M][0].text()}"
-    return f"the largest ratio is {each.text()} at M={M} with {name} {sides}{clock}. {'; '.join(wanted)}"
+        own = "; by the clock, over the side that is fastest by the clock,"
+        own = ", by the clock" if over == "cublaslt/dense" else own
+        said += f"{own} {ratios(key, stage, dtype, 'steady-state step time', over)[name, M].text()}"
+    return f"the largest ratio is {said}. {'; '.join(wanted)}"
+
+
+def without(key, stage, dtype, over, name, M):
+    """The end of a sentence on kernels: dense ones of other output types, which may be faster."""
+    if stage != "kernel" or over != "the fastest dense backend of each M":
+        return ""
+    kinds = {b: layer(key, dtype, b, "dense", M)[1] for b in DENSE}
+    others = [b for b in DENSE if kinds[b] != layer(key, dtype, *name.split("/"), M)[1]]
+    others = [f"{b} (other outputs)" for b in others]
+    return f", without {', '.join(others)} there" if others else ""
 
 
 def types(key, stage, backend, what, said):
@@ -110,6 +77,7 @@ def types(key, stage, backend, what, said):
         len(good) < len(Ms)
     )
     mean = rounded(geometric_mean([each.value for each in good.values()]), 2)
+    mean += " ⇄" * any(each.gpu == "⇄" for each in good.values())
     values = ", ".join(f"{each.text(3, interval=False)} (M={M})" for M, each in good.items())
     return f"of {len(Ms)} M: {', '.join(words)}; geometric mean of those that count {mean}: {values}"
 
@@ -118,13 +86,13 @@ def both(key, dtype, M, over, what, said):
     """What a sentence on kernels and prefill should say, its M in front."""
     kernel = ratios(key, "kernel", dtype, "sum of cold GEMM latencies of a layer", over)
     model = ratios(key, "prefill", dtype, what, over)
-    shared = {where for where in kernel.keys() & model.keys() if not kernel[where][0].out and not model[where][0].out}
+    shared = {where for where in kernel.keys() & model.keys() if not kernel[where].out and not model[where].out}
     most = max(M for _, M in shared)
     names = sorted((name for name, M in shared if most == M), key=lambda name: int(name.partition("_")[2]))
-    parts = [
-        f"{n} {kernel[n, most][0].text(interval=False)} and {model[n, most][0].text(interval=False)}" for n in names
-    ]
-    return f"M={most}: {', '.join(parts)}"
+    parts = [f"{n} {' and '.join(each[n, most].text(interval=False) for each in (kernel, model))}" for n in names]
+    rivals = {without(key, "kernel", dtype, over, n, most).removesuffix(" there") for n in names} - {""}
+    rivals = [each.removeprefix(", without ").replace("(other", "(kernel, other") for each in sorted(rivals)]
+    return f"M={most}: {', '.join(parts)}" + "".join(f"; without {each}" for each in rivals)
 
 
 def none_ran(key, stage, said):

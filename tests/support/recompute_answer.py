@@ -1,199 +1,176 @@
-"""Recompute from the kept points, without the report's code, what the first screen of a report says and shows."""
+"""Recompute from the kept points, without the report's code, what each pattern does, and the sentences that say it.
 
-from statistics import median
+Forms of sentences that the kept points do not lead to are not there.
+"""
 
-from kept import DENSE, Figure, changed, engine, in_turn, named, order, points, rounded, span, two
-from recompute import ratios, sparse
+from functools import cache
+
+from kept import points, ratios, rounded
 
 TYPES, STAGES = ("INT8", "FP8"), ("prefill", "decode")
 BEST, STOCK = "the fastest dense backend of each M", "stock vLLM"
 CLOCK, GPU = "steady-state step time", "GPU time of a step"
 BY = {CLOCK: "by the clock", GPU: "by GPU time"}
 DOES = {"faster": "pays", "even": "even", "slower": "loses", "unknown": "unknown"}
+WORDS = list(DOES.values())
+NO_INTERVALS = " without intervals:"
+TWO_GPUS = ", because two GPUs measured the sides at the largest M that counts, over all of them"
 
 
-def decided(key, stage, dtype, over=BEST):
-    """(what is compared, pattern -> M -> ratio) by the clock, or by GPU time if more patterns count by it."""
-    both = {}
-    for what in (CLOCK, GPU):
-        found = {}
-        for (column, M), (ratio, *_) in ratios(key, stage, dtype, what, over).items():
-            found.setdefault(named(column), {})[M] = ratio
-        both[what] = {text: dict(sorted(found[text].items())) for text in sorted(found, key=order)}
-    good = {what: sum(any(not r.out for r in each.values()) for each in found.values()) for what, found in both.items()}
-    return (what := max(both, key=good.get)), both[what]
+class Pattern:
+    """What the ratios of one configuration say at a stage and type by one figure (`what`).
+
+    all: M -> ratio. counted: those that count. out: M -> ratio of the others. dense: M at which only dense kernels ran.
+    """
+
+    def __init__(self, key, stage, dtype, what, column):
+        found, where = ratios(key, stage, dtype, what, BEST), (stage, dtype, *column.split("/"))
+        self.what, self.column = what, column
+        self.all = {M: found[column, M] for M in sorted(M for name, M in found if name == column)}
+        self.counted = {M: each for M, each in self.all.items() if not each.out}
+        self.out = {M: each for M, each in self.all.items() if each.out}
+        self.dense = tuple(sorted(place[4] for place in points(key) if place[:4] == where and place[4] not in self.all))
+
+    @property
+    def last(self):
+        return self.counted[max(self.counted)]
+
+    @property
+    def word(self):
+        return DOES[self.last.verdict]
+
+    @property
+    def said(self):
+        return f"pays from {self.since}" if self.word == "pays" else self.word
+
+    @property
+    def since(self):
+        """The M from which on all M count and say so, up to the largest that counts."""
+        good = [M for M, each in self.counted.items() if each.verdict == self.last.verdict]
+        others = [M for M in {*self.all, *self.dense} - {*good} if max(good) > M]
+        return min(M for M in good if max(others, default=0) < M)
+
+    @property
+    def until(self):
+        """The largest M that counts, if larger ones do not, else 0."""
+        return max(self.counted) if max(self.counted) < max([*self.all, *self.dense]) else 0
 
 
-def counted(each):
-    return {M: ratio for M, ratio in each.items() if not ratio.out}
+@cache
+def seen(key, stage, dtype, what=None):
+    """Pattern's name -> Pattern, the shortest first; by the figure by which most patterns count, or by `what`."""
+    if what:
+        columns = sorted({column for column, _ in ratios(key, stage, dtype, what, BEST)}, key=lambda c: order(named(c)))
+        return {named(column): Pattern(key, stage, dtype, what, column) for column in columns}
+    both = [seen(key, stage, dtype, each) for each in BY]
+    return max(both, key=lambda found: sum(bool(each.counted) for each in found.values()))
 
 
-def word(each):
-    """(what the pattern does, the M from which on all ratios that count say so)."""
-    good = counted(each)
-    others = [M for M in each if max(good) > M and (M not in good or good[M].verdict != last(each).verdict)]
-    return DOES[last(each).verdict], min(M for M in good if max(others, default=0) < M)
+def decided(key, stage, dtype):
+    """The figure that decides."""
+    return next(iter(seen(key, stage, dtype).values())).what
 
 
-def last(each):
-    return counted(each)[max(counted(each))]
+def order(text):
+    return float(text.split()[0][2:]), " " in text
+
+
+def named(column):
+    backend, _, pattern = column.partition("/")
+    return pattern.replace("_", ":") + " auto" * (backend == "auto")
+
+
+def span(values):
+    low, high = rounded(min(values), 2), rounded(max(values), 2)
+    return low if low == high else f"{low} to {high}"
+
+
+def spanned(figures):
+    """Their span, marked if two GPUs measured the sides of one."""
+    figures = [*figures]
+    return span([each.value for each in figures]) + " ⇄" * any(each.gpu == "⇄" for each in figures)
+
+
+def together(places):
+    """`2:4, 2:6 at M=512, 2:8 at M=1024` of name -> M, without names that have none."""
+    names = {}
+    for text, Ms in places.items():
+        names.setdefault(tuple(Ms), []).append(text)
+    return ", ".join(f"{', '.join(texts)} at M={', '.join(map(str, Ms))}" for Ms, texts in names.items() if Ms)
+
+
+def by_clock(ratios, name=""):
+    """What the clock says where GPU time decides."""
+    verdicts = [ratio.verdict for ratio in ratios]
+    words = [f"{verdicts.count(word)} {word}" for word in ("slower", "even", "faster", "unknown") if word in verdicts]
+    return f"by the clock, with the host's share, {name}{spanned(ratios)} ({', '.join(words)})"
+
+
+def late(key, stage, dtype):
+    """Pattern's name -> its ratios by the clock, if GPU time decides."""
+    found = seen(key, stage, dtype, CLOCK) if decided(key, stage, dtype) == GPU else {}
+    return {text: [*each.all.values()] for text, each in found.items()}
+
+
+def does(word, names, many):
+    return f"{names} {word.removesuffix('s')}" if many and word in ("pays", "loses") else f"{names} {word}"
 
 
 def engines(key, stage, dtype):
     """The sentence on one stage and type."""
-    what, found = decided(key, stage, dtype)
-    groups, parts = {}, []
+    found, groups, parts = seen(key, stage, dtype), {}, []
     for text, each in found.items():
-        does, since = word(each)
-        why = (does == "unknown") * ("two GPUs" if last(each).gpu else "intervals")
-        groups.setdefault((list(DOES.values()).index(does), since if does == "pays" else 0, why), []).append(text)
-    for (place, since, why), texts in sorted(groups.items()):
-        does, names, many = list(DOES.values())[place], ", ".join(texts), len(texts) > 1
-        good = [ratio for text in texts for M, ratio in counted(found[text]).items() if since <= M]
-        values = [ratio.value for ratio in good]
-        if does == "pays":
-            parts.append(f"{names} {'pay' if many else 'pays'} from M={since} on, {span(values)}")
-        elif does == "even":
-            parts.append(f"{names} even at the largest M that counts, {span(values)}")
-        elif does == "loses":
-            slower = sum(ratio.verdict == "slower" for ratio in good)
-            parts.append(
-                f"{names} {'lose' if many else 'loses'}, {span(values)} (slower in {slower} of {len(good)} ratios)"
-            )
-        else:
-            spans = [f"{text} {span([r.value for r in counted(found[text]).values()])}" for text in texts]
-            two_gpus = ", because two GPUs measured the sides at the largest M that counts"
-            reason = two_gpus if why == "two GPUs" else " without intervals"
-            parts.append(f"no verdict{reason}: {', '.join(spans)}")
-    out = {M: ratio.out for each in found.values() for M, ratio in sorted(each.items()) if ratio.out}
-    if out:
-        whys = ", ".join(dict.fromkeys(out.values()))
-        values = [ratio.value for each in found.values() for ratio in each.values() if ratio.out]
-        Ms = ", ".join(map(str, sorted(out)))
-        parts.append(f"left out, of some patterns or all, M={Ms} ({whys}): {span(values)} there")
-    mine = [w for w in points(key) if w[:2] == (stage, dtype) and w[3] != "dense" and named(f"{w[2]}/{w[3]}") in found]
-    ran = {where[4] for where in mine if not sparse(key, stage, where[1:])}
-    Ms = ", ".join(map(str, sorted(ran)))
-    parts += [f"no ratio of some patterns or all at M={Ms} (only dense kernels ran)"] if ran else []
-    if what == GPU:
-        late = [r.value for r, *_ in ratios(key, stage, dtype, CLOCK, BEST).values()]
-        parts.append(f"by the clock, with the host's share, {span(late)}")
-    return f"- {stage.capitalize()} {dtype}, {BY[what]}: {'; '.join(parts)}."
+        unknown = each.word == "unknown" and (TWO_GPUS if each.last.gpu else NO_INTERVALS)
+        groups.setdefault((WORDS.index(each.word), each.since * (each.word == "pays"), unknown), []).append(text)
+    for (at, since, unknown), texts in sorted(groups.items()):
+        word, good = WORDS[at], [r for text in texts for M, r in found[text].counted.items() if since <= M]
+        said, slower = does(word, ", ".join(texts), len(texts) > 1), sum(each.verdict == "slower" for each in good)
+        each = ", ".join(f"{text} {spanned(found[text].counted.values())}" for text in texts)
+        ends = {
+            "pays": f"{said} from M={since} on, {spanned(good)}",
+            "loses": f"{said}, {spanned(good)} (slower in {slower} of {len(good)} ratios)",
+            "unknown": f"no verdict{unknown} {each}",
+        }
+        parts.append(ends[word])
+    if out := [ratio for each in found.values() for ratio in each.out.values()]:
+        whys, where = ", ".join(dict.fromkeys(r.out for r in out)), together({t: each.out for t, each in found.items()})
+        parts.append(f"left out {where} ({whys}): {spanned(out)} there")
+    if ran := together({text: each.dense for text, each in found.items()}):
+        parts.append(f"no ratio of {ran} (only dense kernels ran)")
+    clock = [ratio for each in late(key, stage, dtype).values() for ratio in each]
+    parts += [by_clock(clock)] if clock else []
+    return f"- {stage.capitalize()} {dtype}, {BY[decided(key, stage, dtype)]}: {'; '.join(parts)}."
 
 
-def over_stock(key, stage, dtype, late=False):
-    """M -> how many times as fast as stock vLLM our fastest dense engine is; late: by the clock, whatever the host."""
-    by = "step" if late or decided(key, stage, dtype)[0] == CLOCK else "gpu"
-    Ms = sorted({w[4] for w in points(key) if w[:2] == (stage, dtype) and w[2] in DENSE})
-    found = {}
-    for M in Ms:
-        stock = engine(key, stage, dtype, "vllm", "dense", M, by)
-        each = [stock.over(engine(key, stage, dtype, b, "dense", M, by)) for b in DENSE]
-        best = max((r for r in each if r.out in ("", "bound by the host")), key=lambda r: r.value, default=None)
-        found[M] = best if best and (late or not best.out) else None
-    return found
+def in_short(key, stage):
+    """The sentence on all types of a stage."""
+    found = {(text, dtype): each for dtype in TYPES for text, each in seen(key, stage, dtype).items()}
+    clock, groups, parts = [r for dtype in TYPES for r in late(key, stage, dtype).get("2:4", ())], {}, []
+    if all(each.word == "unknown" for each in found.values()):
+        shortest = [ratio for dtype in TYPES for ratio in found["2:4", dtype].counted.values()]
+        parts.append(f"no verdict{NO_INTERVALS} 2:4 {spanned(shortest)}")
+    else:
+        for text in sorted({text for text, _ in found}, key=order):
+            same = {}
+            for dtype in [dtype for dtype in TYPES if (text, dtype) in found]:
+                each = found[text, dtype]
+                same.setdefault((WORDS.index(each.word), each.until), []).append(dtype)
+            for (at, until), types in same.items():
+                groups.setdefault((at, until, tuple(types)), []).append(text)
+        for (at, until, types), texts in sorted(groups.items(), key=lambda group: group[0][0]):
+            parts.append(of_group(WORDS[at], until, types, {t: [found[t, d] for d in types] for t in texts}))
+    parts += [by_clock(clock, "2:4 ")] if clock else []
+    return f"{stage.capitalize()}, {BY[decided(key, stage, 'INT8')]}: {'; '.join(parts)}."
 
 
-def kernels(key):
-    parts = []
-    for rival, what in (("best", "products"), ("whole", "whole linears"), ("ours", "linears as our engine runs them")):
-        spans = []
-        for dtype in TYPES:
-            Ms = [w[4] for w in points(key) if w[:4] == ("kernel", dtype, "cusparselt", "2_4")]
-            spans.append(f"2:4 {dtype} {span([linears(key, dtype, M, rival) for M in Ms])}")
-        parts.append(f"{what} {', '.join(spans)}")
-    return f"- Linears alone, in turn with dense ones: {'; '.join(parts)}."
-
-
-def linears(key, dtype, M, rival):
-    """Ratio of a layer's dense linears over its 2:4 ones; "ours": the sparse ones leave scales to their neighbours."""
-    ratio, _, theirs = in_turn(key, dtype, "2_4", M, "whole" if rival == "ours" else rival)
-    if rival != "ours":
-        return ratio.value
-    gemms = points(key)["kernel", dtype, "cusparselt", "2_4", M]["results"]["gemms"]
-    return theirs / sum(1e6 * gemm["whole"][0]["folded"]["median_s"] for gemm in gemms)
-
-
-def costs(key):
-    """Of 2:4 over the fastest dense engine by the clock: memory of weights, energy of a token at the largest M."""
-    parts = []
-    for dtype in TYPES:
-        M = max(w[4] for w in points(key) if w[:3] == ("prefill", dtype, "cusparselt"))
-        best = min(DENSE, key=lambda b: engine(key, "prefill", dtype, b, "dense", M, "step").value)
-        dense = points(key)["prefill", dtype, best, "dense", M]["results"]
-        for backend, name in (("cusparselt", "2:4"), ("auto", "2:4 auto")):
-            own = points(key)["prefill", dtype, backend, "2_4", M]["results"]
-            both = [two(own[what] / dense[what]) for what in ("weight_bytes", "energy_j_per_token")]
-            parts.append(f"{name} {dtype} {' and '.join(both)}")
-    accuracy = "What a pattern costs in accuracy was not measured. Speed alone decides nothing."
-    return f"Over dense, memory of weights and energy of a token in prefill: {', '.join(parts)}. {accuracy}"
-
-
-def stock(key):
-    parts = []
-    for stage in STAGES:
-        found = {dtype: [r and r.value for r in over_stock(key, stage, dtype).values()] for dtype in TYPES}
-        good = {dtype: [value for value in found[dtype] if value] for dtype in TYPES}
-        left = {d: f" ({len(good[d])} of {len(found[d])} M)" * (len(good[d]) < len(found[d])) for d in TYPES}
-        spans = [f"{dtype} {span(good[dtype])}{left[dtype]}" for dtype in TYPES]
-        parts.append(f"{stage}, {BY[decided(key, stage, TYPES[0])[0]]}, {', '.join(spans)}")
-    return f"- Without sparsity, our fastest dense engine over stock vLLM: {'; '.join(parts)}."
-
-
-def cell(found, left, interval=True):
-    if not found:
-        return "†" if left else "—"
-    values = [ratio.value for ratio in found]
-    ends = f" ({two(min(values))}–{two(max(values))})" if interval and min(values) < max(values) else ""
-    return two(median(values)) + ends + " ⇄" * any(ratio.gpu == "⇄" for ratio in found) + " †" * bool(left)
-
-
-def cost(key, dtype, backend, sparsity, ends):
-    """Energy at both stages (mJ a token), memory of weights (GB), and percent of weights that pruning changed."""
-    results = [points(key)[stage, dtype, backend, sparsity, ends[stage]]["results"] for stage in STAGES]
-    ran = [sparsity == "dense" or sparse(key, s, (dtype, backend, sparsity, ends[s])) for s in STAGES]
-    late = [engine(key, stage, dtype, backend, sparsity, ends[stage], "step").out for stage in STAGES]
-    marks = [" †" * (why == "bound by the host") for why in late]
-    joules = [rounded(1000 * r["energy_j_per_token"], 2) + mark for r, mark in zip(results, marks, strict=True)]
-    joules = [text if own else "—" for text, own in zip(joules, ran, strict=True)]
-    memory = two(results[0]["weight_bytes"] / 1e9)
-    return [*joules, memory, changed(dtype, sparsity), "not measured"]
-
-
-def rows(key, dtype):
-    """Rows of the table of one type, without the row of the dense engine."""
-    found = {stage: decided(key, stage, dtype) for stage in STAGES}
-    ends = {s: max(w[4] for w in points(key) if w[:3] == (s, dtype, "cusparselt")) for s in STAGES}
-    dense = {stage: over_stock(key, stage, dtype) for stage in STAGES}
-    turned = {s: [Figure(1 / r.value, None, r.gpu) for r in dense[s].values() if r] for s in STAGES}
-    cells = [cell(turned[s], None in dense[s].values()) for s in STAGES]
-    late = [ratio for ratio in over_stock(key, "decode", dtype, late=True).values() if ratio]
-    late = cell([Figure(1 / r.value, None, r.gpu) for r in late], any(r.out for r in late))
-    lines = [["stock vLLM", cells[0], "—", cells[1], late, "—", "1", "1", *cost(key, dtype, "vllm", "dense", ends)]]
-    clock = {}
-    for (column, M), (ratio, *_) in ratios(key, "decode", dtype, CLOCK, BEST).items():
-        clock.setdefault(named(column), {})[M] = ratio
-    for text in found["prefill"][1]:
-        line, stocks = [text], []
-        for stage in STAGES:
-            what, patterns = found[stage]
-            each = patterns[text]
-            line.append(cell(counted(each).values(), len(counted(each)) < len(each)))
-            if stage == "decode":
-                line.append(cell(clock[text].values(), any(r.out for r in clock[text].values())))
-            does, since = word(each)
-            line.append(f"pays from {since}" if does == "pays" else does)
-            column = f"{'auto' if text.endswith('auto') else 'cusparselt'}/{text.split()[0].replace(':', '_')}"
-            mine = {M: r for (c, M), (r, *_) in ratios(key, stage, dtype, what, STOCK).items() if c == column}
-            good = counted(mine)
-            stocks.append(cell(good.values(), len(good) < len(mine), interval=False))
-        backend, _, pattern = column.partition("/")
-        lines.append([*line, *stocks, *cost(key, dtype, backend, pattern, ends)])
-    return lines
-
-
-def mistakes(key, screen):
-    """What the first screen should say and does not. screen: its Markdown."""
-    wanted = [*(engines(key, s, dtype) for s in STAGES for dtype in TYPES), kernels(key), costs(key), stock(key)]
-    wanted += [f"| {' | '.join(line)} |" for dtype in TYPES for line in rows(key, dtype)]
-    return [line for line in wanted if line not in screen.splitlines()]
+def of_group(word, until, types, members):
+    """What patterns do that do the same in these types. members: name -> Patterns."""
+    names = ", ".join(members) + ("" if len(types) == len(TYPES) else f" with {', '.join(types)}")
+    each, said = [one for mine in members.values() for one in mine], does(word, names, len(members) > 1)
+    if word != "pays":
+        return said + f" at M={until}, the largest that counts" * bool(until and word != "unknown")
+    first, last = min(one.since for one in each), max(one.since for one in each)
+    good = [ratio for one in each for M, ratio in one.counted.items() if last <= M]
+    early = [ratio for one in each for M, ratio in one.counted.items() if one.since <= M < last]
+    some = f" (some from M={first} on, {spanned(early)} below {last})" if early else ""
+    return f"{said}, from M={last} on, {spanned(good)} times as fast{some}"

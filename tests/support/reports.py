@@ -34,10 +34,15 @@ def rows_under(text, title):
 
 def markdown(*sources, hardware=HARDWARE, language="en"):
     """(text of the report with all its tables, refused sentences)."""
+    document, refused = unfolded_report(*sources, hardware=hardware)
+    return to_markdown(document, language, "report"), refused
+
+
+def unfolded_report(*sources, hardware=HARDWARE):
+    """(the report's document with no section folded, refused sentences)."""
     held = held_sources(hardware, sources)
     document = unfolded(report(hardware, held, analysed(held), sources))
-    text = to_markdown(document, language, "report")
-    return text, [sentence for source in held for sentence in source.refused]
+    return document, [sentence for source in held for sentence in source.refused]
 
 
 def unfolded(document):

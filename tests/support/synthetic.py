@@ -1,9 +1,11 @@
 """Points as a measurement would write them, for the tests of gathering and reporting."""
 
 import json
+import math
 
 from slidesparse.files import digest as digest_of
 from slidesparse.files import write_json
+from slidesparse.plan import prompts
 from slidesparse.plan.backends import BACKENDS
 from slidesparse.plan.key import is_pattern
 from slidesparse.sparsity.patterns import Pattern
@@ -13,7 +15,7 @@ LINEARS = {"qkv": (3840, 2560), "o": (2560, 2560), "gate_up": (13824, 2560), "do
 
 
 def path(root, stage, M, backend="cublaslt", sparsity="dense", dtype="INT8", model="BitNet-2B", hardware=HARDWARE):
-    """Where a point belongs."""
+    """Where a point belongs. M may have a prompt behind it: "8192-prompt2048"."""
     return root / hardware / stage / model / dtype / backend / sparsity / f"M{M}.json"
 
 
@@ -25,8 +27,8 @@ def seconds_of(value, suffix=""):
     }
 
 
-def results(stage, M, step_s, sparsity="dense", linears=None):
-    """Results of an ok point whose step (kernel: largest product) takes `step_s` seconds."""
+def results(stage, M, step_s, sparsity="dense", linears=None, prompt=None):
+    """Results of an ok point whose step (kernel: largest product) takes `step_s` seconds. prompt: M by default."""
     if stage == "kernel":
         pattern = Pattern(sparsity)
         return {
@@ -50,13 +52,16 @@ def results(stage, M, step_s, sparsity="dense", linears=None):
                 for name, (N, K) in (linears or LINEARS).items()
             ],
         }
+    if stage == "quality":
+        return scores(M, "R" if sparsity == "dense" else "dense")
     prefill = stage == "prefill"
     steps = 128 if prefill else 256
-    requests, prompt_len, output_len = (128, M, 1) if prefill else (M, 16, 256)
+    sequences = (M // (prompt or M) or 1) if prefill else M
+    requests, prompt_len, output_len = (128 * sequences, M // sequences, 1) if prefill else (M, 16, 256)
     elapsed = steps * step_s
     return {
         "prompt_len": prompt_len,
-        "max_num_seqs": 1 if prefill else M,
+        "max_num_seqs": sequences,
         "num_prompts": requests,
         "steps": steps,
         "output_len": output_len,
@@ -66,6 +71,34 @@ def results(stage, M, step_s, sparsity="dense", linears=None):
         "step_s": seconds_of(step_s),
         "steady_tokens_per_s": M / step_s,
         "samples_s": samples_of(step_s),
+    }
+
+
+def scores(M, reference, nats=1.0, extra=0.1, divergence=0.05, agreeing=0.9):
+    """Results of a quality point of 4 windows, all alike, of a text with two bytes a token; figures are of a token."""
+
+    def estimate(value):
+        ends = {"ci_low": value - abs(value) / 100, "ci_high": value + abs(value) / 100}
+        return {"value": value, **ends}
+
+    bits = 2 * math.log(2)
+    sums = {"bytes": 2, "nats": nats, "reference_nats": nats - extra, "divergence": divergence, "agreeing": agreeing}
+    return {
+        "reference": reference,
+        "tokens": M,
+        "context": M // 4,
+        "bytes": 2 * M,
+        "vocabulary": 320,
+        "bits_per_byte": estimate(nats / bits),
+        "perplexity": estimate(math.exp(nats)),
+        "reference_bits_per_byte": estimate((nats - extra) / bits),
+        "reference_perplexity": estimate(math.exp(nats - extra)),
+        "extra_bits_per_byte": estimate(extra / bits),
+        "divergence": estimate(divergence),
+        "divergence_p99": estimate(10 * divergence),
+        "top1_agreement": estimate(agreeing),
+        "blocks": {name: [M / 4 * value] * 4 for name, value in sums.items()},
+        "scoring_s": 1.5,
     }
 
 
@@ -93,14 +126,16 @@ def gpu_name(hardware):
 def point(file, step_s=0.01, driver="580.95", commit="a" * 40, digest="0" * 64, seconds=2.5, protocol=1):
     """The point that belongs at `file`."""
     names = ("hardware", "stage", "model", "dtype", "backend", "sparsity")
-    key = dict(zip(names, file.parts[-7:-1], strict=True)) | {"M": int(file.stem[1:])}
+    M, prompt = prompts.read(file.stem[1:])
+    prompt = None if prompt == prompts.USUAL else prompt
+    key = dict(zip(names, file.parts[-7:-1], strict=True)) | {"M": M} | ({"prompt": prompt} if prompt else {})
     return {
         "schema": 1,
         "key": key,
         "status": "ok",
         "reason": None,
         "request": {"digest": digest, "protocol": protocol, "parameters": {}, "checkpoint": None, "tuning": None},
-        "results": results(key["stage"], key["M"], step_s, slid(key)),
+        "results": results(key["stage"], M, step_s, slid(key), prompt=prompt),
         "hardware": {"name": gpu_name(key["hardware"]), "driver": driver},
         "software": {"torch": "2.11.0", "vllm": "0.26.0"},
         "run": {

@@ -72,8 +72,9 @@ def measure(request):
             raise OutOfMemoryError(f"{what} is too large on purpose")
         journal.write(f"end {what} {os.environ['CUDA_VISIBLE_DEVICES']}\n")
     linears = {each["name"]: (each["N"], each["K"]) for each in request.get("linears", ())}
+    step_s = 0.005 if listed("fast", what) else 0.01
     return synthetic.results(
-        request["stage"], request["M"], 0.005 if listed("fast", what) else 0.01, synthetic.slid(request), linears
+        request["stage"], request["M"], step_s, synthetic.slid(request), linears, request.get("prompt")
     )
 
 
