@@ -257,7 +257,7 @@ def test_auto_compares_another_sparse_backend_if_it_is_configured_and_runs_here(
         assert {*tables} == {"cusparselt", "cublaslt", *(name for name, _ in more)}
 
 
-@pytest.mark.parametrize("name", [None, "extended.yaml", "measured.yaml", "decode.yaml", "linears.yaml"])
+@pytest.mark.parametrize("name", [None, "extended.yaml", "measured.yaml", "decode.yaml"])
 def test_no_configuration_of_ours_measures_the_newest_backends_yet(name):
     config, newest = validated(overlaid(read(), read(name) if name else {})), {"ternary", "cutlass_sparse"}
     assert not any(row[3] in newest for key in (RTX4090, H100, CPU) for row in matrix(config, key))
