@@ -16,6 +16,9 @@ from slidesparse.errors import MeasurementError
 from slidesparse.gemm import Algorithm
 from slidesparse.sparsity.slide import compress, lanes
 
+BLOCK = 128
+"""Rows of x that are multiplied at once: their lifted inputs stay in a core's cache."""
+
 
 @dataclass
 class Operand:
@@ -73,14 +76,16 @@ class Backend(gemm.OnCpu, gemm.Backend):
         return [Algorithm(0, "gather (embedding_bag)"), Algorithm(1, "sparse CSR")]
 
     def matmul(self, operand, x, algorithm=None, output=None, out=None):
-        inputs = x.to(torch.float32).t().contiguous()  # [K', M]
-        if algorithm == 1:
-            product = operand.csr @ inputs
-        else:
-            product = torch.nn.functional.embedding_bag(
-                operand.columns, inputs, mode="sum", per_sample_weights=operand.weights
-            )
-        result = product.t()
-        if out is not None:
-            return out.copy_(result)
-        return result.to(torch.int32 if operand.dtype == torch.int8 else torch.float32).contiguous()
+        if out is None:
+            dtype = torch.int32 if operand.dtype == torch.int8 else torch.float32
+            out = torch.empty(x.shape[0], operand.N, dtype=dtype)
+        for rows, result in zip(x.split(BLOCK), out.split(BLOCK), strict=True):
+            result.copy_(_product(operand, rows.to(torch.float32).t().contiguous(), algorithm).t())
+        return out
+
+
+def _product(operand, inputs, algorithm):
+    """[N, rows] of inputs [K', rows], both float32."""
+    if algorithm == 1:
+        return operand.csr @ inputs
+    return torch.nn.functional.embedding_bag(operand.columns, inputs, mode="sum", per_sample_weights=operand.weights)
