@@ -143,16 +143,22 @@ def test_options_that_do_more_than_say_what_a_job_needs_are_refused(options):
 
 @pytest.mark.workflow
 def test_no_text_of_a_configuration_is_a_command_for_snakemake(tmp_path):
-    """A dry run with a hostile text at each place is refused in one sentence, or plans; nothing of the text is run."""
+    """A hostile text is refused at most places, and a dry run with it at another plans; nothing of the text is run."""
     clone = Clone.of_working_tree(tmp_path / "clone")
     text = "a'; touch PWNED; \"$(touch PWNED)`touch PWNED` {output} | touch PWNED > PWNED &"
 
     def begun(path):
         return path, clone.start("kernel", "--dry-run", "--quiet", config=yaml.safe_dump(configured(path, text)))
 
-    for i in range(0, len(TEXTS), 2):
-        for path, call in [begun(path) for path in TEXTS[i : i + 2]]:
-            call.wait(0 if path[-1] in ("constraint", "path", "text") else 1)
+    free = [path for path in TEXTS if path[-1] in ("constraint", "path", "text")]
+    refused = [path for path in TEXTS if path not in free]
+    for path in refused:
+        with pytest.raises(ConfigurationError):
+            validated(configured(path, text))
+    asked = [*free, *refused[::8]]
+    for i in range(0, len(asked), 2):
+        for path, call in [begun(path) for path in asked[i : i + 2]]:
+            call.wait(0 if path in free else 1)
             assert "Traceback" not in call.output
     assert not list(clone.directory.rglob("PWNED*"))
 

@@ -47,7 +47,7 @@ def variants(config, key):
 
 @pytest.mark.parametrize(
     ("key", "kernel", "prefill", "decode", "quality"),
-    [(RTX4090, 162, 70, 40, 10), (A100, 81, 35, 20, 5), (CPU, 18, 20, 10, 10)],
+    [(RTX4090, 162, 70, 40, 10), (A100, 81, 35, 20, 5), (CPU, 10, 10, 10, 10)],
 )
 def test_number_of_points(key, kernel, prefill, decode, quality):
     rows = matrix(validated(read()), key)
@@ -162,7 +162,8 @@ def test_cpu_section_is_laid_over_the_rest():
     plan = planned(config, CPU)
     assert plan["models"] == ["BitNet-small"]
     assert plan["dtypes"] == ["INT8", "FP8"]
-    assert plan["kernel"] == {"M": [16], "sparsity": config["kernel"]["sparsity"]}
+    assert plan["kernel"] == config["cpu"]["kernel"] == {"M": [16], "sparsity": config["prefill"]["sparsity"]}
+    assert plan["decode"] == {"M": [8], "sparsity": config["decode"]["sparsity"]}
     assert plan["measure"]["prefill"] == config["measure"]["prefill"] | config["cpu"]["measure"]["prefill"]
     assert plan["hardware"] == CPU
     assert "cpu" not in plan
@@ -212,7 +213,7 @@ def test_stock_vllm_is_one_row_an_M_and_its_variants_are_planned_beside():
 def test_stock_vllm_runs_on_cpus_too():
     config = validated(with_change("cpu: {backends: {dense: [onednn, vllm]}}"))
     rows = matrix(config, CPU)
-    assert ("prefill", "BitNet-small", "FP8", "vllm", "dense", 32) in rows
+    assert ("prefill", "BitNet-small", "FP8", "vllm", "dense", 128) in rows
     assert {row[3] for row in variants(config, CPU)} == {"vllm-eager"}
 
 

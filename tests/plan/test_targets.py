@@ -10,7 +10,7 @@ from slidesparse.plan.matrix import validated
 from slidesparse.plan.table import Table
 from slidesparse.plan.targets import refuse_unknown
 
-POINT = f"results/{CPU}/prefill/BitNet-small/INT8/reference/2_8/M32.json"
+POINT = f"results/{CPU}/prefill/BitNet-small/INT8/reference/2_8/M128.json"
 REPORTS = [f"results/{CPU}/report.en.md", "results/comparison.en.md"]
 CONFIGURATION = r"(?P<model>[^/]+)/(?P<dtype>INT8|FP8)/(?P<backend>[a-z]+)/(?P<sparsity>dense|2_\d+)"
 STAGE = rf"results/(?P<hardware>[^/]+_cc[^/]+)/(?P<stage>prefill|decode)/{CONFIGURATION}"
@@ -41,7 +41,7 @@ def refuse(tmp_path, monkeypatch):
         (
             "results/prefill/typo.json",
             "no rule makes it",
-            f"results/{CPU}/prefill/BitNet-small/INT8/onednn/dense/M32.json",
+            f"results/{CPU}/prefill/BitNet-small/INT8/onednn/dense/M128.json",
         ),
         (POINT.replace("prefill", "prefil"), "no rule makes it", POINT),
         (POINT.replace("INT8", "INT9"), "no rule makes it", POINT),

@@ -73,7 +73,7 @@ def test_what_is_there_takes_no_time(tmp_path):
         write_json(path, point(path) | {"request": {"parameters": asked_for}})
     for path in forecast.searched(asked, CPU):
         write_json(path, {})
-    assert rows(forecast.screen(asked))[CPU][4:] == ["58", "18", "139", "none", "all", "is", "there"]
+    assert rows(forecast.screen(asked))[CPU][4:] == ["40", "10", "105", "none", "all", "is", "there"]
 
 
 @pytest.mark.parametrize("sparsity", ["dense", "2_4", "2_6", "2_8", "2_10"])

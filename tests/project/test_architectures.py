@@ -28,21 +28,20 @@ CUTLASS = "int8_bf16_128x128_2x1_pingpong.cu"
 """The kernel of csrc/cutlass_sparse that is compiled."""
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
+def compiled(folder, *more):
     """What each Triton kernel needs on each target, compiled with nothing in Triton's cache."""
     triton = pytest.importorskip("triton", reason="Triton is not installed")
     if triton.knobs.runtime.interpret:
         pytest.skip("Triton interprets")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": ""}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
+    environment |= {"TRITON_CACHE_DIR": str(folder)}
 
-    def compiled(capabilities):
-        command = [sys.executable, SUPPORT / "compiled.py", *map(str, capabilities)]
+    def half(capabilities):
+        command = [sys.executable, SUPPORT / "compiled.py", *map(str, capabilities), *more]
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
     with ThreadPoolExecutor() as pool:
-        halves = list(pool.map(compiled, (TARGETS[::2], TARGETS[1::2])))
+        halves = list(pool.map(half, (TARGETS[::2], TARGETS[1::2])))
     assert not any(half.returncode for half in halves), [half.stderr[-4000:] for half in halves]
     return [json.loads(line) for half in halves for line in half.stdout.splitlines()]
 
@@ -60,8 +59,10 @@ def table(rows):
     return "\n".join(["registers of a thread / bytes spilled / KiB of shared memory of a block, at most", *lines])
 
 
-def test_triton_kernels_compile_for_every_gpu_and_fit(rows, record_property):
-    """INT8 everywhere and FP8 from 8.9 on, dense and 2:8, in the launches of the operators."""
+@pytest.mark.parametrize("more", [(), pytest.param(("--all",), marks=pytest.mark.drills)], ids=["some", "all"])
+def test_triton_kernels_compile_for_every_gpu_and_fit(more, tmp_path, record_property):
+    """INT8 everywhere and FP8 from 8.9 on, dense and 2:8: all launches of the operators on two GPUs, some on others."""
+    rows = compiled(tmp_path, *more)
     assert not [row for row in rows if "error" in row]
     record_property("table", table(rows))
     assert {row["cc"] for row in rows} == set(TARGETS) and {row["kernel"] for row in rows} == KERNELS
@@ -114,6 +115,7 @@ def test_libraries_are_compiled_for_every_gpu_they_are_for(library, monkeypatch,
     assert not kernels or progress[-1] == f"csrc/{library}: {len(progress)} of {len(progress)} files compiled"
 
 
+@pytest.mark.drills
 def test_a_kernel_of_cutlass_runs_on_sparse_tensor_cores_and_fits(tmp_path):
     """One of csrc/cutlass_sparse, as each takes a minute or two of a core, and the device's part of it alone."""
     triton = pytest.importorskip("triton", reason="Triton is not installed, whose disassembler reads the kernel")

@@ -19,13 +19,13 @@ pytestmark = ON_CPU
 
 def test_the_default_configuration_ends_with_a_report(default):
     clone, call = default
-    measured = {"measure_kernel": 18, "measure_prefill": 20, "measure_decode": 10, "measure_quality": 10}
-    made = {"describe_model": 1, "fetch_model": 1, "convert_checkpoint": 10, "tune_backend": 18}
-    assert call.jobs == measured | made | {"gather_points": 48, "write_report": 1, "write_comparison": 1, "all": 1}
-    assert [len(clone.points(stage)) for stage in STAGES] == [18, 20, 10, 10]
+    measured = {"measure_kernel": 10, "measure_prefill": 10, "measure_decode": 10, "measure_quality": 10}
+    made = {"describe_model": 1, "fetch_model": 1, "convert_checkpoint": 10, "tune_backend": 10}
+    assert call.jobs == measured | made | {"gather_points": 40, "write_report": 1, "write_comparison": 1, "all": 1}
+    assert [len(clone.points(stage)) for stage in STAGES] == [10, 10, 10, 10]
     assert clone.failures() == []
     report = clone.report()
-    for stage, passed in zip(STAGES, ("72/72", "20/20", "10/10", "10/10"), strict=True):
+    for stage, passed in zip(STAGES, ("40/40", "10/10", "10/10", "10/10"), strict=True):
         assert re.search(rf"^{stage}: .*; total {passed}$", report, re.MULTILINE)
     assert "Nothing failed" in report
 
@@ -61,7 +61,7 @@ def test_a_deleted_point_is_measured_again_and_no_other(default, copy):
     assert {path for path in before if after[path] != before[path]} == {deleted}
 
 
-@pytest.mark.parametrize(("stage", "Ms", "count"), [("prefill", [32, 64, 128], 10), ("kernel", [16, 64], 18)])
+@pytest.mark.parametrize(("stage", "Ms", "count"), [("prefill", [128, 64], 10), ("kernel", [16, 64], 10)])
 def test_one_more_M_is_one_more_point_of_each_configuration(default, stage, Ms, count):
     clone, _ = default
     call = clone.dry_run("all", config=f"cpu: {{{stage}: {{M: {Ms}}}}}")

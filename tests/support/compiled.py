@@ -1,7 +1,9 @@
 """Compiles every Triton kernel for a GPU that is not there, as the operators launch it, and prints what it needs.
 
-Called with compute capabilities, as in `python tests/support/compiled.py 80 89`. Triton is told of such a GPU and
-compiles instead of launching, so launches, constants and alignment are those of the engine. Operands have no memory.
+Called with compute capabilities, as in `python tests/support/compiled.py 80 89`, and with `--all` for every launch on
+each. Without it only those of `WHOLE` get all launches, and the others one of each form of a kernel. Triton is told of
+such a GPU and compiles instead of launching, so launches, constants and alignment are those of the engine. Operands
+have no memory.
 Prints a line of JSON for each kernel, type and launch.
 """
 
@@ -35,8 +37,11 @@ D = HIDDEN // HEADS
 PATTERN = "2_8"
 MORE = {90: ("2_6", "2_inf")}
 """Compute capability: further patterns, whose windows lie otherwise in a row."""
+WHOLE = (89, 90)
+"""Compute capabilities of which every launch is compiled: the first with FP8, and that with kernels of its own."""
 FEW, MANY = norms.FEW, norms.FEW + 1
 """Numbers of rows of the two kinds of launches of a norm."""
+ALL = "--all"
 LOG = re.compile(
     r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
     r".*?Used (?P<registers>\d+) registers",
@@ -49,6 +54,8 @@ class NoGpu:
     """A driver of Triton for a GPU of compute capability `cc` (times ten) that is not there."""
 
     cc = 80
+    every = True
+    """Whether all launches are compiled."""
 
     def get_current_device(self):
         return self.cc
@@ -95,8 +102,8 @@ def products(product, M, N, matrices):
 
 def norm_kernels(dtype):
     """What lies between the linears of a block, of each backend's products."""
-    for M in (FEW, MANY):
-        for pattern in ("dense", PATTERN):
+    for M in (FEW, MANY) if NoGpu.every else (MANY,):
+        for pattern in ("dense", PATTERN) if NoGpu.every else (PATTERN,):
             yield (
                 f"norm {pattern} M={M}",
                 lambda M=M, pattern=pattern: fused.norm_quantize._init_fn(
@@ -134,6 +141,7 @@ def rope_kernels(dtype):
 def attention_kernels():
     """Decodes of the configured numbers of sequences, and heads of another size."""
     Ms = sorted({*CONFIG["decode"]["M"], *read("measured.yaml")["decode"]["M"]})
+    Ms = Ms if NoGpu.every else Ms[:1]
     for M, size in [*((M, D) for M in Ms), *((Ms[-1], size) for size in attention.HEAD_SIZES)]:
 
         def decode(M=M, size=size):
@@ -185,13 +193,13 @@ def cases(dtypes):
             yield "", name, launch
 
 
-def compiled(cc):
+def compiled(cc, every=False):
     """[{"cc", "kernel", "dtype", "launch", "warps", "registers", "spilled", "shared"}] for a compute capability.
 
     spilled: bytes that do not fit into registers. shared: bytes of shared memory of a block. Each kernel is named by
     its first launch. One that does not compile has "error" in place of numbers.
     """
-    NoGpu.cc, rows = cc, []
+    NoGpu.cc, NoGpu.every, rows = cc, every or cc in WHOLE, []
     dtypes = [dtype for dtype in CONFIG["dtypes"] if dtype in families.family(cc).dtypes]
     run = JITFunction.run
     for dtype, name, launch in cases(dtypes):
@@ -221,6 +229,6 @@ if __name__ == "__main__":
     triton.knobs.nvidia.dump_ptxas_log = True
     triton.knobs.compilation.disable_line_info = True  # which takes a tenth of the time
     gc.disable()
-    for capability in map(int, sys.argv[1:]):
-        for line in compiled(capability):
+    for capability in map(int, set(sys.argv[1:]) - {ALL}):
+        for line in compiled(capability, ALL in sys.argv):
             print(json.dumps(line), flush=True)
