@@ -48,7 +48,10 @@ def linear(text):
 def found(backend, products, most):
     """[(algorithm, its name)] of products: the fastest of the first `most` that a backend lists, or the only one."""
     if not BACKENDS[backend.name].searched:
-        return [(product.algorithms()[0].id, product.algorithms()[0].name) for product in products]
+        algorithms = [product.algorithms()[0] for product in products]
+        for product, algorithm in zip(products, algorithms, strict=True):
+            product.verify(algorithm.id, product.sets)
+        return [(algorithm.id, algorithm.name) for algorithm in algorithms]
     for product in products:
         listed = product.algorithms()[:most]
         product.algorithms = lambda listed=listed: listed

@@ -8,6 +8,7 @@ import torch
 from gpus import need
 from slidesparse import gemm
 from slidesparse.errors import MeasurementError
+from slidesparse.gemm import dense
 from slidesparse.kernel import point
 from slidesparse.kernel.products import Problem, Product, Weight
 from slidesparse.sparsity.patterns import Pattern
@@ -107,6 +108,13 @@ def test_products_can_be_captured_and_compiled(name):
     graph.replay()
     assert torch.equal(out.double(), -expected)
     assert torch.equal(torch.compile(doubled, fullgraph=True)(x).double(), -expected)
+
+
+def test_scales_of_ones_are_not_made_in_the_memory_of_a_graph():
+    """Graphs share their memory, so a replay of another would write to them."""
+    with pytest.raises(RuntimeError, match="before it is captured"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        dense.ones(3, 4099, torch.device("cuda"))
+    assert dense.ones(3, 4099, torch.device("cuda")).eq(1).all()
 
 
 def test_errors_are_sentences():

@@ -53,5 +53,10 @@ def padded(x):
 
 @lru_cache(maxsize=64)
 def ones(rows, columns, device):
-    """Scales that change nothing, [rows, columns] float32."""
+    """Scales that change nothing, [rows, columns] float32. They are kept.
+
+    Raises RuntimeError if a CUDA graph is being captured: they would lie in its memory, which other graphs write to.
+    """
+    if torch.device(device).type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("run a product once before it is captured: its scales of ones are made then")
     return torch.ones(rows, columns, dtype=torch.float32, device=device)
