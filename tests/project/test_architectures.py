@@ -115,7 +115,6 @@ def test_libraries_are_compiled_for_every_gpu_they_are_for(library, monkeypatch,
     assert not kernels or progress[-1] == f"csrc/{library}: {len(progress)} of {len(progress)} files compiled"
 
 
-@pytest.mark.drills
 def test_a_kernel_of_cutlass_runs_on_sparse_tensor_cores_and_fits(tmp_path):
     """One of csrc/cutlass_sparse, as each takes a minute or two of a core, and the device's part of it alone."""
     triton = pytest.importorskip("triton", reason="Triton is not installed, whose disassembler reads the kernel")
