@@ -64,7 +64,7 @@ def test_the_backend_is_tuned_and_measured_like_others(found):
     said = found["stages"]
     assert said["wrong"] == 0 and said["exact"] == {"BF16": False, "INT32": True}
     assert all("channels, " in name for name in said["names"]) and said["peers"] == ["onednn"]
-    assert said["scales"]["ternary"] == "in the epilogue" and said["library"].startswith("ternary kernels 1, Triton")
+    assert said["scales"]["ternary"] == "in the epilogue" and said["library"].startswith("ternary kernels 2, Triton")
 
 
 def test_what_the_backend_cannot_take_is_refused_in_a_sentence(found):
@@ -86,21 +86,26 @@ def test_tiles_fit_into_a_gpu_and_leave_no_part_of_k_empty(N, K, M, gpu):
         assert tile.workspace(M, N) == (4 * tile.splits * M * N if tile.splits > 1 else 0)
 
 
+@pytest.mark.parametrize("splits", [1, 4])
 @pytest.mark.parametrize(("capability", "product"), [(80, "mma.sync.aligned.m16n8k32"), (90, "wgmma.mma_async")])
-def test_it_compiles_for_gpus_into_products_of_codes_expanded_in_registers(capability, product, tmp_path, monkeypatch):
+def test_it_compiles_for_gpus_into_products_of_codes_expanded_in_registers(
+    capability, product, splits, tmp_path, monkeypatch
+):
     """Without a GPU. The interpreter does not see the inline assembly, the layouts and the asynchronous loads."""
     monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
-    tile = Tile(64, 64, 64, 4, 3, 1)
+    tile = Tile(64, 64, 64, 4, 3, splits)
     constants, _ = ternary_kernels.settings(64, 128, 512, tile, tile.joined(capability == 90))
     warps, pointers = constants.pop("num_warps"), dict.fromkeys(("x", "packed"), "*i8") | {"out": "*bf16"}
+    pointers |= dict.fromkeys(("parts", "counters"), "*i8" if splits == 1 else "*i32")
     types = pointers | dict.fromkeys(("token_scale", "channel_scale"), "*fp32") | dict.fromkeys("MNKQ", "i32")
     types |= {"tiles": "i32"} | dict.fromkeys(constants, "constexpr")
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(types) if i < 9 and name != "M"}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(types) if i < 11 and name != "M"}
     source = ASTSource(ternary_kernels._ternary_gemm, types, constants, aligned)
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
     loop = made.asm["ttgir"].partition("scf.for")[2].partition("scf.yield")[0]
     assert "async_copy_global_to_local" in loop and "convert_layout" not in loop
     assert made.asm["ptx"].count(product) >= 4 and ".local" not in made.asm["ptx"]
+    assert made.asm["ptx"].count("atom.global.gpu.acq_rel.add") == (splits > 1)
     assert f"{0xC0C0C0C0 - (1 << 32)}" in made.asm["ptx"] or "0xC0C0C0C0" in made.asm["ptx"]
 
 

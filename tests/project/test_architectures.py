@@ -22,7 +22,7 @@ TARGETS = (80, 86, 89, 90, 100, 120)
 """Compute capabilities times ten."""
 
 KERNELS = {"_quantize_lift", "_norm", "_rope", "_decode_attention", "_merge_attention", "_scale"}
-KERNELS |= {"_ternary_gemm", "_ternary_gemm_sum"}
+KERNELS |= {"_ternary_gemm"}
 
 CUTLASS = "int8_bf16_128x128_2x1_pingpong.cu"
 """The kernel of csrc/cutlass_sparse that is compiled."""

@@ -70,7 +70,7 @@ def test_a_point_by_its_whole_path_is_refused_with_the_path_to_ask_for(clone):
 
 def test_a_path_that_nothing_makes_is_refused_with_a_near_one(clone):
     said = snakemake(clone, clone.directory, "--dry-run", "results/prefill/typo.json", status=1)
-    near = point("prefill", "onednn", "dense", 32, model="BitNet-small")
+    near = point("prefill", "onednn", "dense", 128, model="BitNet-small")
     assert f"results/prefill/typo.json cannot be made, because no rule makes it; near is {near}" in said
 
 

@@ -17,7 +17,7 @@ from slidesparse.gemm.dense import OUTPUTS, ones
 from slidesparse.gemm.ternary_kernels import INTERPRETED, Tile, compile_all, gpu, start, tiles
 from slidesparse.gemm.two_bits import pack
 
-VERSION = 1
+VERSION = 2
 """Version of the kernels. It is raised when one changes, so that tables of an older one are refused."""
 
 

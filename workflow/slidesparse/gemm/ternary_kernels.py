@@ -9,15 +9,16 @@ For wgmma the four are joined to one product, so that it is waited for once inst
 register. For mma they stay four, because joined operands are loaded without ldmatrix. Small tiles then have four sums
 of their own, which do not wait for each other.
 
-With SPLITS above 1 the sums over K are cut into as many parts. Each part goes to a workspace [SPLITS, M, N] of INT32,
-and a second kernel adds them. There are no atomics: every number is written once.
+With SPLITS above 1 the sums over K are cut into as many parts. Each part goes to a workspace [SPLITS, M, N] of INT32.
+The program that finishes a tile's last part adds them all. A counter of the tile tells it so, and is zero again
+afterwards. Every sum is written once, and integers have no order of adding.
 """
 
 import multiprocessing
 import os
 import re
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -37,13 +38,11 @@ CAPABILITY = (8, 0)
 JOINED = 144
 """Most registers of a thread for codes and sums with which the quarters of a tile are one product. More are spilled."""
 
+LEAST_COUNTERS = 1024
+"""Counters of tiles that are made at once, so that most products share one array."""
+
 APART = 16
 """Most sums of a thread, with which each quarter of a tile has its own."""
-
-ADDED = 512
-"""Sums that one program of the second kernel adds."""
-
-ADDING = {"BLOCK": ADDED, "PORTABLE": INTERPRETED}
 
 
 class Gpu(NamedTuple):
@@ -209,6 +208,8 @@ def _ternary_gemm(
     x,
     packed,
     out,
+    parts,
+    counters,
     token_scale,
     channel_scale,
     M,
@@ -220,6 +221,7 @@ def _ternary_gemm(
     BM: tl.constexpr,
     BK: tl.constexpr,
     STAGES: tl.constexpr,
+    SPLITS: tl.constexpr,
     WHOLE: tl.constexpr,  # whether all tiles are whole
     JOINED: tl.constexpr,  # whether the four quarters of a tile are one product
     APART: tl.constexpr,  # whether they have sums of their own, if not
@@ -263,8 +265,26 @@ def _ternary_gemm(
     if APART:
         sums = sums + second + (third + fourth)
     sums = sums >> _SHIFT
-    at = (part.to(tl.int64) * M + m)[None, :] * N + n[:, None]
+    at = m.to(tl.int64)[None, :] * N + n[:, None]
     live = (m < M)[None, :] & (n < N)[:, None]
+    if SPLITS == 1:
+        _store(out, sums, at, live, token_scale, channel_scale, m, n, M, N, PORTABLE)
+    else:
+        size = M.to(tl.int64) * N
+        tl.store(parts + part * size + at, sums, mask=live)
+        counter = counters + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+        tl.debug_barrier()  # all threads of this program have stored their sums before the counter says so
+        if tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == SPLITS - 1:
+            total = tl.zeros([BN, BM], tl.int32)
+            for each in tl.static_range(SPLITS):
+                total += tl.load(parts + each * size + at, mask=live, other=0, cache_modifier=".cg")
+            _store(out, total, at, live, token_scale, channel_scale, m, n, M, N, PORTABLE)
+            tl.store(counter, 0)
+
+
+@triton.jit
+def _store(out, sums, at, live, token_scale, channel_scale, m, n, M, N, PORTABLE: tl.constexpr):
+    """Sums [BN, BM] to `out`: as they are (INT32), or times both scales (BF16)."""
     if out.dtype.element_ty == tl.int32:
         tl.store(out + at, sums, mask=live)
     else:
@@ -273,23 +293,21 @@ def _ternary_gemm(
         tl.store(out + at, _bf16(y, PORTABLE), mask=live)
 
 
-@triton.jit(do_not_specialize=["M"])
-def _ternary_gemm_sum(
-    parts, out, token_scale, channel_scale, M, N, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PORTABLE: tl.constexpr
-):
-    """out [M, N] = the sum of parts [SPLITS, M, N], as it is (INT32) or times both scales (BF16)."""
-    m = tl.program_id(0).to(tl.int64)
-    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    live = n < N
-    size = M.to(tl.int64) * N
-    sums = tl.zeros([BLOCK], tl.int32)
-    for part in tl.static_range(SPLITS):
-        sums += tl.load(parts + part * size + m * N + n, mask=live, other=0)
-    if out.dtype.element_ty == tl.int32:
-        tl.store(out + m * N + n, sums, mask=live)
-    else:
-        y = sums.to(tl.float32) * tl.load(token_scale + m) * tl.load(channel_scale + n, mask=live, other=0.0)
-        tl.store(out + m * N + n, _bf16(y, PORTABLE), mask=live)
+@lru_cache(maxsize=16)
+def _zeros(count, device):
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("run a product once before it is captured: its counters are made then")
+    return torch.zeros(count, dtype=torch.int32, device=device)
+
+
+def counters(tile, M, N, device):
+    """Counters of a product's tiles, int32, all zero. They are kept, and products that run at one time share them.
+
+    So two products whose K is cut into parts must not run at the same time. Raises RuntimeError if a CUDA graph is
+    being captured and they are not there yet: they would lie in its memory, which other graphs write to.
+    """
+    needed = triton.cdiv(N, tile.channels) * triton.cdiv(M, tile.tokens)
+    return _zeros(max(LEAST_COUNTERS, triton.next_power_of_2(needed)), device)
 
 
 def start(x, packed, out, workspace, token_scale, channel_scale, tile, joined=None):
@@ -303,25 +321,22 @@ def start(x, packed, out, workspace, token_scale, channel_scale, tile, joined=No
     N = len(packed)
     if not M:
         return
-    sums = out if tile.splits == 1 else workspace
-    unused = sums  # a pointer that is not read
-    scales = (unused, unused) if out.dtype == torch.int32 else (token_scale, channel_scale)
+    parts, counts = (workspace, counters(tile, M, N, x.device)) if tile.splits > 1 else (x, x)  # x is not read
+    scales = (x, x) if out.dtype == torch.int32 else (token_scale, channel_scale)
     known, numbers = settings(M, N, K, tile, tile.joined(gpu().hopper) if joined is None else joined)
-    first = (unused, unused) if tile.splits > 1 else scales
     grid = (triton.cdiv(N, tile.channels), triton.cdiv(M, tile.tokens), tile.splits)
-    _ternary_gemm[grid](x, packed.view(torch.int8), sums, *first, *numbers, **known)
-    if tile.splits > 1:
-        _ternary_gemm_sum[M, triton.cdiv(N, ADDED)](workspace, out, *scales, M, N, SPLITS=tile.splits, **ADDING)
+    _ternary_gemm[grid](x, packed.view(torch.int8), out, parts, counts, *scales, *numbers, **known)
 
 
 def settings(M, N, K, tile, joined):
-    """(constants, numbers) of the first kernel."""
+    """(constants, numbers) of the kernel."""
     Q = quarter(K)
     constants = {
         "BN": tile.channels,
         "BM": tile.tokens,
         "BK": tile.depth,
         "STAGES": tile.stages,
+        "SPLITS": tile.splits,
         "WHOLE": (M % tile.tokens, N % tile.channels, Q % tile.depth, 4 * Q - K) == (0, 0, 0, 0),
         "JOINED": joined,
         "APART": not joined and tile.channels * tile.tokens <= APART * 32 * tile.warps,
@@ -339,11 +354,8 @@ def compile_all(products, processes=None):
     jobs = {}
     for M, N, K, tile in products:
         known, (_, _, _, Q, _) = settings(M, N, K, tile, tile.joined(gpu().hopper))
-        forms = [torch.int32] if tile.splits > 1 else [torch.int32, torch.bfloat16]
-        for form in forms:
+        for form in (torch.int32, torch.bfloat16):
             jobs[tuple(known.values()), _kinds(N, K, Q), form] = (M, N, K, tile, form)
-        for form in (torch.int32, torch.bfloat16) if tile.splits > 1 else ():
-            jobs[tile.splits, _kinds(N), form] = (M, N, K, tile, form)
     if INTERPRETED:
         return len(jobs)
     processes = processes or max(1, min(8, len(os.sched_getaffinity(0)) - 1))
@@ -360,8 +372,7 @@ def _kinds(*numbers):
 def _compile(job):
     M, N, K, tile, form = job
     known, numbers = settings(M, N, K, tile, tile.joined(gpu().hopper))
-    scale = torch.int32 if form == torch.int32 else torch.float32
-    if tile.splits > 1:
-        _ternary_gemm_sum.warmup(torch.int32, form, scale, scale, M, N, grid=(1,), SPLITS=tile.splits, **ADDING)
-        form = scale = torch.int32
-    _ternary_gemm.warmup(torch.int8, torch.int8, form, scale, scale, *numbers, grid=(1,), **known)
+    parts = torch.int32 if tile.splits > 1 else torch.int8
+    scale = torch.int8 if form == torch.int32 else torch.float32
+    kinds = (torch.int8, torch.int8, form, parts, parts, scale, scale)
+    _ternary_gemm.warmup(*kinds, *numbers, grid=(1,), **known)
