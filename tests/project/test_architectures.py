@@ -61,7 +61,7 @@ def table(rows):
 
 @pytest.mark.parametrize("more", [(), pytest.param(("--all",), marks=pytest.mark.drills)], ids=["some", "all"])
 def test_triton_kernels_compile_for_every_gpu_and_fit(more, tmp_path, record_property):
-    """INT8 everywhere and FP8 from 8.9 on, dense and 2:8: all launches of the operators on two GPUs, some on others."""
+    """INT8 everywhere and FP8 from 8.9 on, dense and 2:8: all launches of the operators on one GPU, some on others."""
     rows = compiled(tmp_path, *more)
     assert not [row for row in rows if "error" in row]
     record_property("table", table(rows))

@@ -1,4 +1,4 @@
-"""Kills and stops at seeded moments: 14 in every run of the tests, 300 with `pytest -m drills`, two a drill."""
+"""Kills and stops at seeded moments: 7 in every run of the tests, 300 with `pytest -m drills`, two a drill."""
 
 import pytest
 
@@ -29,9 +29,9 @@ def place(tmp_path_factory, request):
         print(f"\n{place.tally}")
 
 
-@pytest.mark.parametrize("seed", (0, 1))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.drills)])
 def test_kills_and_stops_lose_nothing(place, seed):
-    """Each victim once, every other one in a drill."""
+    """Every other victim once; the rest with -m drills."""
     place.drill(seed, drills.ALL[seed::2])
 
 

@@ -244,6 +244,7 @@ def test_a_library_that_is_edited_during_a_measurement_names_no_point(clone):
     assert point_of["run"]["git"]["dirty"] is True and point_of["results"]["zero_rate"] == 0.123
 
 
+@pytest.mark.drills
 def test_a_report_of_another_plan_is_made_again_and_counts_no_point_of_it(clone):
     """Its measurement failed. On the way back nothing is to be measured, and status and report say today's plan."""
     before = contents(clone)
@@ -273,6 +274,7 @@ def test_a_report_that_is_asked_for_with_another_configuration_knows_the_points(
     assert "of another configuration" not in clone.report()
 
 
+@pytest.mark.drills
 def test_choices_of_auto_follow_the_points_without_records_of_snakemake(clone):
     auto = "cpu: {backends: {sparse: [reference, auto]}}"
     more = "cpu: {kernel: {M: [16, 24]}}"

@@ -170,6 +170,7 @@ def test_the_whole_workflow_is_measured_through_slurm(slurm, clone):
     clone.wait_until_alone()
 
 
+@pytest.mark.drills
 def test_a_node_that_dies_and_a_job_that_is_cancelled_lose_no_point(slurm, clone):
     clone.pretend(GPUS)
     configurations = (("cublaslt", "dense"), ("cusparselt", "2_8"))

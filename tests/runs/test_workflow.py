@@ -8,7 +8,7 @@ import pytest
 
 from slidesparse.files import sealed, write_json
 from slidesparse.plan.backends import STAGES
-from workflow_clone import KEY, ON_CPU, TINY, expect, point
+from workflow_clone import KEY, ON_CPU, ONE_PATTERN, TINY, expect, point
 
 pytest_plugins = ["clones"]
 pytestmark = ON_CPU
@@ -17,16 +17,22 @@ pytestmark = ON_CPU
 # The default configuration
 
 
-def test_the_default_configuration_ends_with_a_report(default):
-    clone, call = default
-    measured = {"measure_kernel": 10, "measure_prefill": 10, "measure_decode": 10, "measure_quality": 10}
-    made = {"describe_model": 1, "fetch_model": 1, "convert_checkpoint": 10, "tune_backend": 10}
-    assert call.jobs == measured | made | {"gather_points": 40, "write_report": 1, "write_comparison": 1, "all": 1}
-    assert [len(clone.points(stage)) for stage in STAGES] == [10, 10, 10, 10]
+@pytest.mark.parametrize("patterns", [1, pytest.param(4, marks=pytest.mark.drills)])
+def test_the_default_configuration_ends_with_a_report(patterns, request):
+    if patterns == 1:
+        clone, call = request.getfixturevalue("default")
+    else:
+        clone = request.getfixturevalue("fresh")
+        call = clone.run("all")
+    of_each = 2 * (1 + patterns)  # of both types: dense, and each pattern
+    made = {f"measure_{stage}": of_each for stage in STAGES} | {"tune_backend": of_each, "gather_points": 4 * of_each}
+    made |= {"describe_model": 1, "fetch_model": 1, "convert_checkpoint": of_each}
+    assert call.jobs == made | {"write_report": 1, "write_comparison": 1, "all": 1}
+    assert [len(clone.points(stage)) for stage in STAGES] == [of_each] * 4
     assert clone.failures() == []
     report = clone.report()
-    for stage, passed in zip(STAGES, ("40/40", "10/10", "10/10", "10/10"), strict=True):
-        assert re.search(rf"^{stage}: .*; total {passed}$", report, re.MULTILINE)
+    for stage, passed in zip(STAGES, (4 * of_each, *[of_each] * 3), strict=True):
+        assert re.search(rf"^{stage}: .*; total {passed}/{passed}$", report, re.MULTILINE)
     assert "Nothing failed" in report
 
 
@@ -42,7 +48,7 @@ def test_the_default_run_prints_at_most_forty_lines(default):
 def test_a_second_call_does_nothing(default, copy):
     clone, first = copy(default[0]), default[1]
     before = clone.files("results/**/*")
-    call = clone.run("all")
+    call = clone.run("all", config=ONE_PATTERN)
     assert call.jobs == {}
     assert call.output.splitlines()[-1] == first.output.splitlines()[-1]
     assert clone.files("results/**/*") == before
@@ -50,10 +56,10 @@ def test_a_second_call_does_nothing(default, copy):
 
 def test_a_deleted_point_is_measured_again_and_no_other(default, copy):
     clone = copy(default[0])
-    deleted = point("prefill", "reference", "2_6", 128, "FP8", "BitNet-small")
+    deleted = point("prefill", "reference", "2_8", 128, "FP8", "BitNet-small")
     before = clone.points()
     (clone.directory / deleted).unlink()
-    call = clone.run("all")
+    call = clone.run("all", config=ONE_PATTERN)
     assert call.jobs == {"measure_prefill": 1, "gather_points": 1, "write_report": 1, "write_comparison": 1, "all": 1}
     assert call.points == {deleted}
     after = clone.points()
@@ -61,10 +67,10 @@ def test_a_deleted_point_is_measured_again_and_no_other(default, copy):
     assert {path for path in before if after[path] != before[path]} == {deleted}
 
 
-@pytest.mark.parametrize(("stage", "Ms", "count"), [("prefill", [128, 64], 10), ("kernel", [16, 64], 10)])
+@pytest.mark.parametrize(("stage", "Ms", "count"), [("prefill", [128, 64], 4), ("kernel", [16, 64], 4)])
 def test_one_more_M_is_one_more_point_of_each_configuration(default, stage, Ms, count):
     clone, _ = default
-    call = clone.dry_run("all", config=f"cpu: {{{stage}: {{M: {Ms}}}}}")
+    call = clone.dry_run("all", config=[ONE_PATTERN, f"cpu: {{{stage}: {{M: {Ms}}}}}"])
     assert call.jobs == {
         f"measure_{stage}": count,
         "gather_points": count,

@@ -52,6 +52,7 @@ def finish(clone, before, planned):
     clone.wait_until_alone()
 
 
+@pytest.mark.drills
 def test_after_a_killed_workflow_the_next_call_finishes(finished, planned):
     before = finished.points()
     call = finished.start("--cores", "1", "all", config=[TINY, MANY])
@@ -64,7 +65,9 @@ def test_after_a_killed_workflow_the_next_call_finishes(finished, planned):
 
 
 @pytest.mark.parametrize(
-    ("number", "times"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2)], ids=lambda number: str(number)
+    ("number", "times"),
+    [(signal.SIGINT, 1), pytest.param(signal.SIGINT, 2, marks=pytest.mark.drills), (signal.SIGTERM, 2)],
+    ids=str,
 )
 def test_signals_end_a_run_without_a_traceback(finished, planned, number, times):
     """Twice, as somebody who is in a hurry does, to all of the run's processes, as a terminal does.
@@ -90,7 +93,7 @@ def test_signals_end_a_run_without_a_traceback(finished, planned, number, times)
 @pytest.mark.parametrize(
     ("victim", "reason", "logged"),
     [
-        ("program", "its program ended before the measurement did", "Killed"),
+        pytest.param("program", "its program ended before the measurement did", "Killed", marks=pytest.mark.drills),
         ("worker", "the resident worker was lost during the measurement", "the resident worker was lost"),
     ],
 )

@@ -37,8 +37,8 @@ D = HIDDEN // HEADS
 PATTERN = "2_8"
 MORE = {90: ("2_6", "2_inf")}
 """Compute capability: further patterns, whose windows lie otherwise in a row."""
-WHOLE = (89, 90)
-"""Compute capabilities of which every launch is compiled: the first with FP8, and that with kernels of its own."""
+WHOLE = (90,)
+"""Compute capabilities of which every launch is compiled: that with kernels of its own."""
 FEW, MANY = norms.FEW, norms.FEW + 1
 """Numbers of rows of the two kinds of launches of a norm."""
 ALL = "--all"

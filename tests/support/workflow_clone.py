@@ -21,6 +21,11 @@ from slidesparse.machine import hardware
 from slidesparse.plan.backends import STAGES
 
 TINY = "config/test/tiny.yaml"
+ONE_PATTERN = json.dumps(
+    {"cpu": {stage: {"sparsity": ["2_8"]} for stage in ("kernel", "prefill", "decode")}}
+    | {"quality": {"sparsity": ["2_8"], "tokens": 2048}}
+)
+"""Of the default configuration one pattern, and a tenth of the text."""
 DEADLINE = 60  # seconds until a wait counts as failed
 PATIENCE = 600  # seconds until a call of Snakemake does
 KEY = hardware.key()
