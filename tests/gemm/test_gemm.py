@@ -13,7 +13,7 @@ from places import SUPPORT
 from slidesparse import gemm
 from slidesparse.errors import HardwareError, MeasurementError, RecordError
 from slidesparse.files import sha256_file
-from slidesparse.gemm import build, cublaslt, cusparselt, library
+from slidesparse.gemm import build, cublaslt, cusparselt, dense, library
 from slidesparse.kernel.products import Problem, Product, Weight
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.quantize import DTYPES
@@ -359,3 +359,14 @@ def test_a_table_of_another_library_version_is_refused(backend, tmp_path):
 
 def test_the_operand_types_are_those_of_the_checkpoints():
     assert set(DTYPES.values()) == set(library.TYPES) - {"INT32", "BF16"}
+
+
+def test_scales_of_ones_share_a_tensor_that_stays_and_can_be_traced():
+    """A captured graph reads them later, so none of many sizes may drop another's."""
+    first = dense.ones(3, 5, torch.device("cpu"))
+    for M in range(1, 400):
+        assert dense.ones(M, 1, torch.device("cpu")).shape == (M, 1)
+    again = dense.ones(5, 3, torch.device("cpu"))
+    assert first.data_ptr() == again.data_ptr() and first.eq(1).all() and again.eq(1).all()
+    traced = torch.compile(lambda x: x * dense.ones(len(x), 1, x.device), fullgraph=True, backend="eager")
+    assert torch.equal(traced(first), first)

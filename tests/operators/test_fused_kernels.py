@@ -6,16 +6,12 @@ import pytest
 import torch
 
 from fused_cases import norm_arguments, rope_arguments
-from interpreting import checked
+from interpreting import DTYPES, LIFTED, checked
 from slidesparse.operators import fused
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.quantize import LARGEST, SMALLEST_AMAX
 from slidesparse.sparsity.slide import source
 
-PATTERNS = ["dense", *(f"2_{L}" for L in range(4, 18, 2)), "2_inf"]
-DTYPES = ["INT8", "FP8"]
-LIFTED = [(pattern, dtype) for i, dtype in enumerate(DTYPES) for pattern in ("dense", *PATTERNS[1 + i :: 2])]
-"""Every pattern with one of the types, which share how a row is lifted."""
 QUANTIZING = ["norm_quantize", "add_norm_quantize", "relu2_mul_norm_quantize"]
 SCALED = QUANTIZING[1:]
 """Those whose input may be INT32."""

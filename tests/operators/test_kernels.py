@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from interpreting import DTYPES, LIFTED, PATTERNS
 from places import SUPPORT
 from slidesparse import operators
 from slidesparse.errors import RecordError
@@ -17,11 +18,6 @@ from slidesparse.operators.launches import Launch
 from slidesparse.sparsity.patterns import Pattern
 from slidesparse.sparsity.quantize import LARGEST, quantize_per_token
 from slidesparse.sparsity.slide import lift
-
-PATTERNS = ["dense", *(f"2_{L}" for L in range(4, 18, 2)), "2_inf"]
-DTYPES = ["INT8", "FP8"]
-LIFTED = [(pattern, dtype) for i, dtype in enumerate(DTYPES) for pattern in ("dense", *PATTERNS[1 + i :: 2])]
-"""Every pattern with one of the types, which share how a row is lifted."""
 
 SHAPES = [
     # M, K, configuration: warps, words read at once

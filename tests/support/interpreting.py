@@ -8,6 +8,11 @@ from pathlib import Path
 
 import torch
 
+DTYPES = ["INT8", "FP8"]
+PATTERNS = ["dense", *(f"2_{L}" for L in range(4, 18, 2)), "2_inf"]
+LIFTED = [(pattern, dtype) for i, dtype in enumerate(DTYPES) for pattern in ("dense", *PATTERNS[1 + i :: 2])]
+"""Every pattern with one of the types, which share how a row is lifted; interpreting both takes twice as long."""
+
 
 def checked(script, cases, folder):
     """{case: what was wrong} of the cases {name: arguments}, as a script beside this module finds it."""

@@ -1,7 +1,7 @@
-"""What GEMM libraries share: the stored dense weight, names of product types, and padding of rows."""
+"""What GEMM libraries share: the dense weight, names of product types, padding of rows, and tensors that are kept."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -10,6 +10,9 @@ OUTPUTS = {"INT32": torch.int32, "BF16": torch.bfloat16, "FP32": torch.float32}
 
 ROWS = 16
 """Tensor cores take rows of activations in multiples of this."""
+
+LEAST_KEPT = 12
+"""Binary logarithm of the fewest numbers of a tensor that is kept, so that most products share one."""
 
 
 @dataclass
@@ -51,12 +54,23 @@ def padded(x):
     return torch.nn.functional.pad(x.view(torch.int8), (0, 0, 0, missing)).view(x.dtype) if missing else x
 
 
-@lru_cache(maxsize=64)
-def ones(rows, columns, device):
-    """Scales that change nothing, [rows, columns] float32. They are kept.
+def kept(count, value, dtype, device):
+    """`count` numbers of a tensor that is made once and kept for good, for CUDA graphs read it later.
 
-    Raises RuntimeError if a CUDA graph is being captured: they would lie in its memory, which other graphs write to.
+    Raises RuntimeError if a CUDA graph is being captured and the tensor is not there yet: it would lie in the graph's
+    memory, which other graphs write to.
     """
-    if torch.device(device).type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("run a product once before it is captured: its scales of ones are made then")
-    return torch.ones(rows, columns, dtype=torch.float32, device=device)
+    return _kept(1 << max(LEAST_KEPT, (count - 1).bit_length()), value, dtype, device)[:count]
+
+
+@cache
+def _kept(size, value, dtype, device):
+    capturing = torch.device(device).type == "cuda" and not torch.compiler.is_compiling()
+    if capturing and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("run a product once before it is captured: what it keeps for later is made then")
+    return torch.full((size,), value, dtype=dtype, device=device)
+
+
+def ones(rows, columns, device):
+    """Scales that change nothing, [rows, columns] float32. See `kept`."""
+    return kept(rows * columns, 1, torch.float32, device).view(rows, columns)

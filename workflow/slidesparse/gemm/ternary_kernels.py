@@ -18,7 +18,7 @@ import multiprocessing
 import os
 import re
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ import triton
 import triton.language as tl
 
 from slidesparse.errors import HardwareError
+from slidesparse.gemm.dense import kept
 from slidesparse.gemm.two_bits import FACTOR, quarter
 
 INTERPRETED = triton.knobs.runtime.interpret
@@ -37,9 +38,6 @@ CAPABILITY = (8, 0)
 
 JOINED = 144
 """Most registers of a thread for codes and sums with which the quarters of a tile are one product. More are spilled."""
-
-LEAST_COUNTERS = 1024
-"""Counters of tiles that are made at once, so that most products share one array."""
 
 APART = 16
 """Most sums of a thread, with which each quarter of a tile has its own."""
@@ -293,21 +291,12 @@ def _store(out, sums, at, live, token_scale, channel_scale, m, n, M, N, PORTABLE
         tl.store(out + at, _bf16(y, PORTABLE), mask=live)
 
 
-@lru_cache(maxsize=16)
-def _zeros(count, device):
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("run a product once before it is captured: its counters are made then")
-    return torch.zeros(count, dtype=torch.int32, device=device)
-
-
 def counters(tile, M, N, device):
-    """Counters of a product's tiles, int32, all zero. They are kept, and products that run at one time share them.
+    """Counters of a product's tiles, int32, all zero (`dense.kept`). A product leaves them zero.
 
-    So two products whose K is cut into parts must not run at the same time. Raises RuntimeError if a CUDA graph is
-    being captured and they are not there yet: they would lie in its memory, which other graphs write to.
+    All products share them. So two products whose K is cut into parts must not run at the same time.
     """
-    needed = triton.cdiv(N, tile.channels) * triton.cdiv(M, tile.tokens)
-    return _zeros(max(LEAST_COUNTERS, triton.next_power_of_2(needed)), device)
+    return kept(triton.cdiv(N, tile.channels) * triton.cdiv(M, tile.tokens), 0, torch.int32, device)
 
 
 def start(x, packed, out, workspace, token_scale, channel_scale, tile, joined=None):
